@@ -1,0 +1,91 @@
+"""Checks of in-memory images and labels, and the fixed rule that holds examples out."""
+
+import numpy as np
+
+from advtf.errors import UsageError
+
+
+def checked(part: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images (N, H, W, C), uint8 or float32 in [0, 1], and labels int32 (N,).
+
+    Args:
+        part: ``train`` or ``test``; errors call the arrays ``x_<part>`` and ``y_<part>``.
+        x: images (N, H, W, C), uint8 or float in [0, 1].
+        y: integers (N,) or (N, 1).
+
+    Raises:
+        UsageError: wrong shapes or types, unequal lengths, no examples, values outside [0, 1].
+    """
+    images, labels = _images(f"x_{part}", x), _labels(f"y_{part}", y)
+    if len(images) != len(labels):
+        raise UsageError(
+            f"x_{part} and y_{part} must have equal lengths. "
+            f"Received: {len(images)} images and {len(labels)} labels."
+        )
+    return images, labels
+
+
+def class_count(labels: list[np.ndarray], num_classes: int | None = None) -> int:
+    """Returns `num_classes`, or the largest label + 1.
+
+    Raises:
+        UsageError: a label is negative or not below the number of classes.
+    """
+    lowest = min(int(part.min()) for part in labels)
+    highest = max(int(part.max()) for part in labels)
+    classes = highest + 1 if num_classes is None else num_classes
+    if lowest < 0 or highest >= classes:
+        raise UsageError(
+            f"labels must be in [0, {classes}). Received: labels in [{lowest}, {highest}]. "
+            "Number the classes from 0 and drop unlabelled examples (-1)."
+        )
+    return classes
+
+
+def held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
+    """Returns a mask of floor(N * fraction) evenly spaced examples, in the order of their classes.
+
+    Counting class by class keeps the classes in proportion whatever the order of the data: every
+    fifth example of the digits as they come would hold 21 ones but 52 threes.
+    """
+    rank = np.empty(len(labels), np.int64)
+    rank[np.argsort(labels, kind="stable")] = np.arange(len(labels))
+    return np.floor((rank + 1) * fraction) > np.floor(rank * fraction)
+
+
+def _images(name: str, values: np.ndarray) -> np.ndarray:
+    """Images (N, H, W, C), uint8 or float32 in [0, 1]; `name` is what an error calls them."""
+    images = np.asarray(values)
+    if images.ndim != 4 or images.size == 0:
+        hint = f" Use {name}[..., None] for grey images." if images.ndim == 3 else ""
+        raise UsageError(
+            f"{name} must be images of shape (N, H, W, C), not empty. Received: shape={images.shape}.{hint}"
+        )
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise UsageError(
+            f"{name} must be uint8 (0..255) or float in [0, 1]. Received: dtype={images.dtype}. "
+            f"If the values are 0..255, use {name}.astype('uint8')."
+        )
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):  # a NaN fails this, too
+        hint = " Divide by 255, or pass uint8." if low >= 0 and high > 1 else ""
+        raise UsageError(
+            f"{name} must be finite and in [0, 1]. Received: values in [{low:g}, {high:g}].{hint}"
+        )
+    return images.astype(np.float32, copy=False)
+
+
+def _labels(name: str, values: np.ndarray) -> np.ndarray:
+    """Labels int32 (N,); `name` is what an error calls them."""
+    labels = np.asarray(values)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        hint = f" Use {name}.argmax(-1) for one-hot labels." if labels.ndim == 2 else ""
+        raise UsageError(
+            f"{name} must be integer class numbers of shape (N,) or (N, 1). "
+            f"Received: shape={labels.shape}, dtype={labels.dtype}.{hint}"
+        )
+    return labels.astype(np.int32, copy=False)

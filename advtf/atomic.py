@@ -1,0 +1,88 @@
+"""Files and folders that appear whole or not at all: written under a hidden sibling name, synced, renamed."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from advtf.errors import UsageError
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file so that `path` holds either its old content or all of the new one.
+
+    Args:
+        path: final name; its folder must exist.
+        write: called with a binary file object.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)  # the rename itself must survive a power cut
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes `content` as indented JSON, atomically."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+@contextmanager
+def renamed_into_place(path: Path) -> Iterator[Path]:
+    """Gives a folder to write; on a clean exit it becomes `path`, on an exception it goes away.
+
+    A folder already at `path` is replaced: the caller has checked that it may be. It is renamed aside
+    first and put back if the swap fails, so one of the two always exists.
+
+    Raises:
+        UsageError: the folder cannot be made there.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of an earlier attempt that was killed
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{path.parent} must be a writable folder. Received: {error.strerror}") from error
+    try:
+        yield partial
+        _sync_tree(partial)
+        _swap(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _swap(partial: Path, path: Path) -> None:
+    previous = path.with_name(f".{path.name}.previous")
+    if path.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        path.rename(previous)
+    try:
+        partial.rename(path)
+    except BaseException:
+        if previous.exists() and not path.exists():
+            previous.rename(path)
+        raise
+    _sync(path.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for entry in [*folder.rglob("*"), folder]:
+        _sync(entry)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

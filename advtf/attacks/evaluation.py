@@ -1,0 +1,79 @@
+"""Clean and robust error of one classifier under one attack, measured over examples."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from advtf.attacks.losses import is_correct
+from advtf.attacks.pgd import Attack, LogitsFn
+
+
+@dataclass(frozen=True)
+class RobustError:
+    """Errors in percent over `examples` images; `clean_correct` and `robust_correct` are (examples,) bool.
+
+    An example counts as robust only when it is classified correctly clean and attacked: an attack that
+    happens to mend a wrong prediction does not make it robust.
+    """
+
+    clean_correct: np.ndarray
+    robust_correct: np.ndarray
+
+    @property
+    def examples(self) -> int:
+        """Number of images measured."""
+        return len(self.clean_correct)
+
+    @property
+    def clean_error(self) -> float:
+        """Percent misclassified without attack."""
+        return 100.0 * float(1.0 - self.clean_correct.mean())
+
+    @property
+    def robust_error(self) -> float:
+        """Percent misclassified clean or attacked."""
+        return 100.0 * float(1.0 - self.robust_correct.mean())
+
+
+def robust_error(
+    logits_fn: LogitsFn,
+    batches: Iterable,
+    attack: Attack,
+    epsilon: float,
+    *,
+    seed: int = 0,
+    jit_compile: bool = False,
+    label: str | None = None,
+) -> RobustError:
+    """Attacks every batch and counts what survives.
+
+    Args:
+        logits_fn: float32 (B, H, W, C) in [0, 1] -> (B, K) logits, in inference mode.
+        batches: pairs of images and integer labels (B,); the last batch may be ragged.
+        attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``.
+        epsilon: radius ε in units of the image range.
+        seed: with the batch number, the source of the attack's random starts.
+        jit_compile: compile with XLA.
+        label: shown with a progress bar when stdout is a terminal; None shows nothing.
+    """
+
+    @tf.function(reduce_retracing=True, jit_compile=jit_compile)
+    def measure(x, y, batch_seed):
+        x_adv = attack(logits_fn, x, y, tf.constant(epsilon, tf.float32), batch_seed)
+        clean = is_correct(y, logits_fn(x))
+        return clean, clean * is_correct(y, logits_fn(x_adv))
+
+    clean, robust = [], []
+    shown = tqdm(
+        batches, desc=label, unit="batch", leave=False, disable=label is None or not sys.stdout.isatty()
+    )
+    for number, (x, y) in enumerate(shown):
+        batch_seed = tf.constant([seed, number], tf.int64)
+        clean_batch, robust_batch = measure(tf.cast(x, tf.float32), tf.cast(y, tf.int32), batch_seed)
+        clean.append(clean_batch.numpy() > 0)
+        robust.append(robust_batch.numpy() > 0)
+    return RobustError(np.concatenate(clean), np.concatenate(robust))

@@ -1,0 +1,138 @@
+"""Projected gradient ascent on the input (Madry et al. 2018; settings of Liu et al. 2020, appendix C.1)."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from advtf.attacks.balls import Ball, get_ball
+from advtf.attacks.losses import cross_entropy, is_correct
+from advtf.errors import UsageError, one_of
+
+LogitsFn = Callable[[tf.Tensor], tf.Tensor]
+Attack = Callable[[LogitsFn, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+
+NEGLIGIBLE_EPSILON = 1e-6  # an ε-schedule starts at 0: below this the clean batch is the attack's result
+RANDOM_STARTS = ("uniform", "step", "none")
+
+
+def input_gradient(
+    logits_fn: LogitsFn, x: tf.Tensor, y: tf.Tensor, loss: Callable = cross_entropy
+) -> tf.Tensor:
+    """Gradient of each example's loss with respect to that example.
+
+    The sum over the batch is differentiated, so a gradient does not depend on the batch size or on the
+    number of replicas; only `x` is watched, so no weight gradients are computed.
+
+    Args:
+        logits_fn: (B, H, W, C) -> (B, K).
+        x: float32 (B, H, W, C).
+        y: int (B,).
+        loss: ``loss(y, logits) -> (B,)``.
+
+    Returns:
+        float32, the shape of `x`.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        total = tf.reduce_sum(loss(y, logits_fn(x)))
+    return tape.gradient(total, x)
+
+
+def pgd(
+    norm: str = "linf",
+    steps: int = 10,
+    relative_step: float = 0.25,
+    random_start: str = "uniform",
+    restarts: int = 1,
+    loss: Callable = cross_entropy,
+) -> Attack:
+    """Builds PGD: x ← clip(Π_ε(x + step·steepest(∇ₓ g)), 0, 1), `steps` times.
+
+    Args:
+        norm: "linf" or "l2".
+        steps: number of gradient steps K; 1 with ``relative_step=1, random_start="none"`` is FGSM.
+        relative_step: step length as a fraction of ε, so the step follows a scheduled ε.
+        random_start: "uniform" in the ε-ball, "step": uniform in the ball of one step, or "none".
+        restarts: independent starts; each example keeps its worst one (misclassified, then largest loss).
+        loss: what is climbed, ``loss(y, logits) -> (B,)``.
+
+    Returns:
+        ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``: `x` float32 (B, H, W, C) in [0, 1], `y` int (B,),
+        `epsilon` a scalar, `seed` two integers; `x_adv` has the shape of `x`, stays in the ε-ball and in
+        [0, 1], and carries no gradient. For ε below 1e-6 it is `x`.
+
+    Raises:
+        UsageError: a setting out of range.
+    """
+    ball = get_ball(norm)
+    one_of("random_start", random_start, RANDOM_STARTS)
+    _require("steps", steps, steps >= 1, "at least 1")
+    _require("relative_step", relative_step, 0 < relative_step < float("inf"), "positive")
+    _require("restarts", restarts, restarts >= 1, "at least 1")
+    if restarts > 1 and random_start == "none":
+        raise UsageError(
+            f"restarts need a random start. Received: restarts={restarts}, random_start=none. "
+            "Use random_start=uniform, or restarts=1."
+        )
+    start_fraction = {"uniform": 1.0, "step": min(relative_step, 1.0), "none": 0.0}[random_start]
+
+    def climb(logits_fn, x, y, epsilon, seed):
+        start = x
+        if start_fraction > 0:
+            start += ball.random_point(tf.shape(x), start_fraction * epsilon, seed)
+        return _ascend(
+            ball, logits_fn, x, y, tf.clip_by_value(start, 0.0, 1.0), epsilon, steps, relative_step, loss
+        )
+
+    def perturb(logits_fn, x, y, epsilon, seed):
+        if restarts == 1:
+            return climb(logits_fn, x, y, epsilon, seed)
+        return _worst_of(lambda s: climb(logits_fn, x, y, epsilon, s), logits_fn, x, y, seed, restarts, loss)
+
+    def attack(logits_fn, x, y, epsilon, seed):
+        epsilon = tf.convert_to_tensor(epsilon, tf.float32)
+        x_adv = tf.cond(
+            epsilon < NEGLIGIBLE_EPSILON, lambda: x, lambda: perturb(logits_fn, x, y, epsilon, seed)
+        )
+        return tf.stop_gradient(x_adv)
+
+    return attack
+
+
+def fgsm(norm: str = "linf", random_start: str = "none") -> Attack:
+    """The fast gradient sign method: PGD with one step of length ε."""
+    return pgd(norm, steps=1, relative_step=1.0, random_start=random_start)
+
+
+def _require(name, value, holds, requirement):
+    if not holds:
+        raise UsageError(f"{name} must be {requirement}. Received: {name}={value}.")
+
+
+def _ascend(ball: Ball, logits_fn, x, y, start, epsilon, steps, relative_step, loss):
+    def step(i, x_adv):
+        move = ball.steepest_step(input_gradient(logits_fn, x_adv, y, loss), relative_step * epsilon)
+        delta = ball.project(x_adv + move - x, epsilon)
+        return i + 1, tf.clip_by_value(x + delta, 0.0, 1.0)
+
+    # int32 loop counters live on the host under GPU placement; the loop bound is static for XLA.
+    _, x_adv = tf.while_loop(lambda i, _: i < steps, step, (0, start), maximum_iterations=steps)
+    return x_adv
+
+
+def _worst_of(climb, logits_fn, x, y, seed, restarts, loss):
+    seeds = tf.random.split(seed, restarts)
+
+    def restart(i, worst_x, worst_score):
+        x_adv = climb(seeds[i])
+        logits = logits_fn(x_adv)
+        fooled = 1.0 - is_correct(y, logits)
+        # tanh-like squashing is not needed: a fooled example outranks every unfooled one by this offset.
+        score = loss(y, logits) + tf.where(fooled > 0, 1e6, 0.0)
+        better = score > worst_score
+        pixels = tf.reshape(better, [-1] + [1] * (x.shape.rank - 1))
+        return i + 1, tf.where(pixels, x_adv, worst_x), tf.where(better, score, worst_score)
+
+    initial = (0, x, tf.fill(tf.shape(y), -float("inf")))
+    _, worst_x, _ = tf.while_loop(lambda i, *_: i < restarts, restart, initial, maximum_iterations=restarts)
+    return worst_x

@@ -1,0 +1,62 @@
+"""Batched image operations: random crop and flip from an explicit seed, resizing, conversion to [0, 1]."""
+
+import tensorflow as tf
+
+
+def to_unit_float(images: tf.Tensor) -> tf.Tensor:
+    """Returns float32 images in [0, 1]; uint8 values are divided by 255, float values are kept."""
+    if images.dtype == tf.uint8:
+        return tf.cast(images, tf.float32) / 255.0
+    return tf.cast(images, tf.float32)
+
+
+def crop_and_flip(x: tf.Tensor, top: tf.Tensor, left: tf.Tensor, flip: tf.Tensor, padding: int) -> tf.Tensor:
+    """Pads every image with zeros, cuts one window of the original size from each, mirrors the chosen ones.
+
+    Two gathers serve the whole batch: one index table per axis, the column table reversed to mirror.
+
+    Args:
+        x: images (B, H, W, C), any numeric type.
+        top: first row of each window in the padded image, int32 (B,), 0..2*padding.
+        left: first column, likewise.
+        flip: whether to mirror left and right, bool (B,).
+        padding: zero pixels added on each side.
+
+    Returns:
+        Images of the same shape and type.
+    """
+    height, width = tf.shape(x)[1], tf.shape(x)[2]
+    rows = top[:, None] + tf.range(height)[None]
+    columns = left[:, None] + tf.range(width)[None]
+    columns = tf.where(flip[:, None], columns[:, ::-1], columns)
+    padded = tf.pad(x, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+    windows = tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+    return tf.ensure_shape(windows, x.shape)
+
+
+def augment_batch(x: tf.Tensor, seed: tf.Tensor, padding: int = 4) -> tf.Tensor:
+    """Random crop with zero padding and horizontal flip, one draw per image; a pure function of `seed`.
+
+    Args:
+        x: images (B, H, W, C), uint8 or float.
+        seed: integer (2,).
+        padding: zero pixels added on each side before cropping back to (H, W).
+
+    Returns:
+        Images of the same shape and type.
+    """
+    batch = tf.shape(x)[0]
+    top_seed, left_seed, flip_seed = tf.unstack(tf.random.split(seed, 3))
+    offsets = {"minval": 0, "maxval": 2 * padding + 1, "dtype": tf.int32}
+    top = tf.random.stateless_uniform([batch], top_seed, **offsets)
+    left = tf.random.stateless_uniform([batch], left_seed, **offsets)
+    flip = tf.random.stateless_uniform([batch], flip_seed) < 0.5
+    return crop_and_flip(x, top, left, flip, padding)
+
+
+def resize(images: tf.Tensor, size: int) -> tf.Tensor:
+    """Antialiased bilinear resize of (H, W, C) or (B, H, W, C) to `size` x `size`; the type is kept."""
+    resized = tf.image.resize(images, (size, size), antialias=True)
+    if images.dtype.is_integer:
+        return tf.saturate_cast(tf.round(resized), images.dtype)
+    return tf.cast(resized, images.dtype)

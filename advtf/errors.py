@@ -1,0 +1,32 @@
+"""The one exception a user can mend, and the nearest-name hint its messages use. Imports nothing heavy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """A setting, file or array that the caller can put right.
+
+    The message is one line: what was required, what was received, what to do. The commands print it
+    after ``error:`` and exit with code 2; library callers can catch it as a ``ValueError``.
+    """
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Returns `` Did you mean 'x'?`` for the choice closest to `name`, or an empty string."""
+    matches = difflib.get_close_matches(str(name), list(choices), n=1)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+def one_of(what: str, name: str, choices: Iterable[str]) -> str:
+    """Returns `name` if it is one of `choices`.
+
+    Raises:
+        UsageError: it is not; the message lists the choices and the nearest one.
+    """
+    choices = list(choices)
+    if name not in choices:
+        raise UsageError(
+            f"{what} must be one of {', '.join(choices)}. Received: {what}={name}.{nearest(name, choices)}"
+        )
+    return name

@@ -1,0 +1,188 @@
+"""Trains a robust image classifier, measures it on the test set and exports it.
+
+python -m advtf.main                                          embedded digits, under a minute on a CPU
+python -m advtf.main --dataset=cifar10 --eps_sched=cosine     the ResNet18 recipe of Liu et al. 2020
+python -m advtf.main --flagfile=flags/mnist_lenet_cosine.flags
+python -m advtf.main --out_dir=runs/x --resume                continue a killed run
+"""
+
+import dataclasses
+import json
+import platform
+import shlex
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from absl import flags
+
+from advtf import absl_flags, rundir
+from advtf.atomic import write_json
+from advtf.config import RunOptions, TrainConfig, from_json, period_epochs, resolve, resolve_options, to_json
+from advtf.errors import UsageError
+from advtf.settings import format_epsilon
+
+EXPORTS = Path("saved_models")
+
+
+def main(argv: list[str]) -> None:
+    """Plans a run, trains, measures and exports.
+
+    Exits with 2 for a mistake, 1 for a training that failed, 128 + n when signal n stopped it.
+    """
+    del argv
+    given = absl_flags.given_flags(flags.FLAGS, TrainConfig)
+    options = resolve_options(absl_flags.given_flags(flags.FLAGS, RunOptions))
+    config = None if options.resume and options.out_dir else resolve(given)
+    run = rundir.choose(
+        options.out_dir,
+        f"runs/{config.run_name}" if config else "",
+        resume=options.resume,
+        overwrite=options.overwrite,
+        taken=lambda path: not options.export_dir and _holds_files(EXPORTS / path.name),
+    )
+    if options.resume:
+        config, options = _stored(run, given, options)
+        if run.state() == "finished":
+            print(f"{run.path} is finished; its results are in {run.evaluation}.")
+            return
+    exports = _exports(run, options)
+    for section, line in [
+        *absl_flags.describe(config, given),
+        ("output", f"{run.path}, exports in {exports}"),
+    ]:
+        print(f"{section:<10}{line}", flush=True)
+    began = time.monotonic()
+    _train_and_finish(config, options, run, exports)
+    print(f"\nFinished in {_duration(time.monotonic() - began)}.")
+
+
+def _train_and_finish(config, options, run, exports):
+    from advtf import runtime  # everything above answers before TensorFlow starts
+
+    devices = runtime.start(config.precision, config.jit, config.strategy, options.verbose)
+    print(f"{'device':<10}{devices.device}", flush=True)
+
+    from advtf import data as images
+    from advtf.training.callbacks import NonFiniteLoss
+    from advtf.training.checkpoint import TrainingInterrupted
+    from advtf.training.run import train
+
+    data = images.load(config.dataset, options.data_dir, config.val_fraction, config.image_size)
+    print(f"{'images':<10}{_describe_images(data)}", flush=True)
+    with rundir.locked(run, overwrite=options.overwrite):
+        if not options.resume:
+            write_json(run.config, _provenance() | {"config": to_json(config), "options": to_json(options)})
+        resume = f"python -m advtf.main --out_dir={shlex.quote(str(run.path))} --resume"
+        try:
+            train(config, options, run, data, devices)
+            _finish(config, run, exports, data)
+        except TrainingInterrupted as stopped:
+            print(f"{stopped}. Continue with: {resume}")
+            sys.exit(128 + stopped.signal)
+        except KeyboardInterrupt:
+            print(f"Interrupted. Continue with: {resume}")
+            sys.exit(130)
+        except NonFiniteLoss as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+
+def _finish(config, run, exports, data):
+    from advtf.training import results
+
+    print("\nAttacking the test set …", flush=True)
+    classifiers = results.load_classifiers(config, run, data)
+    records = results.summarise(results.measure(classifiers, config, data), classifiers)
+    results.write_examples(classifiers["last"][0], config, data, run)
+    figures = results.draw_figures(config, run)
+    exported = results.export_all(classifiers, records, config, data, exports)
+    print(_table(records, config))
+    print("\nWrote " + "\n      ".join(map(str, [run.metrics, run.evaluation, *figures, *exported.values()])))
+    attack = {"name": f"PGD-{config.attack_steps}", "norm": config.norm, "epsilon": config.eps}
+    attack |= {"relative_step": config.relative_step, "restarts": config.eval_restarts, "seed": config.seed}
+    summary = {
+        "attack": attack,
+        "results": records,
+        "exports": {name: str(p) for name, p in exported.items()},
+    }
+    write_json(run.evaluation, _provenance() | summary)
+
+
+def _stored(run, given, options):
+    """Reads a run's configuration; the flags given beside --resume must not contradict it."""
+    try:
+        record = json.loads(run.config.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--resume requires a readable {run.config}. Received: {error}.") from error
+    config = from_json(TrainConfig, record.get("config"))
+    for name, value in given.items():
+        value = period_epochs(value, config.epochs) if name == "periods" else value
+        stored = getattr(config, name)
+        if value != stored:
+            raise UsageError(
+                f"--resume continues with the settings of the run: {name}={absl_flags.show(stored)}. "
+                f"Received: {name}={absl_flags.show(value)}. Leave it out, or start another run."
+            )
+    earlier = from_json(RunOptions, record.get("options"))
+    keep = {name: getattr(options, name) or getattr(earlier, name) for name in ("data_dir", "export_dir")}
+    return config, dataclasses.replace(options, **keep)
+
+
+def _exports(run, options):
+    exports = Path(options.export_dir) if options.export_dir else EXPORTS / run.path.name
+    if _holds_files(exports) and not (options.resume or options.overwrite):
+        raise UsageError(
+            f"export_dir must be free. Received: {exports}, which holds files. "
+            "Choose another --export_dir, or add --overwrite to replace the exports in it."
+        )
+    return exports
+
+
+def _holds_files(path):
+    try:
+        return any(path.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise UsageError(
+            f"export_dir must be a readable directory. Received: {path} ({error.strerror})."
+        ) from error
+
+
+def _provenance():
+    packages = ("advtf", "tensorflow", "keras", "numpy", "tensorflow-datasets")
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "command": shlex.join(sys.argv[1:]),
+    }
+
+
+def _describe_images(data):
+    shape = "×".join(map(str, data.input_shape))
+    held_out = f"{len(data.validation):,} validation, " if data.validation else ""
+    return (
+        f"{len(data.train):,} train, {held_out}{len(data.test):,} test, {shape}, {data.num_classes} classes"
+    )
+
+
+def _table(records, config):
+    examples = next(iter(records.values()))["examples"]
+    attack = f"PGD-{config.attack_steps}" + (f"×{config.eval_restarts}" if config.eval_restarts > 1 else "")
+    epsilon = format_epsilon(config.eps)
+    rows = [f"\nError in % of {examples:,} test images ({attack}, {config.norm}, ε {epsilon})"]
+    rows.append(f"{'':<22}{'clean':>8}{attack:>10}")
+    for name, record in records.items():
+        label = f"{name} (epoch {record['epoch']})" if record["epoch"] else name
+        rows.append(f"{label:<22}{record['clean_error']:>8.2f}{record['pgd_error']:>10.2f}")
+    return "\n".join(rows)
+
+
+def _duration(seconds):
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+if __name__ == "__main__":
+    absl_flags.run_command(main, TrainConfig, RunOptions)

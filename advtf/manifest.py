@@ -1,0 +1,133 @@
+"""The manifest beside an exported classifier: what it takes, what it returns, where it comes from."""
+
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from advtf.errors import UsageError
+
+FORMAT = "advtf-classifier"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+OUTPUTS = {"classifier": "logits", "ensemble": "log_probabilities"}
+
+
+def describe(name: str, kind: str, shape: tuple, num_classes: int) -> dict:
+    """What a SavedModel's signature tells: the entries that every classifier's manifest has.
+
+    Args:
+        kind: "classifier", "ensemble", or "foreign" for a SavedModel that came without a manifest.
+        shape: (H, W, C).
+    """
+    return {
+        "name": name,
+        "kind": kind,
+        "output": OUTPUTS.get(kind, "logits"),
+        "input": {"shape": list(shape), "range": [0, 1], "dtype": "float32"},
+        "num_classes": num_classes,
+    }
+
+
+def make_manifest(name: str, kind: str, shape: tuple, num_classes: int, metadata: Mapping) -> dict:
+    """The manifest of an export: format, description, versions, then `metadata`, all JSON-ready.
+
+    Raises:
+        UsageError: `metadata` uses one of the manifest's own keys, or holds what JSON cannot.
+    """
+    own = {"format": FORMAT, "format_version": FORMAT_VERSION} | describe(name, kind, shape, num_classes)
+    own["versions"] = _versions()
+    taken = sorted(own.keys() & metadata.keys())
+    if taken:
+        raise UsageError(f"metadata must not use the manifest's own keys. Received: {', '.join(taken)}")
+    return own | {str(key): _jsonable(value, str(key)) for key, value in metadata.items()}
+
+
+def write_manifest(folder: Path, manifest: dict) -> None:
+    """Writes `manifest` into `folder`."""
+    text = json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict | None:
+    """The manifest in `folder`, or None where there is none, or one of another program.
+
+    Raises:
+        UsageError: the file is damaged, or is of a newer format than this version reads.
+    """
+    file = folder / MANIFEST
+    if not file.exists():
+        return None
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} must be readable JSON; export the classifier again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        return None
+    if manifest.get("format_version") != FORMAT_VERSION:
+        received = manifest.get("format_version")
+        raise UsageError(
+            f"{file} must have format_version={FORMAT_VERSION}. Received: {received}; update advtf"
+        )
+    missing = {"name", "kind", "output", "input", "num_classes"} - manifest.keys()
+    if missing or manifest["kind"] not in OUTPUTS:
+        received = f"without {', '.join(sorted(missing))}" if missing else f"kind={manifest['kind']}"
+        raise UsageError(
+            f"{file} must be a whole manifest. Received: {received}; export the classifier again"
+        )
+    return manifest
+
+
+def check_manifest(folder: Path, manifest: dict, actual: dict) -> None:
+    """Compares a manifest with `actual`, the description of the SavedModel it lies beside.
+
+    Raises:
+        UsageError: they disagree about the input, the output or the number of classes.
+    """
+    for key in ("input", "output", "num_classes"):
+        if manifest[key] != actual[key]:
+            raise UsageError(
+                f"{folder / MANIFEST} must describe the SavedModel beside it: {key}={actual[key]}. "
+                f"Received: {key}={manifest[key]}; export the classifier again"
+            )
+
+
+def is_export(folder: Path) -> bool:
+    """Whether `folder` is an export of this package, and so may be replaced by another."""
+    try:
+        return folder.is_dir() and read_manifest(folder) is not None
+    except UsageError:
+        return False
+
+
+def _versions() -> dict:
+    packages = ("advtf", "tensorflow", "keras", "numpy")
+    return {"python": platform.python_version()} | {package: _version(package) for package in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree, or under another name
+        return "unknown"
+
+
+def _jsonable(value, key: str):
+    """Plain JSON values; non-finite numbers become null, as in the metrics file."""
+    if isinstance(value, Mapping):
+        return {str(name): _jsonable(item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item, key) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _jsonable(value.tolist(), key)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise UsageError(f"metadata must be JSON values. Received: {key} of {type(value).__name__}")

@@ -1,0 +1,1 @@
+"""Adversarial training: trainer, objectives, optimizers, schedules, callbacks, checkpoints."""

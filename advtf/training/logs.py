@@ -1,0 +1,217 @@
+"""What a finished epoch leaves behind: one record, written to `metrics.jsonl` and to TensorBoard."""
+
+import importlib.util
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from advtf import jsonl
+from advtf.display import amplified, displayable
+from advtf.errors import UsageError
+from advtf.jsonl import read, truncate
+
+__all__ = ["EpochLog", "JsonLines", "TensorBoard", "epoch_record", "read", "truncate"]
+
+LEADING = (
+    "epsilon",
+    "learning_rate",
+    "loss",
+    "clean_accuracy",
+    "robust_accuracy",
+    "val_loss",
+    "val_clean_accuracy",
+    "val_robust_accuracy",
+)
+MAX_IMAGES = 8
+
+
+def epoch_record(
+    epoch: int, step: int, logs: Mapping[str, Any], *, seconds: float, images_per_second: float | None = None
+) -> dict[str, float | int | None]:
+    """Orders and cleans what is known about one epoch.
+
+    Args:
+        epoch: finished epochs, from 1.
+        step: optimizer updates so far.
+        logs: Keras logs of the epoch, scalars by name.
+        seconds: wall time of training and validation.
+        images_per_second: training images over training seconds; left out if None.
+
+    Returns:
+        epoch, step, the names of `LEADING` that `logs` has, its other names, seconds, images_per_second.
+        A value that is not finite is None, which JSON can hold.
+    """
+    names = [name for name in LEADING if name in logs] + [name for name in logs if name not in LEADING]
+    record = {"epoch": int(epoch), "step": int(step)} | {name: _finite(logs[name]) for name in names}
+    record["seconds"] = round(seconds, 3)
+    if images_per_second is not None:
+        record["images_per_second"] = round(images_per_second, 1)
+    return record
+
+
+def _finite(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+class EpochLog(keras.callbacks.Callback):
+    """Times each epoch of `fit` and hands its record to `write`, which a subclass defines.
+
+    It has no per-batch hook, so Keras keeps fetching metrics once per epoch only. The clock stops for
+    training where validation begins: Keras has just fetched the training metrics, so the device is idle.
+
+    Args:
+        examples_per_step: batch size over all replicas; None leaves out `images_per_second`.
+    """
+
+    def __init__(self, examples_per_step: int | None = None):
+        super().__init__()
+        self.examples_per_step = examples_per_step
+
+    def write(self, record: dict[str, float | int | None]) -> None:
+        """Stores one `epoch_record`."""
+        raise NotImplementedError
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._first_step = self._step()
+        self._trained = self._validated = None
+        self._began = perf_counter()
+
+    def on_test_begin(self, logs=None):
+        self._trained = perf_counter()
+
+    def on_test_end(self, logs=None):
+        self._validated = perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        now, step = perf_counter(), self._step()
+        seconds = (self._validated or now) - self._began
+        speed = None
+        if self.examples_per_step is not None:
+            images = (step - self._first_step) * self.examples_per_step
+            speed = images / max((self._trained or now) - self._began, 1e-9)
+        self.write(epoch_record(epoch + 1, step, logs or {}, seconds=seconds, images_per_second=speed))
+
+    def _step(self) -> int:
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+
+class JsonLines(EpochLog):
+    """Appends one JSON object per epoch to a file, synced to the disk, for people and for `advtf.plots`.
+
+    Callbacks listed before it may add values (epsilon, learning_rate, ...) to `logs` in `on_epoch_end`.
+    To continue a run call `truncate(path, finished_epochs)` first.
+
+    Args:
+        path: the file; its folder must exist.
+        examples_per_step: batch size over all replicas, for `images_per_second`.
+    """
+
+    def __init__(self, path: str | Path, examples_per_step: int | None = None):
+        super().__init__(examples_per_step)
+        self.path = Path(path)
+
+    def on_train_begin(self, logs=None):
+        jsonl.mend(self.path)
+
+    def write(self, record):
+        jsonl.append(self.path, record)
+
+
+class TensorBoard(EpochLog):
+    """Writes the numbers of `metrics.jsonl` under the same names, images and histograms, once per epoch.
+
+    Images: `clean`, `adversarial`, and `perturbation` = 1/2 + k (adversarial - clean) with
+    k = 1/(2 max|adversarial - clean|) over the shown images of that epoch, itself the scalar
+    `perturbation_factor`. Further `fit` calls append.
+
+    Args:
+        log_dir: folder of the event files.
+        sample_images: (x, y): x (N,H,W,C) in [0,1], y (N,) integers; the first 8 are shown.
+        adversary: maps (x, y) to adversarial images of the shape of x.
+        histograms: also write a histogram of every trainable weight.
+        examples_per_step: batch size over all replicas, for `images_per_second`.
+
+    Raises:
+        UsageError: tensorboard is not installed, images without adversary or the reverse, wrong shapes.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | Path,
+        sample_images: tuple[np.ndarray, np.ndarray] | None = None,
+        adversary: Callable[[np.ndarray, np.ndarray], Any] | None = None,
+        histograms: bool = False,
+        examples_per_step: int | None = None,
+    ):
+        super().__init__(examples_per_step)
+        _require_tensorboard()
+        self.log_dir = str(log_dir)
+        self.sample = _checked_sample(sample_images, adversary)
+        self.adversary = adversary
+        self.histograms = histograms
+        self._writer = None
+
+    def write(self, record):
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(self.log_dir)
+        with self._writer.as_default(step=record["epoch"]):
+            for name, value in record.items():
+                if name != "epoch" and value is not None:
+                    tf.summary.scalar(name, value)
+            if self.sample is not None:
+                self._write_images()
+            if self.histograms:
+                self._write_histograms()
+        self._writer.flush()
+
+    def on_train_end(self, logs=None):
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _write_images(self) -> None:
+        clean, labels = self.sample
+        adversarial = np.asarray(self.adversary(clean, labels), np.float32)
+        perturbation, factor = amplified(adversarial - clean)
+        panels = {"clean": clean, "adversarial": adversarial, "perturbation": perturbation}
+        for name, images in panels.items():
+            about = "1/2 + perturbation_factor * (adversarial - clean)" if name == "perturbation" else None
+            tf.summary.image(name, displayable(images), max_outputs=MAX_IMAGES, description=about)
+        tf.summary.scalar("perturbation_factor", factor)
+
+    def _write_histograms(self) -> None:
+        for weight in self.model.trainable_weights:
+            tf.summary.histogram(weight.path, keras.ops.convert_to_numpy(weight))
+
+
+def _require_tensorboard() -> None:
+    if importlib.util.find_spec("tensorboard") is None:  # TensorFlow no longer brings it
+        raise UsageError(
+            "TensorBoard logs need the package tensorboard. Received: an environment without it. "
+            "Run: pip install tensorboard"
+        )
+
+
+def _checked_sample(sample, adversary) -> tuple[np.ndarray, np.ndarray] | None:
+    if (sample is None) != (adversary is None):
+        raise UsageError(
+            "sample_images and adversary must be given together. Received: "
+            f"sample_images={'None' if sample is None else 'given'}, "
+            f"adversary={'None' if adversary is None else 'given'}. Give both or neither."
+        )
+    if sample is None:
+        return None
+    images, labels = np.asarray(sample[0], np.float32), np.asarray(sample[1])
+    if images.ndim != 4 or labels.shape != (len(images),):
+        raise UsageError(
+            "sample_images must be (x, y) with x of shape (N,H,W,C) and y of shape (N,). "
+            f"Received: x.shape={images.shape}, y.shape={labels.shape}."
+        )
+    return images[:MAX_IMAGES], labels[:MAX_IMAGES]

@@ -1,0 +1,246 @@
+"""One training run from its configuration: model, trainer, callbacks, epochs, and the way back in."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import keras
+import tensorflow as tf
+
+from advtf import jsonl, models
+from advtf.attacks.pgd import Attack, pgd
+from advtf.config import RunOptions, TrainConfig
+from advtf.data import ImageData, evaluation_batches, steps_per_epoch_of, training_batches
+from advtf.errors import UsageError
+from advtf.rundir import RunDirectory
+from advtf.runtime import Runtime, bfloat16_rewrite
+from advtf.training import callbacks as cb
+from advtf.training.checkpoint import Checkpoint, CheckpointFolder, TrainingInterrupted
+from advtf.training.logs import JsonLines, TensorBoard
+from advtf.training.optimizers import build_optimizer
+from advtf.training.schedules import epsilon_schedule, rate_schedule
+from advtf.training.trainer import AdversarialTrainer
+
+SAMPLE_IMAGES = 8  # test images shown in TensorBoard and in the grid of adversarial examples
+
+
+def build_classifier(
+    config: TrainConfig, data: ImageData, policy: str = "float32", synchronized: bool = False
+):
+    """Builds the untrained classifier of a configuration; the same configuration gives the same weights.
+
+    Args:
+        config: names the model and seeds it.
+        data: gives the image shape and the number of classes.
+        policy: Keras dtype policy, "float32" or "mixed_bfloat16".
+        synchronized: take BatchNorm moments over all replicas.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return models.build(
+            config.model,
+            data.input_shape,
+            data.num_classes,
+            width=config.width,
+            depth=config.depth,
+            activation=config.activation,
+            seed=config.seed,
+            synchronized=synchronized,
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def build_attack(config: TrainConfig, restarts: int = 1) -> Attack:
+    """Builds the training attack of a configuration, with `restarts` for evaluation."""
+    return pgd(config.norm, config.attack_steps, config.relative_step, config.random_start, restarts)
+
+
+def period_ends(config: TrainConfig) -> list[int]:
+    """Returns the epochs (1-based) after which a period is complete; the last one ends training."""
+    return [*config.periods, config.epochs]
+
+
+def build_trainer(config: TrainConfig, data: ImageData, runtime: Runtime) -> AdversarialTrainer:
+    """Builds and compiles the trainer of a configuration within the runtime's strategy.
+
+    Raises:
+        UsageError: the batch size does not divide over the replicas.
+    """
+    replicas = runtime.strategy.num_replicas_in_sync
+    if config.batch_size % replicas:
+        raise UsageError(
+            f"batch_size must be a multiple of the number of replicas, {replicas}. "
+            f"Received: batch_size={config.batch_size}."
+        )
+    with runtime.strategy.scope():
+        classifier = build_classifier(config, data, runtime.model_policy, synchronized=replicas > 1)
+        trainer = AdversarialTrainer(classifier, build_attack(config), config.eps, seed=config.seed)
+        optimizer = build_optimizer(
+            config.optimizer,
+            config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            decoupled=config.decoupled_weight_decay,
+        )
+        trainer.compile(optimizer, jit_compile=runtime.jit_compile)
+    return trainer
+
+
+def schedules(config: TrainConfig) -> tuple[Callable[[float], float], Callable[[float], float]]:
+    """Returns (ε, learning rate) of a configuration as functions of the position in epochs."""
+    curve = {} if config.eps_sched == "constant" else {"minimum": config.eps_min, "maximum": config.eps_max}
+    shared = {"boundaries": config.periods, "epochs": config.epochs}
+    epsilon = epsilon_schedule(config.eps_sched, target=config.eps, **curve, **shared)
+    shape = {"milestones": config.lr_milestones, "factor": config.lr_factor, "warmup": config.lr_warmup}
+    return epsilon, rate_schedule(config.lr_sched, config.lr, **shape, **shared)
+
+
+class _EvaluateInFloat32(keras.callbacks.Callback):
+    """Switches oneDNN's bfloat16 rewriting off while Keras validates."""
+
+    def on_test_begin(self, logs=None):
+        self.context = bfloat16_rewrite(False)
+        self.context.__enter__()
+
+    def on_test_end(self, logs=None):
+        self.context.__exit__(None, None, None)
+
+
+def _tensorboard(config, options, run, trainer, data) -> TensorBoard:
+    shown = next(iter(evaluation_batches(data.validation or data.train, SAMPLE_IMAGES, limit=SAMPLE_IMAGES)))
+    seed = tf.constant([config.seed, 0], tf.int64)
+    attack = tf.function(
+        lambda x, y: trainer.eval_attack(partial(trainer.classifier, training=False), x, y, config.eps, seed)
+    )
+    sample = tuple(part.numpy() for part in shown)
+    return TensorBoard(
+        run.tensorboard, sample, attack, options.histograms, examples_per_step=config.batch_size
+    )
+
+
+def _callbacks(config, options, run, trainer, data, spe, stop_requested, rewrite):
+    epsilon, rate = schedules(config)
+    statistics = cb.WeightStatistics(trainer.classifier)
+    snapshots = cb.Snapshots(run.snapshots, period_ends(config))
+    checkpoint = Checkpoint(
+        CheckpointFolder(run.checkpoints),
+        {"statistics": statistics, "snapshots": snapshots},
+        spe,
+        options.checkpoint_minutes,
+        stop_requested,
+    )
+    chain = [
+        cb.EpsilonSchedule(epsilon, config.schedule_unit, spe),
+        cb.RateSchedule(rate, config.schedule_unit, spe),
+        *([cb.PeriodicReset(config.periods)] if config.reset_optimizer else []),
+        *([_EvaluateInFloat32()] if rewrite else []),
+        statistics,
+        cb.StopOnNonFiniteLoss(),
+        JsonLines(run.metrics, examples_per_step=config.batch_size),
+        _tensorboard(config, options, run, trainer, data),
+        snapshots,
+        checkpoint,  # last: it saves what the others have done
+    ]
+    return chain, checkpoint
+
+
+@contextlib.contextmanager
+def _stop_on_signals(report):
+    """Turns the first SIGINT or SIGTERM into a request to be polled; a second one acts at once.
+
+    Yields:
+        A list that holds the number of the signal once one has come.
+    """
+    received = []
+
+    def handler(number, _):
+        received.append(number)
+        signal.signal(number, previous[number])
+        report(f"\n{signal.Signals(number).name} received: saving a checkpoint, then stopping.")
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in previous:
+        signal.signal(number, handler)
+    try:
+        yield received
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def train(
+    config: TrainConfig,
+    options: RunOptions,
+    run: RunDirectory,
+    data: ImageData,
+    runtime: Runtime,
+    report=print,
+) -> None:
+    """Trains to the last epoch, from the newest checkpoint when there is one.
+
+    Leaves metrics, checkpoints, snapshots and TensorBoard files in the run directory. The data order, the
+    augmentation, the attacks' starts and the schedules depend on the seed and the step number only, so a
+    continued run has the bits of an uninterrupted one.
+
+    Raises:
+        UsageError: settings and data do not fit.
+        TrainingInterrupted: stopped by a signal, after saving; its `signal` is the number.
+        NonFiniteLoss: the loss became NaN or infinite.
+    """
+    spe = config.steps_per_epoch or steps_per_epoch_of(data.train, config.batch_size)
+    trainer = build_trainer(config, data, runtime)
+    with _stop_on_signals(report) as signals:
+        chain, checkpoint = _callbacks(
+            config, options, run, trainer, data, spe, lambda: bool(signals), runtime.rewrite_bfloat16
+        )
+        done = checkpoint.restore(trainer, report)
+        jsonl.truncate(run.metrics, done // spe)
+        if done:
+            report(f"Continuing after step {done} of {config.epochs * spe}.")
+        with bfloat16_rewrite(runtime.rewrite_bfloat16):
+            try:
+                _fit(trainer, config, data, chain, done, spe)
+            except TrainingInterrupted as stopped:
+                stopped.signal = signals[0]
+                raise
+
+
+class _OneEpoch(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+def _fit(trainer, config, data, chain, done, spe):
+    """Calls Keras' fit, twice when the run continues within an epoch: Keras counts steps from 0."""
+
+    def fit(start, steps, extra=()):
+        trainer.fit(
+            training_batches(
+                data.train,
+                config.batch_size,
+                seed=config.seed,
+                steps_per_epoch=spe,
+                start_step=start,
+                total_steps=config.epochs * spe,
+                augment=config.augment,
+            ),
+            initial_epoch=start // spe,
+            epochs=config.epochs,
+            steps_per_epoch=steps,
+            validation_data=validation,
+            callbacks=[*chain, *extra],
+            shuffle=False,
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+
+    validation = evaluation_batches(data.validation, config.batch_size) if data.validation else None
+    if done % spe:
+        fit(done, spe - done % spe, [_OneEpoch()])
+        done += spe - done % spe
+    if done < config.epochs * spe:
+        fit(done, spe)

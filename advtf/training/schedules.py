@@ -1,0 +1,248 @@
+"""Schedules of the perturbation radius ε and of the learning rate: pure functions of progress, no TensorFlow.
+
+A schedule is written in `t` = d/D, the progress within a period of D epochs (0 at its start, 1 at its end).
+`epsilon_schedule` and `rate_schedule` check the settings once and return `position in epochs -> value`;
+with period boundaries both restart, and each curve is scaled to the length of its period (PAS, the periodic
+strategy of Liu et al. 2020). A position may be fractional: step / steps_per_epoch changes the value per step.
+"""
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+from advtf.errors import UsageError, one_of
+
+EPSILON_KINDS = ("constant", "linear", "cosine")
+RATE_KINDS = ("constant", "step", "exponential", "cosine", "warmup")
+
+# Positions are k/steps_per_epoch and milestones are decimals. In floats 1.4/7 falls just short of 0.2 and a
+# milestone is missed by one step; the rational number meant is recovered exactly up to this denominator.
+_LARGEST_DENOMINATOR = 10**6
+
+
+def constant_epsilon(t: float, target: float) -> float:
+    """Returns ε = target at every progress `t`."""
+    return target
+
+
+def linear_epsilon(t: float, minimum: float, maximum: float, target: float) -> float:
+    """Returns ε(t) = (maximum − minimum)·t + minimum, clipped to [0, target] (Liu et al. 2020, eq. 5).
+
+    Args:
+        t: progress within the period, in [0, 1].
+        minimum, maximum: unclipped ends of the curve, in input units.
+        target: the radius trained for, in input units.
+    """
+    return min(max((maximum - minimum) * t + minimum, 0.0), target)
+
+
+def cosine_epsilon(t: float, minimum: float, maximum: float, target: float) -> float:
+    """Returns ε(t) = ½(1 − cos πt)(maximum − minimum) + minimum, clipped to [0, target] (eq. 5).
+
+    Args as for `linear_epsilon`.
+    """
+    return linear_epsilon(0.5 * (1 - math.cos(math.pi * t)), minimum, maximum, target)
+
+
+def constant_rate(t: float, rate: float) -> float:
+    """Returns the learning rate `rate` at every progress `t`."""
+    return rate
+
+
+def step_rate(t: float, rate: float, milestones: Sequence[float], factor: float) -> float:
+    """Returns rate · factor^n, n the number of `milestones` (fractions of the period) at or before `t`."""
+    return rate * factor ** sum(t >= milestone for milestone in milestones)
+
+
+def exponential_rate(t: float, rate: float, begin: float, end: float, factor: float) -> float:
+    """Returns `rate` up to `begin`, then geometrically down to rate · factor at `end`, then constant.
+
+    Between them the rate is rate · factor^((t − begin)/(end − begin)).
+    """
+    return rate * factor ** min(max((t - begin) / (end - begin), 0.0), 1.0)
+
+
+def cosine_rate(t: float, rate: float, minimum: float = 0.0) -> float:
+    """Returns ½(1 + cos πt)(rate − minimum) + minimum: from `rate` at t = 0 down to `minimum` at t = 1."""
+    return 0.5 * (1 + math.cos(math.pi * t)) * (rate - minimum) + minimum
+
+
+def warmup_rate(t: float, rate: float, warmup: float) -> float:
+    """Returns rate · min(t/warmup, 1): linear from 0 over the first `warmup` of the period, then constant."""
+    return rate * min(t / warmup, 1.0)
+
+
+def period_progress(position: float, boundaries: Sequence[float], epochs: float) -> float:
+    """Returns the progress t = d/D within the period that holds `position`.
+
+    Args:
+        position: epochs since the start of training, whole or fractional; clamped to [0, epochs].
+        boundaries: starts of the periods after the first, in epochs, increasing inside (0, epochs).
+        epochs: the length of the training, which ends the last period.
+
+    Returns:
+        t in [0, 1]: exactly 0 at a boundary, 1 only at or after `epochs`; the correctly rounded quotient, so
+        that d = 7 of D = 10 compares as reached with a milestone of 0.7.
+
+    Raises:
+        UsageError: epochs not > 0, or boundaries not increasing inside (0, epochs).
+    """
+    return float(_locate(_exact(position), _checked_edges(boundaries, epochs))[0])
+
+
+def epsilon_schedule(
+    kind: str,
+    *,
+    target: float,
+    minimum: float = 0.0,
+    maximum: float | None = None,
+    boundaries: Sequence[float] = (),
+    epochs: float,
+) -> Callable[[float], float]:
+    """Builds ε as a function of the position in epochs (Liu et al. 2020, eq. 5, restarted in each period).
+
+    Args:
+        kind: one of `EPSILON_KINDS`.
+        target: the radius trained for, >= 0, in input units; values never exceed it.
+        minimum: where a linear or cosine curve starts, in [0, target].
+        maximum: where the unclipped curve ends, >= minimum; None means target. Above target, the curve
+            reaches target before the end of the period.
+        boundaries, epochs: as for `period_progress`.
+
+    Raises:
+        UsageError: an unknown kind, a value out of range, or a curve's ends given for a constant ε.
+    """
+    one_of("epsilon schedule", kind, EPSILON_KINDS)
+    edges = _checked_edges(boundaries, epochs)
+    _require(_at_least(target, 0.0), "epsilon target must be a finite number >= 0", f"target={target}")
+    if kind == "constant":
+        received = f"minimum={minimum}, maximum={maximum}"
+        _require(minimum == 0 and maximum is None, "a constant epsilon takes no minimum or maximum", received)
+        return lambda position: constant_epsilon(0.0, target)
+    maximum = target if maximum is None else maximum
+    received = f"minimum={minimum}, maximum={maximum}, target={target}"
+    _require(0 <= minimum <= target, "epsilon minimum must lie between 0 and target", received)
+    _require(_at_least(maximum, minimum), "epsilon maximum must be a finite number >= minimum", received)
+    curve = {"linear": linear_epsilon, "cosine": cosine_epsilon}[kind]
+    return lambda position: curve(float(_locate(_exact(position), edges)[0]), minimum, maximum, target)
+
+
+def rate_schedule(
+    kind: str,
+    rate: float,
+    *,
+    milestones: Sequence[float] = (),
+    factor: float = 0.1,
+    warmup: float = 0.0,
+    boundaries: Sequence[float] = (),
+    epochs: float,
+) -> Callable[[float], float]:
+    """Builds the learning rate as a function of the position in epochs, restarted in each period.
+
+    Args:
+        kind: one of `RATE_KINDS`.
+        rate: the base rate, > 0.
+        milestones: fractions of a period. step: where the rate is multiplied by `factor`;
+            exponential: where the decay to rate · factor begins and ends.
+        factor: > 0.
+        warmup: for `warmup` only: epochs (>= 1) or a fraction (< 1) of each period, not above its length.
+        boundaries, epochs: as for `period_progress`.
+
+    Raises:
+        UsageError: an unknown kind, a value out of range, or a setting that `kind` does not use.
+    """
+    one_of("learning rate schedule", kind, RATE_KINDS)
+    edges = _checked_edges(boundaries, epochs)
+    _require(math.isfinite(rate) and rate > 0, "learning rate must be a finite number > 0", f"rate={rate}")
+    _require(math.isfinite(factor) and factor > 0, "factor must be a finite number > 0", f"factor={factor}")
+    milestones = _checked_milestones(kind, milestones)
+    _check_warmup(kind, warmup, edges)
+    curve = _rate_curve(kind, rate, milestones, factor, warmup)
+
+    def value(position: float) -> float:
+        progress, length = _locate(_exact(position), edges)
+        return curve(float(progress), length)
+
+    return value
+
+
+def _rate_curve(
+    kind: str, rate: float, milestones: tuple[float, ...], factor: float, warmup: float
+) -> Callable[[float, Fraction], float]:
+    """Returns (progress, period length in epochs) -> learning rate."""
+    match kind:
+        case "constant":
+            return lambda t, length: constant_rate(t, rate)
+        case "step":
+            return lambda t, length: step_rate(t, rate, milestones, factor)
+        case "exponential":
+            return lambda t, length: exponential_rate(t, rate, *milestones, factor)
+        case "cosine":
+            return lambda t, length: cosine_rate(t, rate)
+    if warmup < 1:
+        return lambda t, length: warmup_rate(t, rate, warmup)
+    return lambda t, length: warmup_rate(t, rate, float(_exact(warmup) / length))
+
+
+def _exact(value: float) -> Fraction:
+    """Returns the rational number a position or boundary stands for (2.1 -> 21/10)."""
+    if isinstance(value, numbers.Rational):
+        return Fraction(int(value.numerator), int(value.denominator))
+    return Fraction(float(value)).limit_denominator(_LARGEST_DENOMINATOR)
+
+
+def _locate(position: Fraction, edges: list[Fraction]) -> tuple[Fraction, Fraction]:
+    """Returns (progress in [0, 1], length in epochs) of the period between two `edges` around `position`."""
+    position = min(max(position, edges[0]), edges[-1])
+    start = max(edge for edge in edges[:-1] if edge <= position)
+    length = edges[edges.index(start) + 1] - start
+    return (position - start) / length, length
+
+
+def _at_least(value: float, bound: float) -> bool:
+    return math.isfinite(value) and value >= bound
+
+
+def _require(condition: bool, requirement: str, received: str) -> None:
+    if not condition:
+        raise UsageError(f"{requirement}. Received: {received}.")
+
+
+def _checked_edges(boundaries: Sequence[float], epochs: float) -> list[Fraction]:
+    _require(math.isfinite(epochs) and epochs > 0, "epochs must be a finite number > 0", f"epochs={epochs}")
+    boundaries = tuple(boundaries)
+    requirement = f"period boundaries must increase strictly between 0 and epochs={epochs}"
+    _require(all(map(math.isfinite, boundaries)), requirement, f"boundaries={boundaries}")
+    edges = [Fraction(0), *map(_exact, boundaries), _exact(epochs)]
+    increasing = all(a < b for a, b in pairwise(edges))
+    _require(increasing, requirement, f"boundaries={boundaries}")
+    return edges
+
+
+def _checked_milestones(kind: str, milestones: Sequence[float]) -> tuple[float, ...]:
+    milestones = tuple(milestones)
+    received = f"milestones={milestones}"
+    if kind not in ("step", "exponential"):
+        _require(not milestones, f"a {kind} learning rate takes no milestones", received)
+    if kind == "step":
+        _require(len(milestones) > 0, "a step learning rate needs milestones, e.g. 0.5,0.75", received)
+    if kind == "exponential":
+        _require(len(milestones) == 2, "an exponential learning rate needs milestones begin,end", received)
+    inside = all(0 <= m <= 1 for m in milestones)
+    increasing = all(a < b for a, b in pairwise(milestones))
+    _require(inside and increasing, "milestones must be increasing fractions of a period in [0, 1]", received)
+    return milestones
+
+
+def _check_warmup(kind: str, warmup: float, edges: list[Fraction]) -> None:
+    received = f"warmup={warmup}"
+    if kind != "warmup":
+        _require(warmup == 0, f"a {kind} learning rate takes no warmup", received)
+        return
+    positive = math.isfinite(warmup) and warmup > 0
+    _require(positive, "warmup must be a number > 0 (epochs, or a fraction of a period below 1)", received)
+    shortest = min(b - a for a, b in pairwise(edges))
+    fits = warmup < 1 or _exact(warmup) <= shortest
+    _require(fits, f"warmup must fit into the shortest period of {float(shortest):g} epochs", received)

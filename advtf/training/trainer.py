@@ -1,0 +1,207 @@
+"""The adversarial trainer: a Keras model whose compiled steps attack, then update or measure."""
+
+import contextlib
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from advtf.attacks.losses import cross_entropy, is_correct
+from advtf.attacks.pgd import Attack
+from advtf.errors import UsageError
+from advtf.training import objectives
+
+TRAIN_STREAM, TEST_STREAM = 0, 1  # separate random streams of one run seed
+
+
+@contextlib.contextmanager
+def full_precision(model: keras.Model):
+    """Traces `model` in float32 whatever its dtype policy: evaluation is never done in bfloat16."""
+    layers = [layer for layer in model._flatten_layers() if layer.compute_dtype != "float32"]
+    policies = [layer.dtype_policy for layer in layers]
+    try:
+        for layer in layers:
+            layer.dtype_policy = keras.DTypePolicy("float32")
+        yield
+    finally:
+        for layer, policy in zip(layers, policies, strict=True):
+            layer.dtype_policy = policy
+
+
+@keras.saving.register_keras_serializable("advtf")
+class AdversarialTrainer(keras.Model):
+    """Trains `classifier` on adversarial examples made inside the compiled training step.
+
+    One step (Liu et al. 2020, appendix C.1): attack the batch with the classifier in inference mode, outside
+    the weight tape; then one weight update in training mode. Validation and ``evaluate`` report loss, clean
+    and robust accuracy at `eval_epsilon`, whatever the scheduled `epsilon` is at that moment.
+
+    Args:
+        classifier: Keras model, float32 (B, H, W, C) in [0, 1] -> (B, K) logits (no softmax).
+        attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``, such as ``advtf.pgd(...)``.
+        epsilon: target radius ε in units of the image range [0, 1].
+        objective: pure function, see `advtf.training.objectives`.
+        eval_attack: attack of validation and evaluation; the training attack if None.
+        eval_epsilon: radius of validation and evaluation; `epsilon` if None.
+        seed: with the step number, the source of every random start.
+
+    Attributes:
+        epsilon: scalar variable read by the training step; a schedule assigns it.
+        gradient_norm: scalar variable, ‖∇θ L̂_ε‖₂ of the last mini-batch.
+
+    Raises:
+        UsageError: the classifier ends in a softmax or is not (B, H, W, C) -> (B, K), or ε is out of range.
+    """
+
+    def __init__(
+        self,
+        classifier: keras.Model,
+        attack: Attack,
+        epsilon: float,
+        *,
+        objective: Callable = objectives.adversarial,
+        eval_attack: Attack | None = None,
+        eval_epsilon: float | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(name="adversarial_trainer")
+        _require_logits(classifier)
+        self.classifier = classifier
+        self.attack = attack
+        self.eval_attack = eval_attack or attack
+        self.objective = objective
+        self.seed = int(seed)
+        target = _require_radius("epsilon", epsilon)
+        eval_target = target if eval_epsilon is None else _require_radius("eval_epsilon", eval_epsilon)
+        self.epsilon = self._scalar("epsilon", target)
+        self.eval_epsilon = self._scalar("eval_epsilon", eval_target)
+        self.gradient_norm = self._scalar("gradient_norm", 0.0)
+        self.clean_accuracy = keras.metrics.Mean(name="clean_accuracy")
+        self.robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
+        self.built = True
+
+    def _scalar(self, name, value):
+        # Every replica assigns the same value, so the mean over replicas is that value.
+        return self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(value),
+            trainable=False,
+            name=name,
+            dtype="float32",
+            aggregation="mean",
+        )
+
+    def call(self, x, training=False):
+        """Returns the classifier's logits."""
+        return self.classifier(x, training=training)
+
+    def compile(self, optimizer="adam", *, jit_compile="auto", steps_per_execution=1, run_eagerly=False):
+        """Sets the optimizer; the objective is the loss, so there is no `loss` or `metrics` argument.
+
+        Args:
+            optimizer: Keras optimizer; `advtf.SGD` and `advtf.Adam` have PyTorch's weight-decay semantics.
+            jit_compile: "auto" (XLA on one GPU, plain graph on CPU and under a strategy), True or False.
+            steps_per_execution: leave at 1 when a callback changes ε or the rate within an epoch.
+            run_eagerly: for debugging; the same numbers, slower.
+        """
+        super().compile(
+            optimizer=optimizer,
+            jit_compile=jit_compile,
+            steps_per_execution=steps_per_execution,
+            run_eagerly=run_eagerly,
+        )
+        # Slots made inside the first trace would trace the step twice.
+        self.optimizer.build(self.classifier.trainable_variables)
+
+    def train_step(self, data):
+        """One attack and one weight update; returns the running epoch metrics."""
+        x, y, sample_weight = _unpack(data)
+        x_adv = self.attack(self._inference, x, y, self.epsilon.value, self._step_seed())
+        with tf.GradientTape() as tape:
+            losses, accuracies = self.objective(self._training, x, x_adv, y)
+            losses = losses if sample_weight is None else losses * tf.cast(sample_weight, losses.dtype)
+            loss = self._global_mean(losses)
+        weights = self.classifier.trainable_variables
+        gradients = tape.gradient(loss, weights)
+        self.gradient_norm.assign(tf.linalg.global_norm(_summed_over_replicas(gradients)))
+        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        return self._record(losses, accuracies, x, x_adv, y)
+
+    def test_step(self, data):
+        """Measures one batch at `eval_epsilon`, in float32 and inference mode."""
+        x, y, _ = _unpack(data)
+        with full_precision(self.classifier):
+            # The examples measured so far number the batch: each pass over the data draws the same starts.
+            seed = self._seed(TEST_STREAM, self._loss_tracker.count)
+            x_adv = self.eval_attack(self._inference, x, y, self.eval_epsilon.value, seed)
+            adversarial_logits = self._inference(x_adv)
+            accuracies = {"robust_accuracy": is_correct(y, adversarial_logits)}
+            return self._record(cross_entropy(y, adversarial_logits), accuracies, x, x_adv, y)
+
+    def _inference(self, x):
+        return self.classifier(x, training=False)
+
+    def _training(self, x):
+        return self.classifier(x, training=True)
+
+    def _step_seed(self):
+        return self._seed(TRAIN_STREAM, self.optimizer.iterations.value)
+
+    def _seed(self, stream, count):
+        seed = tf.stack([tf.constant(2 * self.seed + stream, tf.int64), tf.cast(count, tf.int64)])
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(replica, tf.int64))
+        return seed
+
+    def _global_mean(self, losses):
+        # The optimizer sums gradients over replicas: divide by the examples of all of them.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        mean = tf.reduce_sum(losses) / tf.cast(tf.size(losses) * replicas, losses.dtype)
+        penalties = self.classifier.losses  # the user's own kernel_regularizer and the like
+        return mean + tf.add_n(penalties) / replicas if penalties else mean
+
+    def _record(self, losses, accuracies, x, x_adv, y):
+        if "clean_accuracy" not in accuracies:
+            accuracies["clean_accuracy"] = is_correct(y, self._inference(x))
+        if "robust_accuracy" not in accuracies:
+            accuracies["robust_accuracy"] = is_correct(y, self._inference(x_adv))
+        self._loss_tracker.update_state(losses)
+        self.clean_accuracy.update_state(accuracies["clean_accuracy"])
+        self.robust_accuracy.update_state(accuracies["robust_accuracy"])
+        return self.get_metrics_result()
+
+
+def _unpack(data):
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    return tf.cast(x, tf.float32), tf.cast(tf.reshape(y, [-1]), tf.int32), sample_weight
+
+
+def _summed_over_replicas(gradients):
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return gradients
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+
+
+def _require_radius(name, value):
+    value = float(value)
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"{name} must be a finite radius >= 0. Received: {name}={value}.")
+    return value
+
+
+def _require_logits(classifier):
+    if not isinstance(classifier, keras.Model):
+        raise UsageError(
+            f"classifier must be a keras.Model from images to logits. Received: {type(classifier).__name__}."
+        )
+    shape = getattr(classifier, "output_shape", None) if classifier.built else None
+    if shape is not None and (not isinstance(shape, tuple) or len(shape) != 2):
+        raise UsageError(f"classifier must return (batch, classes) logits. Received: output shape {shape}.")
+    activation = getattr(classifier.layers[-1], "activation", None) if classifier.layers else None
+    last = getattr(classifier.layers[-1], "__class__", None).__name__ if classifier.layers else ""
+    if activation is keras.activations.softmax or last == "Softmax":
+        raise UsageError(
+            "classifier must return logits: cross-entropy on probabilities hides gradients from attacks. "
+            "Received: a model ending in softmax. Build it without the last activation."
+        )

@@ -1,0 +1,248 @@
+"""Architectures against published parameter counts and torch; initial weights; bad settings."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from advtf.errors import UsageError
+from advtf.models import ACTIVATIONS, DEFAULT_WIDTH, MODELS, build, model_size
+
+TINY = {"lenet": 2, "vgg": 1, "resnet18": 1, "preact_resnet18": 1, "wide_resnet": 1, "linear": None, "mlp": 1}
+
+
+def tiny(name, shape=(8, 8, 1), **settings):
+    return build(name, shape, 10, width=TINY[name], depth=10 if name == "wide_resnet" else None, **settings)
+
+
+def images(shape, seed=0):
+    return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+
+# Counts of trainable parameters: ResNet18, VGG16 and WRN-28-10 are those printed by the usual PyTorch codes.
+@pytest.mark.parametrize(
+    ("name", "shape", "width", "depth", "count"),
+    [
+        ("lenet", (28, 28, 1), 16, None, 832 + 51_264 + 3_212_288 + 10_250),
+        ("lenet", (28, 28, 1), 2, None, 104 + 808 + 50_304 + 1_290),
+        ("vgg", (32, 32, 3), 16, None, 14_728_266),
+        ("resnet18", (32, 32, 3), 16, None, 11_173_962),
+        ("preact_resnet18", (32, 32, 3), 16, None, 11_172_170),
+        ("wide_resnet", (32, 32, 3), 10, 28, 36_479_194),
+        ("linear", (28, 28, 1), None, None, 7_850),
+        ("mlp", (28, 28, 1), 2, None, 784 * 32 + 32 + 32 * 32 + 32 + 330),
+    ],
+)
+def test_parameter_counts(name, shape, width, depth, count):
+    model = build(name, shape, 10, width=width, depth=depth)
+    assert sum(int(np.prod(weight.shape)) for weight in model.trainable_weights) == count
+
+
+def test_default_sizes():
+    assert set(DEFAULT_WIDTH) == set(MODELS)
+    assert model_size("resnet18") == {"width": 8}
+    assert model_size("wide_resnet") == {"width": 10, "depth": 34}
+    assert model_size("linear") == {}
+    stem = build("resnet18", (32, 32, 3), 10).get_layer("stem")
+    assert stem.kernel.shape == (3, 3, 3, 32)
+
+
+def test_tables_need_no_tensorflow():
+    code = (
+        "import sys, advtf.models; sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shape", [(8, 8, 1), (13, 17, 2)])
+def test_any_shape_gives_logits_and_gradients(name, shape):
+    model = tiny(name, shape)
+    assert (model.layers[0].name, model.layers[-1].name) == ("image", "logits")
+    x = tf.constant(images((5, *shape)))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        logits = model(x, training=True)
+        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(tf.range(5), logits))
+    assert logits.shape == (5, 10) and logits.dtype == tf.float32
+    gradients = tape.gradient(loss, [x, *(weight.value for weight in model.trainable_weights)])
+    for gradient in gradients:
+        assert np.all(np.isfinite(gradient))
+    assert np.all(np.any(np.asarray(gradients[0]) != 0, axis=(1, 2, 3)))
+
+
+@pytest.mark.parametrize(("shape", "last"), [((32, 32), (1, 1)), ((8, 9), (1, 1)), ((64, 96), (2, 3))])
+def test_vgg_pools_while_it_can(shape, last):
+    assert build("vgg", (*shape, 3), 10, width=1).get_layer("pool").input.shape[1:3] == last
+
+
+# --- initialisation
+
+
+def test_initial_weights_follow_the_fan_in_rule():
+    model = build("lenet", (28, 28, 1), 10)
+    for name, fan_in in {"conv1": 25, "conv2": 25 * 32, "dense": 49 * 64, "logits": 1024}.items():
+        layer = model.get_layer(name)
+        bound = 1 / np.sqrt(fan_in)
+        for weight in (layer.kernel, layer.bias):
+            values = np.asarray(weight, np.float64).ravel()
+            error = 4 / np.sqrt(len(values))  # 4 standard errors of the mean; those of the square are smaller
+            assert np.abs(values).max() <= bound * (1 + 1e-6)  # float32 rounds the bound
+            assert abs(values.mean()) <= error * bound / np.sqrt(3)
+            assert abs((values**2).mean() / (bound**2 / 3) - 1) <= error
+            assert np.abs(values).max() > bound * (1 - 20 / len(values))
+
+
+def test_seed_alone_decides_the_weights():
+    keras.utils.set_random_seed(1)
+    first = tiny("resnet18", seed=3).get_weights()
+    keras.utils.set_random_seed(2)
+    keras.random.uniform((3,))
+    second, other = tiny("resnet18", seed=3), tiny("resnet18", seed=4)
+    assert all(np.array_equal(a, b) for a, b in zip(first, second.get_weights(), strict=True))
+    kernels = [layer.kernel.numpy() for layer in second.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert not any(a.shape == b.shape and np.any(a == b) for i, a in enumerate(kernels) for b in kernels[:i])
+    assert not np.any(second.get_layer("stem").kernel.numpy() == other.get_layer("stem").kernel.numpy())
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activation_twins_share_weights_and_follow_torch(activation):
+    relu, twin = build("mlp", (2, 2, 1), 3), build("mlp", (2, 2, 1), 3, activation=activation)
+    assert all(np.array_equal(a, b) for a, b in zip(relu.get_weights(), twin.get_weights(), strict=True))
+    torch = pytest.importorskip("torch")
+    values = np.linspace(-4, 4, 81, dtype=np.float32)
+    expected = getattr(torch.nn.functional, activation)(torch.tensor(values)).numpy()
+    np.testing.assert_allclose(twin.get_layer("dense1_act")(values[None]).numpy()[0], expected, atol=2e-6)
+
+
+# --- parity with torch: the same weights in networks written with torch.nn.functional
+
+
+class TorchNetwork:
+    """Layers of a Keras model by name, applied by torch; BatchNorm statistics are torch's own."""
+
+    def __init__(self, model):
+        self.torch = pytest.importorskip("torch")
+        self.F = self.torch.nn.functional
+        self.weights = {
+            f"{layer.name}/{weight.name}": self.torch.tensor(weight.numpy())
+            for layer in model.layers
+            for weight in layer.weights
+        }
+        self.training = False
+
+    def conv(self, x, name, stride=1):
+        kernel = self.weights[f"{name}/kernel"].permute(3, 2, 0, 1)
+        padding = kernel.shape[-1] // 2
+        return self.F.conv2d(x, kernel, self.weights.get(f"{name}/bias"), stride=stride, padding=padding)
+
+    def norm(self, x, name):
+        parts = ("moving_mean", "moving_variance", "gamma", "beta")
+        return self.F.batch_norm(x, *(self.weights[f"{name}/{part}"] for part in parts), self.training)
+
+    def dense(self, x, name):
+        return x @ self.weights[f"{name}/kernel"] + self.weights[f"{name}/bias"]
+
+    def lenet(self, x):
+        for stage in "12":
+            x = self.F.max_pool2d(self.F.relu(self.conv(x, f"conv{stage}")), 2)
+        x = self.F.relu(self.dense(x.permute(0, 2, 3, 1).flatten(1), "dense"))
+        return self.dense(x, "logits")
+
+    def resnet18(self, x):
+        x = self.F.relu(self.norm(self.conv(x, "stem"), "stem_bn"))
+        for name, stride in self.blocks(4):
+            out = self.F.relu(self.norm(self.conv(x, f"{name}_conv1", stride), f"{name}_conv1_bn"))
+            out = self.norm(self.conv(out, f"{name}_conv2"), f"{name}_conv2_bn")
+            if f"{name}_shortcut/kernel" in self.weights:
+                x = self.norm(self.conv(x, f"{name}_shortcut", stride), f"{name}_shortcut_bn")
+            x = self.F.relu(out + x)
+        return self.dense(x.mean((2, 3)), "logits")
+
+    def preact_resnet18(self, x, stages=4):
+        x = self.conv(x, "stem")
+        for name, stride in self.blocks(stages):
+            out = self.F.relu(self.norm(x, f"{name}_bn"))
+            if f"{name}_shortcut/kernel" in self.weights:
+                x = self.conv(out, f"{name}_shortcut", stride)
+            out = self.F.relu(self.norm(self.conv(out, f"{name}_conv1", stride), f"{name}_conv1_bn"))
+            x = self.conv(out, f"{name}_conv2") + x
+        return self.dense(self.F.relu(self.norm(x, "last_bn")).mean((2, 3)), "logits")
+
+    def wide_resnet(self, x):
+        return self.preact_resnet18(x, stages=3)
+
+    def vgg(self, x):
+        for stage, count in enumerate((2, 2, 3, 3, 3), start=1):
+            for index in range(1, count + 1):
+                name = f"stage{stage}_conv{index}"
+                x = self.F.relu(self.norm(self.conv(x, name), f"{name}_bn"))
+            x = self.F.max_pool2d(x, 2)
+        return self.dense(x.flatten(1), "logits")
+
+    def blocks(self, stages):
+        for stage in range(1, stages + 1):
+            for block in (1, 2):
+                name = f"stage{stage}_block{block}"
+                if f"{name}_conv1/kernel" in self.weights:
+                    yield name, 2 if block == 1 and stage > 1 else 1
+
+
+@pytest.mark.parametrize("name", ["lenet", "vgg", "resnet18", "preact_resnet18", "wide_resnet"])
+def test_forward_and_running_statistics_match_torch(name):
+    model = tiny(name, (32, 32, 3))
+    torch_net = TorchNetwork(model)
+    network = getattr(torch_net, name)
+    x = images((16, 32, 32, 3))
+    inputs = torch_net.torch.tensor(x.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(model(x, training=False), network(inputs), atol=1e-5)
+
+    torch_net.training = True
+    np.testing.assert_allclose(model(x, training=True), network(inputs), atol=1e-4)
+    for layer in model.layers:
+        for weight in layer.weights:
+            expected = torch_net.weights[f"{layer.name}/{weight.name}"]
+            np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-4, atol=1e-5, err_msg=weight.path)
+
+    torch_net.training = False
+    np.testing.assert_allclose(model(x, training=False), network(inputs), atol=1e-4)
+
+
+# --- saving, and bad settings
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_configuration_round_trip(name):
+    model = tiny(name, activation="leaky_relu", seed=5)
+    copy = keras.models.model_from_json(model.to_json())
+    assert all(np.array_equal(a, b) for a, b in zip(model.weights, copy.weights, strict=True))
+    x = images((3, 8, 8, 1))
+    assert np.array_equal(model(x, training=True), copy(x, training=True))
+    assert np.array_equal(model(x), copy(x))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "resnet"}, "Did you mean 'resnet18'"),
+        ({"name": "linear", "width": 2}, "no width. Received: width=2"),
+        ({"name": "mlp", "depth": 10}, "wide_resnet only. Received: depth=10"),
+        ({"name": "wide_resnet", "depth": 30}, "6n \\+ 4"),
+        ({"name": "wide_resnet", "depth": "16"}, "6n \\+ 4"),
+        ({"name": "vgg", "width": 0}, "positive integer. Received: width=0"),
+        ({"name": "vgg", "width": 1.5}, "positive integer. Received: width=1.5"),
+        ({"activation": "rely"}, "Did you mean 'relu'"),
+        ({"input_shape": (8, 8)}, "height, width, channels"),
+        ({"input_shape": (None, 8, 1)}, "height, width, channels"),
+        ({"name": "lenet", "input_shape": (3, 8, 1)}, "4×4"),
+        ({"num_classes": 1}, "at least 2. Received: num_classes=1"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_impossible_models_are_refused(settings, message):
+    settings = {"name": "mlp", "input_shape": (8, 8, 1), "num_classes": 10, **settings}
+    with pytest.raises(UsageError, match=message):
+        build(**settings)
