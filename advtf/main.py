@@ -54,7 +54,11 @@ def main(argv: list[str]) -> None:
     ]:
         print(f"{section:<10}{line}", flush=True)
     began = time.monotonic()
-    _train_and_finish(config, options, run, exports)
+    try:
+        _train_and_finish(config, options, run, exports)
+    except KeyboardInterrupt:
+        print("Interrupted." + ("" if run.state() == "new" else f" Continue with: {_resume_command(run)}"))
+        sys.exit(130)
     print(f"\nFinished in {_duration(time.monotonic() - began)}.")
 
 
@@ -67,26 +71,27 @@ def _train_and_finish(config, options, run, exports):
     from advtf import data as images
     from advtf.training.callbacks import NonFiniteLoss
     from advtf.training.checkpoint import TrainingInterrupted
-    from advtf.training.run import train
+    from advtf.training.run import build_trainer, train
 
     data = images.load(config.dataset, options.data_dir, config.val_fraction, config.image_size)
     print(f"{'images':<10}{_describe_images(data)}", flush=True)
-    with rundir.locked(run, overwrite=options.overwrite):
+    trainer = build_trainer(config, data, devices)  # refuses what does not fit before anything is written
+    with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
         if not options.resume:
             write_json(run.config, _provenance() | {"config": to_json(config), "options": to_json(options)})
-        resume = f"python -m advtf.main --out_dir={shlex.quote(str(run.path))} --resume"
         try:
-            train(config, options, run, data, devices)
+            train(trainer, config, options, run, data, devices.rewrite_bfloat16)
             _finish(config, run, exports, data)
         except TrainingInterrupted as stopped:
-            print(f"{stopped}. Continue with: {resume}")
+            print(f"{stopped}. Continue with: {_resume_command(run)}")
             sys.exit(128 + stopped.signal)
-        except KeyboardInterrupt:
-            print(f"Interrupted. Continue with: {resume}")
-            sys.exit(130)
         except NonFiniteLoss as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
+
+
+def _resume_command(run):
+    return f"python -m advtf.main --out_dir={shlex.quote(str(run.path))} --resume"
 
 
 def _finish(config, run, exports, data):

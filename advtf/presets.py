@@ -12,7 +12,7 @@ from advtf.models import DEFAULT_DEPTH, DEFAULT_WIDTH
 # Held-out validation data is our choice: the paper selects nothing on validation data.
 DATA = {
     # Our choice: sized so that the embedded data trains in well under a minute on two cores.
-    "digits": dict(model="lenet", eps=0.15, epochs=30, batch_size=64, val_fraction=0.1, periods=(0.5, 0.75)),
+    "digits": dict(model="lenet", eps=0.1, epochs=30, batch_size=64, val_fraction=0.1, periods=(0.5, 0.75)),
     "mnist": dict(model="lenet", eps=0.4, epochs=100, batch_size=128),
     "fashion_mnist": dict(model="lenet", eps=0.1, epochs=100, batch_size=128),  # radius: our choice
     "cifar10": dict(model="resnet18", eps=8 / 255, epochs=200, batch_size=128, augment=True),
@@ -30,7 +30,7 @@ EPSILON_PEAK = {
 
 OPTIMIZERS = {
     "mnist": dict(optimizer="adam", lr=1e-4, lr_sched="constant", weight_decay=0.0),
-    "digits": dict(optimizer="adam", lr=1e-3, lr_sched="constant", weight_decay=0.0),  # our choice
+    "digits": dict(optimizer="adam", lr=3e-3, lr_sched="constant", weight_decay=0.0),  # our choice
     "resnet": dict(optimizer="sgd", lr=0.1, lr_sched="step", weight_decay=1e-3),
     "vgg": dict(optimizer="adam", lr=1e-3, lr_sched="exponential", weight_decay=1e-3),
     "small": dict(optimizer="adam", lr=1e-3, lr_sched="constant", weight_decay=0.0),  # our choice

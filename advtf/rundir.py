@@ -12,7 +12,7 @@ from pathlib import Path
 from advtf.errors import UsageError
 
 LOCK = ".lock"
-OWN_FILES = ("config.json", "metrics.jsonl", "evaluation.json", "examples.npz")
+OWN_FILES = ("evaluation.json", "examples.npz", "metrics.jsonl", "config.json")  # the last one marks a run
 OWN_FOLDERS = ("checkpoints", "snapshots", "tensorboard", "figures")
 
 
@@ -69,7 +69,7 @@ class RunDirectory:
             UsageError: the path cannot be read or is not a directory.
         """
         try:
-            names = {entry.name for entry in self.path.iterdir()} - {LOCK}
+            names = {entry.name for entry in self.path.iterdir() if not _is_scratch(entry.name)}
         except FileNotFoundError:
             return "new"
         except OSError as error:
@@ -86,6 +86,10 @@ class RunDirectory:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             return "advtf" in json.loads(self.config.read_text()).get("versions", {})
         return False
+
+
+def _is_scratch(name):
+    return name == LOCK or (name.startswith(".") and name.endswith(".partial"))  # of a write that was killed
 
 
 def choose(
@@ -123,7 +127,7 @@ def choose(
             " or --resume to continue it" if state == "unfinished" else ""
         )
         raise UsageError(
-            f"out_dir must be free. Received: {run.path}, which holds a {state} run. Add {remedy}."
+            f"out_dir must be free. Received: {run.path}, which holds a run ({state}). Add {remedy}."
         )
     return run
 
@@ -154,13 +158,14 @@ def _newest(default: Path) -> RunDirectory:
 
 
 @contextlib.contextmanager
-def locked(run: RunDirectory, *, overwrite: bool = False):
+def locked(run: RunDirectory, *, resume: bool = False, overwrite: bool = False):
     """Creates the directory, holds it for this process alone, and empties it of an old run if asked.
 
+    Without `resume` and `overwrite` it must be new, also if another process has filled it since `choose`.
     Files the package did not write stay. The lock is the kernel's: it ends with the process.
 
     Raises:
-        UsageError: another process is using the directory, or it cannot be written.
+        UsageError: another process is using or has filled the directory, or it cannot be written.
     """
     try:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -179,13 +184,25 @@ def locked(run: RunDirectory, *, overwrite: bool = False):
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
+        if not (resume or overwrite) and run.state() != "new":
+            raise UsageError(
+                f"out_dir must be free. Received: {run.path}, filled by another process in the meantime. "
+                "Choose another --out_dir."
+            )
         if overwrite:
-            _remove_run(run)
+            try:
+                _remove_run(run)
+            except OSError as error:  # a checkpoint left behind would be continued from
+                raise UsageError(
+                    f"the run in out_dir must be removable. Received: {run.path} ({error}). "
+                    "Remove it by hand, or choose another --out_dir."
+                ) from error
         yield run
 
 
 def _remove_run(run: RunDirectory) -> None:
+    for name in OWN_FOLDERS:
+        if (run.path / name).exists():
+            shutil.rmtree(run.path / name)
     for name in OWN_FILES:
         (run.path / name).unlink(missing_ok=True)
-    for name in OWN_FOLDERS:
-        shutil.rmtree(run.path / name, ignore_errors=True)

@@ -125,7 +125,7 @@ def test_none_switches_preset_periods_off():
 def test_preset_of_digits_is_the_quick_start():
     config = resolve({})
     assert (config.dataset, config.model, config.width, config.eps, config.eps_max) == (
-        "digits", "lenet", 4, 0.15, pytest.approx(0.225),
+        "digits", "lenet", 4, 0.1, pytest.approx(0.15),
     )  # fmt: skip
     assert config.run_name == "digits-lenet-cosine-seed0"
 
@@ -350,7 +350,7 @@ def test_help_shows_every_flag_fast_and_without_tensorflow():
     shown = {word.lstrip("-").removeprefix("[no]") for word in result.stdout.split() if word.startswith("--")}
     assert {field.name for cls in (TrainConfig, RunOptions) for field in dataclasses.fields(cls)} <= shown
     table = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line.strip()}
-    assert table["eps_max"] == ["0.225", "0.6", "0.15", "16/255", "16/255", "16/255"]
+    assert table["eps_max"] == ["0.15", "0.6", "0.15", "16/255", "16/255", "16/255"]
     assert min(seconds) < 1.0
 
 

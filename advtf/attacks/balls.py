@@ -38,8 +38,14 @@ def l2_norms(batch: tf.Tensor) -> tf.Tensor:
     return tf.sqrt(tf.reduce_sum(tf.square(batch), axis=axes, keepdims=True))
 
 
+def _uniform(shape, seed):
+    # In (0, 1), from integers: TensorFlow's own float generators draw other numbers under XLA.
+    bits = tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
+    return (tf.cast(tf.bitwise.right_shift(bits, 9), tf.float32) + 0.5) * 2.0**-23
+
+
 def _linf_random_point(shape, radius, seed):
-    return radius * tf.random.stateless_uniform(shape, seed, -1.0, 1.0)
+    return radius * (2.0 * _uniform(shape, seed) - 1.0)
 
 
 def _linf_steepest_step(gradient, length):
@@ -52,16 +58,20 @@ def _linf_project(delta, epsilon):
 
 def _l2_random_point(shape, radius, seed):
     # A Gaussian direction with radius·u^(1/d) for its length is uniform in the d-dimensional ball.
-    direction_seed, length_seed = tf.unstack(tf.random.split(seed, 2))
-    direction = tf.random.stateless_normal(shape, direction_seed)
+    direction_seed, length_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
+    direction = tf.math.erfinv(2.0 * _uniform(shape, direction_seed) - 1.0)
     per_example = tf.concat([shape[:1], tf.ones_like(shape[1:])], axis=0)
     dimension = tf.cast(tf.reduce_prod(shape[1:]), tf.float32)
-    length = tf.random.stateless_uniform(per_example, length_seed) ** (1.0 / dimension)
+    length = _uniform(per_example, length_seed) ** (1.0 / dimension)
     return radius * length * direction / (l2_norms(direction) + TINY)
 
 
 def _l2_steepest_step(gradient, length):
-    return length * gradient / (l2_norms(gradient) + TINY)
+    # Divided by its largest entry first: a confident classifier's gradients square to 0 in float32.
+    axes = list(range(1, gradient.shape.rank))
+    largest = tf.reduce_max(tf.abs(gradient), axis=axes, keepdims=True)
+    scaled = tf.math.divide_no_nan(gradient, largest)
+    return length * scaled / (l2_norms(scaled) + TINY)
 
 
 def _l2_project(delta, epsilon):

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from advtf.attacks.losses import is_correct
 from advtf.attacks.pgd import Attack, LogitsFn
+from advtf.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ def robust_error(
         seed: with the batch number, the source of the attack's random starts.
         jit_compile: compile with XLA.
         label: shown with a progress bar when stdout is a terminal; None shows nothing.
+
+    Raises:
+        UsageError: there are no batches.
     """
 
     @tf.function(reduce_retracing=True, jit_compile=jit_compile)
@@ -76,4 +80,6 @@ def robust_error(
         clean_batch, robust_batch = measure(tf.cast(x, tf.float32), tf.cast(y, tf.int32), batch_seed)
         clean.append(clean_batch.numpy() > 0)
         robust.append(robust_batch.numpy() > 0)
+    if not clean:
+        raise UsageError("robust_error requires at least one batch. Received: batches=no batches.")
     return RobustError(np.concatenate(clean), np.concatenate(robust))

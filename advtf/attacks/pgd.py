@@ -1,6 +1,7 @@
 """Projected gradient ascent on the input (Madry et al. 2018; settings of Liu et al. 2020, appendix C.1)."""
 
 from collections.abc import Callable
+from numbers import Integral, Real
 
 import tensorflow as tf
 
@@ -66,9 +67,12 @@ def pgd(
     """
     ball = get_ball(norm)
     one_of("random_start", random_start, RANDOM_STARTS)
-    _require("steps", steps, steps >= 1, "at least 1")
-    _require("relative_step", relative_step, 0 < relative_step < float("inf"), "positive")
-    _require("restarts", restarts, restarts >= 1, "at least 1")
+    _require_count("steps", steps)
+    _require_count("restarts", restarts)
+    if not isinstance(relative_step, Real) or not 0 < relative_step < float("inf"):
+        raise UsageError(
+            f"relative_step must be a positive fraction of ε. Received: relative_step={relative_step}."
+        )
     if restarts > 1 and random_start == "none":
         raise UsageError(
             f"restarts need a random start. Received: restarts={restarts}, random_start=none. "
@@ -79,7 +83,7 @@ def pgd(
     def climb(logits_fn, x, y, epsilon, seed):
         start = x
         if start_fraction > 0:
-            start += ball.random_point(tf.shape(x), start_fraction * epsilon, seed)
+            start = x + ball.random_point(tf.shape(x), start_fraction * epsilon, seed)
         return _ascend(
             ball, logits_fn, x, y, tf.clip_by_value(start, 0.0, 1.0), epsilon, steps, relative_step, loss
         )
@@ -90,7 +94,7 @@ def pgd(
         return _worst_of(lambda s: climb(logits_fn, x, y, epsilon, s), logits_fn, x, y, seed, restarts, loss)
 
     def attack(logits_fn, x, y, epsilon, seed):
-        epsilon = tf.convert_to_tensor(epsilon, tf.float32)
+        x, epsilon = tf.convert_to_tensor(x, tf.float32), tf.convert_to_tensor(epsilon, tf.float32)
         x_adv = tf.cond(
             epsilon < NEGLIGIBLE_EPSILON, lambda: x, lambda: perturb(logits_fn, x, y, epsilon, seed)
         )
@@ -104,9 +108,9 @@ def fgsm(norm: str = "linf", random_start: str = "none") -> Attack:
     return pgd(norm, steps=1, relative_step=1.0, random_start=random_start)
 
 
-def _require(name, value, holds, requirement):
-    if not holds:
-        raise UsageError(f"{name} must be {requirement}. Received: {name}={value}.")
+def _require_count(name, value):
+    if not isinstance(value, Integral) or value < 1:
+        raise UsageError(f"{name} must be a whole number of at least 1. Received: {name}={value}.")
 
 
 def _ascend(ball: Ball, logits_fn, x, y, start, epsilon, steps, relative_step, loss):
@@ -121,18 +125,17 @@ def _ascend(ball: Ball, logits_fn, x, y, start, epsilon, steps, relative_step, l
 
 
 def _worst_of(climb, logits_fn, x, y, seed, restarts, loss):
-    seeds = tf.random.split(seed, restarts)
-
-    def restart(i, worst_x, worst_score):
-        x_adv = climb(seeds[i])
+    def restart(i, worst_x, worst_fooled, worst_loss):
+        # The first start is that of a single run, so that more restarts are never weaker.
+        other_seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(i, tf.int64), alg="philox")
+        x_adv = climb(tf.where(i == 0, seed, other_seed))
         logits = logits_fn(x_adv)
-        fooled = 1.0 - is_correct(y, logits)
-        # tanh-like squashing is not needed: a fooled example outranks every unfooled one by this offset.
-        score = loss(y, logits) + tf.where(fooled > 0, 1e6, 0.0)
-        better = score > worst_score
+        fooled, losses = is_correct(y, logits) < 1, loss(y, logits)
+        better = (fooled & ~worst_fooled) | ((fooled == worst_fooled) & (losses > worst_loss))
         pixels = tf.reshape(better, [-1] + [1] * (x.shape.rank - 1))
-        return i + 1, tf.where(pixels, x_adv, worst_x), tf.where(better, score, worst_score)
+        kept = tf.where(better, fooled, worst_fooled), tf.where(better, losses, worst_loss)
+        return i + 1, tf.where(pixels, x_adv, worst_x), *kept
 
-    initial = (0, x, tf.fill(tf.shape(y), -float("inf")))
-    _, worst_x, _ = tf.while_loop(lambda i, *_: i < restarts, restart, initial, maximum_iterations=restarts)
-    return worst_x
+    seed, batch = tf.cast(seed, tf.int64), tf.shape(y)
+    initial = (0, x, tf.fill(batch, False), tf.fill(batch, -float("inf")))
+    return tf.while_loop(lambda i, *_: i < restarts, restart, initial, maximum_iterations=restarts)[1]

@@ -1,9 +1,11 @@
 """Atomic state files (one NPZ with every variable and a JSON record), and the callback that writes them."""
 
 import json
+import os
+import signal
 import time
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -45,7 +47,7 @@ def load_state(path: Path) -> tuple[dict[str, list[np.ndarray]], dict]:
             groups: dict[str, list[np.ndarray]] = {}
             for name in sorted(key for key in archive.files if key != META):
                 groups.setdefault(name.split("/", 1)[0], []).append(archive[name])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damage shows as almost any exception of zipfile, zlib and NumPy
         raise UsageError(f"a readable advtf state file is required. Received: {path} ({error}).") from error
     return groups, meta
 
@@ -119,6 +121,39 @@ class TrainingInterrupted(RuntimeError):
     signal: int | None = None
 
 
+@contextmanager
+def stop_on_signals() -> Iterator[list[int]]:
+    """Turns the first SIGINT or SIGTERM into a request to be polled; a second one acts at once.
+
+    Yields:
+        A list that holds the number of the signal once one has come.
+
+    Raises:
+        TrainingInterrupted: on leaving, with that number, also when nobody polled any more.
+    """
+    received: list[int] = []
+
+    def handler(number, _):
+        received.append(number)
+        signal.signal(number, previous[number])
+        # Not print: the signal may have come while Keras was inside a write to the same buffer.
+        os.write(1, f"\n{signal.Signals(number).name}: saving a checkpoint, then stopping.\n".encode())
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in previous:
+        signal.signal(number, handler)
+    try:
+        yield received
+        if received:
+            raise TrainingInterrupted("training is complete")
+    except TrainingInterrupted as stopped:
+        stopped.signal = next(iter(received), None)
+        raise
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Saves everything a run needs to continue with the same bits; must be the last callback.
 
@@ -163,8 +198,8 @@ class Checkpoint(keras.callbacks.Callback):
         if loaded is None:
             return 0
         groups, meta = loaded
-        assign(trainer.variables, groups["model"], "the checkpoint")
-        assign(trainer.optimizer.variables, groups["optimizer"], "the checkpoint's optimizer state")
+        assign(trainer.variables, groups.get("model", []), "the checkpoint")
+        assign(trainer.optimizer.variables, groups.get("optimizer", []), "the checkpoint's optimizer state")
         self.resumed = (groups["metrics"], meta["callbacks"])
         self._restore_callbacks(meta["callbacks"])
         return meta["step"]

@@ -1,7 +1,5 @@
 """One training run from its configuration: model, trainer, callbacks, epochs, and the way back in."""
 
-import contextlib
-import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -17,11 +15,11 @@ from advtf.errors import UsageError
 from advtf.rundir import RunDirectory
 from advtf.runtime import Runtime, bfloat16_rewrite
 from advtf.training import callbacks as cb
-from advtf.training.checkpoint import Checkpoint, CheckpointFolder, TrainingInterrupted
+from advtf.training.checkpoint import Checkpoint, CheckpointFolder, stop_on_signals
 from advtf.training.logs import JsonLines, TensorBoard
 from advtf.training.optimizers import build_optimizer
 from advtf.training.schedules import epsilon_schedule, rate_schedule
-from advtf.training.trainer import AdversarialTrainer
+from advtf.training.trainer import AdversarialTrainer, full_precision
 
 SAMPLE_IMAGES = 8  # test images shown in TensorBoard and in the grid of adversarial examples
 
@@ -68,8 +66,9 @@ def build_trainer(config: TrainConfig, data: ImageData, runtime: Runtime) -> Adv
     """Builds and compiles the trainer of a configuration within the runtime's strategy.
 
     Raises:
-        UsageError: the batch size does not divide over the replicas.
+        UsageError: the settings do not fit the data or the number of replicas.
     """
+    _steps_per_epoch(config, data)
     replicas = runtime.strategy.num_replicas_in_sync
     if config.batch_size % replicas:
         raise UsageError(
@@ -89,6 +88,16 @@ def build_trainer(config: TrainConfig, data: ImageData, runtime: Runtime) -> Adv
         )
         trainer.compile(optimizer, jit_compile=runtime.jit_compile)
     return trainer
+
+
+def _steps_per_epoch(config, data):
+    available = steps_per_epoch_of(data.train, config.batch_size)
+    if (config.steps_per_epoch or 0) > available:
+        raise UsageError(
+            f"steps_per_epoch must be at most {available}, the full batches of {config.batch_size} in "
+            f"{len(data.train)} examples. Received: steps_per_epoch={config.steps_per_epoch}."
+        )
+    return config.steps_per_epoch or available
 
 
 def schedules(config: TrainConfig) -> tuple[Callable[[float], float], Callable[[float], float]]:
@@ -114,9 +123,12 @@ class _EvaluateInFloat32(keras.callbacks.Callback):
 def _tensorboard(config, options, run, trainer, data) -> TensorBoard:
     shown = next(iter(evaluation_batches(data.validation or data.train, SAMPLE_IMAGES, limit=SAMPLE_IMAGES)))
     seed = tf.constant([config.seed, 0], tf.int64)
-    attack = tf.function(
-        lambda x, y: trainer.eval_attack(partial(trainer.classifier, training=False), x, y, config.eps, seed)
-    )
+
+    @tf.function
+    def attack(x, y):
+        with full_precision(trainer.classifier):
+            return trainer.eval_attack(partial(trainer.classifier, training=False), x, y, config.eps, seed)
+
     sample = tuple(part.numpy() for part in shown)
     return TensorBoard(
         run.tensorboard, sample, attack, options.histograms, examples_per_step=config.batch_size
@@ -149,36 +161,13 @@ def _callbacks(config, options, run, trainer, data, spe, stop_requested, rewrite
     return chain, checkpoint
 
 
-@contextlib.contextmanager
-def _stop_on_signals(report):
-    """Turns the first SIGINT or SIGTERM into a request to be polled; a second one acts at once.
-
-    Yields:
-        A list that holds the number of the signal once one has come.
-    """
-    received = []
-
-    def handler(number, _):
-        received.append(number)
-        signal.signal(number, previous[number])
-        report(f"\n{signal.Signals(number).name} received: saving a checkpoint, then stopping.")
-
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in previous:
-        signal.signal(number, handler)
-    try:
-        yield received
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
-
-
 def train(
+    trainer: AdversarialTrainer,
     config: TrainConfig,
     options: RunOptions,
     run: RunDirectory,
     data: ImageData,
-    runtime: Runtime,
+    rewrite: bool = False,
     report=print,
 ) -> None:
     """Trains to the last epoch, from the newest checkpoint when there is one.
@@ -187,27 +176,26 @@ def train(
     augmentation, the attacks' starts and the schedules depend on the seed and the step number only, so a
     continued run has the bits of an uninterrupted one.
 
+    Args:
+        trainer: what `build_trainer` returned for `config` and `data`, untrained.
+        rewrite: train in bfloat16 by oneDNN's graph rewriting.
+
     Raises:
-        UsageError: settings and data do not fit.
+        UsageError: none of the checkpoints there can be read.
         TrainingInterrupted: stopped by a signal, after saving; its `signal` is the number.
         NonFiniteLoss: the loss became NaN or infinite.
     """
-    spe = config.steps_per_epoch or steps_per_epoch_of(data.train, config.batch_size)
-    trainer = build_trainer(config, data, runtime)
-    with _stop_on_signals(report) as signals:
+    spe = _steps_per_epoch(config, data)
+    with stop_on_signals() as signals:
         chain, checkpoint = _callbacks(
-            config, options, run, trainer, data, spe, lambda: bool(signals), runtime.rewrite_bfloat16
+            config, options, run, trainer, data, spe, lambda: bool(signals), rewrite
         )
         done = checkpoint.restore(trainer, report)
         jsonl.truncate(run.metrics, done // spe)
         if done:
             report(f"Continuing after step {done} of {config.epochs * spe}.")
-        with bfloat16_rewrite(runtime.rewrite_bfloat16):
-            try:
-                _fit(trainer, config, data, chain, done, spe)
-            except TrainingInterrupted as stopped:
-                stopped.signal = signals[0]
-                raise
+        with bfloat16_rewrite(rewrite):
+            _fit(trainer, config, data, chain, done, spe)
 
 
 class _OneEpoch(keras.callbacks.Callback):

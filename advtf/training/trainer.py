@@ -119,7 +119,7 @@ class AdversarialTrainer(keras.Model):
         x_adv = self.attack(self._inference, x, y, self.epsilon.value, self._step_seed())
         with tf.GradientTape() as tape:
             losses, accuracies = self.objective(self._training, x, x_adv, y)
-            losses = losses if sample_weight is None else losses * tf.cast(sample_weight, losses.dtype)
+            losses = losses * sample_weight
             loss = self._global_mean(losses)
         weights = self.classifier.trainable_variables
         gradients = tape.gradient(loss, weights)
@@ -129,14 +129,25 @@ class AdversarialTrainer(keras.Model):
 
     def test_step(self, data):
         """Measures one batch at `eval_epsilon`, in float32 and inference mode."""
-        x, y, _ = _unpack(data)
+        x, y, sample_weight = _unpack(data)
+        examples = tf.shape(x)[0]
+        x, y = _never_empty(x), _never_empty(y)
         with full_precision(self.classifier):
             # The examples measured so far number the batch: each pass over the data draws the same starts.
             seed = self._seed(TEST_STREAM, self._loss_tracker.count)
             x_adv = self.eval_attack(self._inference, x, y, self.eval_epsilon.value, seed)
-            adversarial_logits = self._inference(x_adv)
-            accuracies = {"robust_accuracy": is_correct(y, adversarial_logits)}
-            return self._record(cross_entropy(y, adversarial_logits), accuracies, x, x_adv, y)
+            logits, adversarial_logits = self._inference(x), self._inference(x_adv)
+        losses = cross_entropy(y, adversarial_logits)[:examples] * sample_weight
+        clean = is_correct(y, logits)[:examples]
+        # As in RobustError: an attack that mends a wrong prediction does not make the example robust.
+        robust = clean * is_correct(y, adversarial_logits)[:examples]
+        accuracies = {"clean_accuracy": clean, "robust_accuracy": robust}
+        return self._record(losses, accuracies, x, x_adv, y)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Everything is built already. Under a strategy Keras would draw a batch here: it would be lost to the
+        # training stream, and one that does not split evenly would end the run.
+        pass
 
     def _inference(self, x):
         return self.classifier(x, training=False)
@@ -155,9 +166,11 @@ class AdversarialTrainer(keras.Model):
         return seed
 
     def _global_mean(self, losses):
-        # The optimizer sums gradients over replicas: divide by the examples of all of them.
+        # The optimizer sums gradients over replicas: divide by the examples of all of them, since a last
+        # batch need not split evenly.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        mean = tf.reduce_sum(losses) / tf.cast(tf.size(losses) * replicas, losses.dtype)
+        (examples,) = _summed_over_replicas([tf.cast(tf.size(losses), losses.dtype)])
+        mean = tf.reduce_sum(losses) / examples
         penalties = self.classifier.losses  # the user's own kernel_regularizer and the like
         return mean + tf.add_n(penalties) / replicas if penalties else mean
 
@@ -174,13 +187,32 @@ class AdversarialTrainer(keras.Model):
 
 def _unpack(data):
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    return tf.cast(x, tf.float32), tf.cast(tf.reshape(y, [-1]), tf.int32), sample_weight
+    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+    if not x.dtype.is_floating:
+        raise UsageError(
+            f"images must be floating point in [0, 1]. Received: dtype {x.dtype.name}. Divide by 255."
+        )
+    if y.shape.rank not in (None, 1) and y.shape[1:].num_elements() != 1:
+        raise UsageError(
+            f"labels must be integers (batch,). Received: y of shape {tuple(y.shape)}. "
+            "Use argmax(axis=1) of one-hot labels."
+        )
+    weight = 1.0 if sample_weight is None else tf.cast(tf.reshape(sample_weight, [-1]), tf.float32)
+    return tf.cast(x, tf.float32), tf.cast(tf.reshape(y, [-1]), tf.int32), weight
 
 
-def _summed_over_replicas(gradients):
+def _never_empty(batch):
+    # A replica may get nothing of a short last batch, and convolutions of nothing fail: add one example.
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return gradients
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        return batch
+    missing = tf.maximum(1 - tf.shape(batch)[0], 0)
+    return tf.pad(batch, [[0, missing]] + [[0, 0]] * (batch.shape.rank - 1))
+
+
+def _summed_over_replicas(tensors):
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return tensors
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
 
 
 def _require_radius(name, value):
@@ -195,13 +227,24 @@ def _require_logits(classifier):
         raise UsageError(
             f"classifier must be a keras.Model from images to logits. Received: {type(classifier).__name__}."
         )
-    shape = getattr(classifier, "output_shape", None) if classifier.built else None
+    if not classifier.built:
+        raise UsageError(
+            "classifier must have its weights. Received: a model that is not built. "
+            "Begin it with keras.Input, or call it on one batch."
+        )
+    shape = getattr(classifier, "output_shape", None)
     if shape is not None and (not isinstance(shape, tuple) or len(shape) != 2):
         raise UsageError(f"classifier must return (batch, classes) logits. Received: output shape {shape}.")
-    activation = getattr(classifier.layers[-1], "activation", None) if classifier.layers else None
-    last = getattr(classifier.layers[-1], "__class__", None).__name__ if classifier.layers else ""
-    if activation is keras.activations.softmax or last == "Softmax":
+    last = _last_layer(classifier)
+    activation = getattr(last, "activation", None)
+    if activation is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
         raise UsageError(
             "classifier must return logits: cross-entropy on probabilities hides gradients from attacks. "
             "Received: a model ending in softmax. Build it without the last activation."
         )
+
+
+def _last_layer(layer):
+    while isinstance(layer, keras.Model) and layer.layers:
+        layer = layer.layers[-1]
+    return layer

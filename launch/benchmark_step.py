@@ -1,0 +1,138 @@
+"""Cost of one adversarial training step against the bare arithmetic, and of everything else `fit` does.
+
+    python launch/benchmark_step.py [--rounds 5] [--jit off]
+
+ResNet18 w=8, batch 128, PGD-10, float32, on random images. The bare step is one `tf.function` with the same
+passes: 10 input gradients, one forward and backward for the weights, one SGD update; nothing is measured or
+logged in it. Both are timed in turn, and the median of the ratios is printed. Then a real run of
+`--fit_steps` steps with all callbacks: the time outside the compiled step, per step and per epoch end,
+scaled to the 390 steps of a CIFAR-10 epoch.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from advtf.config import resolve, resolve_options
+from advtf.rundir import RunDirectory
+from advtf.runtime import start
+
+EPOCH_STEPS = 390  # 50,000 images in batches of 128
+
+
+def bare_step(classifier, config, rate=0.1, momentum=0.9):
+    """Returns a compiled function (x, y) -> loss with the arithmetic of one step and nothing else."""
+    import tensorflow as tf
+
+    weights = [variable.value for variable in classifier.trainable_variables]
+    buffers = [tf.Variable(tf.zeros_like(weight)) for weight in weights]
+    epsilon, step = config.eps, config.eps * config.relative_step
+
+    def loss(logits, y):
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+
+    @tf.function
+    def run(x, y):
+        def ascend(i, x_adv):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(x_adv)
+                total = tf.reduce_sum(loss(classifier(x_adv, training=False), y))
+            moved = x_adv + step * tf.sign(tape.gradient(total, x_adv))
+            return i + 1, tf.clip_by_value(tf.clip_by_value(moved, x - epsilon, x + epsilon), 0.0, 1.0)
+
+        _, x_adv = tf.while_loop(lambda i, _: i < config.attack_steps, ascend, (0, x))
+        with tf.GradientTape() as tape:
+            mean = tf.reduce_mean(loss(classifier(x_adv, training=True), y))
+        for weight, buffer, gradient in zip(weights, buffers, tape.gradient(mean, weights), strict=True):
+            buffer.assign(momentum * buffer + gradient + config.weight_decay * weight)
+            weight.assign_sub(rate * buffer)
+        return mean
+
+    return run
+
+
+def seconds(function, *arguments):
+    """Returns the wall time of one call."""
+    begin = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - begin
+
+
+def compare_steps(config, data, runtime, rounds):
+    """Times bare and real steps in turn; returns (bare seconds, real seconds), one entry a round."""
+    import tensorflow as tf
+
+    from advtf.training.run import build_classifier, build_trainer
+
+    trainer = build_trainer(config, data, runtime)
+    trainer.make_train_function()
+    x = tf.constant(data.train.images[: config.batch_size])
+    y = tf.constant(data.train.labels[: config.batch_size])
+    bare = bare_step(build_classifier(config, data), config)
+    repeated = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
+    bare(x, y), trainer.train_function(repeated)  # trace
+    pairs = [(seconds(bare, x, y), seconds(trainer.train_function, repeated)) for _ in range(rounds)]
+    return zip(*pairs, strict=True)
+
+
+def fit_overhead(config, data, runtime):
+    """Runs one epoch with every callback; returns seconds (in steps, between steps, at the epoch's end)."""
+    from advtf.training.run import build_trainer, train
+
+    trainer = build_trainer(config, data, runtime)
+    trainer.make_train_function()
+    step, spans = trainer.train_function, []
+
+    def timed(iterator):
+        begin = time.perf_counter()
+        logs = step(iterator)
+        spans.append((begin, time.perf_counter()))
+        return logs
+
+    trainer.train_function = timed
+    with tempfile.TemporaryDirectory() as folder:
+        train(trainer, config, resolve_options({}), RunDirectory(Path(folder)), data)
+        end = time.perf_counter()
+    steps = sum(after - before for before, after in spans[1:])  # the first step traces
+    between = spans[-1][1] - spans[0][1] - steps
+    return steps, between, end - spans[-1][1]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--fit_steps", type=int, default=11)
+    parser.add_argument("--jit", default="auto")
+    arguments = parser.parse_args()
+    runtime = start(jit=arguments.jit)
+
+    from advtf.data import from_arrays
+
+    rng = np.random.default_rng(0)
+    x = rng.random((128 * arguments.fit_steps, 32, 32, 3), np.float32)
+    y = rng.integers(0, 10, len(x)).astype(np.int32)
+    data = from_arrays(x, y, x[:8], y[:8], num_classes=10)
+    config = resolve({"dataset": "cifar10", "model": "resnet18", "epochs": 1, "eps_sched": "constant"})
+    print(f"{runtime.device}; resnet18 w={config.width}, batch {config.batch_size}, PGD-{config.attack_steps}")
+
+    bare, real = compare_steps(config, data, runtime, arguments.rounds)
+    ratios = [b / a for a, b in zip(bare, real, strict=True)]
+    print(f"bare step  {statistics.median(bare):.3f} s   advtf step  {statistics.median(real):.3f} s")
+    print(f"ratio      {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})")
+
+    steps, between, end = fit_overhead(config, data, runtime)
+    counted = arguments.fit_steps - 1
+    epoch = EPOCH_STEPS * steps / counted
+    overhead = EPOCH_STEPS * between / counted + end
+    print(
+        f"fit        {1000 * between / counted:.1f} ms between steps, {end:.2f} s at the epoch's end: "
+        f"{100 * overhead / epoch:.2f} % of an epoch of {EPOCH_STEPS} steps"
+    )
+
+
+if __name__ == "__main__":
+    main()
