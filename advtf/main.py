@@ -13,17 +13,15 @@ import shlex
 import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
 
 from absl import flags
 
-from advtf import absl_flags, rundir
+from advtf import absl_flags, exportdir, rundir
 from advtf.atomic import write_json
 from advtf.config import RunOptions, TrainConfig, from_json, period_epochs, resolve, resolve_options, to_json
+from advtf.dataset_names import require_known
 from advtf.errors import UsageError
 from advtf.settings import format_epsilon
-
-EXPORTS = Path("saved_models")
 
 
 def main(argv: list[str]) -> None:
@@ -35,19 +33,22 @@ def main(argv: list[str]) -> None:
     given = absl_flags.given_flags(flags.FLAGS, TrainConfig)
     options = resolve_options(absl_flags.given_flags(flags.FLAGS, RunOptions))
     config = None if options.resume and options.out_dir else resolve(given)
+    if config:
+        require_known(config.dataset, options.data_dir)
     run = rundir.choose(
         options.out_dir,
         f"runs/{config.run_name}" if config else "",
         resume=options.resume,
         overwrite=options.overwrite,
-        taken=lambda path: not options.export_dir and _holds_files(EXPORTS / path.name),
+        taken=lambda path: not options.export_dir and exportdir.holds_files(exportdir.DEFAULT / path.name),
     )
     if options.resume:
         config, options = _stored(run, given, options)
         if run.state() == "finished":
             print(f"{run.path} is finished; its results are in {run.evaluation}.")
             return
-    exports = _exports(run, options)
+    replace = options.resume or options.overwrite
+    exports = exportdir.choose(options.export_dir, run.path.name, replace=replace)
     for section, line in [
         *absl_flags.describe(config, given),
         ("output", f"{run.path}, exports in {exports}"),
@@ -76,6 +77,7 @@ def _train_and_finish(config, options, run, exports):
     data = images.load(config.dataset, options.data_dir, config.val_fraction, config.image_size)
     print(f"{'images':<10}{_describe_images(data)}", flush=True)
     trainer = build_trainer(config, data, devices)  # refuses what does not fit before anything is written
+    exportdir.create(exports)
     with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
         if not options.resume:
             write_json(run.config, _provenance() | {"config": to_json(config), "options": to_json(options)})
@@ -133,27 +135,6 @@ def _stored(run, given, options):
     earlier = from_json(RunOptions, record.get("options"))
     keep = {name: getattr(options, name) or getattr(earlier, name) for name in ("data_dir", "export_dir")}
     return config, dataclasses.replace(options, **keep)
-
-
-def _exports(run, options):
-    exports = Path(options.export_dir) if options.export_dir else EXPORTS / run.path.name
-    if _holds_files(exports) and not (options.resume or options.overwrite):
-        raise UsageError(
-            f"export_dir must be free. Received: {exports}, which holds files. "
-            "Choose another --export_dir, or add --overwrite to replace the exports in it."
-        )
-    return exports
-
-
-def _holds_files(path):
-    try:
-        return any(path.iterdir())
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise UsageError(
-            f"export_dir must be a readable directory. Received: {path} ({error.strerror})."
-        ) from error
 
 
 def _provenance():

@@ -4,11 +4,13 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from advtf import exportdir
 from advtf.errors import UsageError
 
 LOCK = ".lock"
@@ -100,7 +102,7 @@ def choose(
     Args:
         out_dir: the user's choice, or None for `default` with the next free number.
         default: path of the default directory.
-        resume: an unfinished run must be there; with the default name, the newest one.
+        resume: a run must be there; with the default name, the newest unfinished one, else the newest.
         overwrite: a run that is there may be replaced.
         taken: whether a default path is unusable for another reason, such as exports under its name.
 
@@ -146,15 +148,16 @@ def _next_free(default: Path, taken: Callable[[Path], bool]) -> RunDirectory:
 
 
 def _newest(default: Path) -> RunDirectory:
-    newest = None
-    for run in map(RunDirectory, _numbered(default)):
-        state = run.state()
-        if state == "new":
-            break
-        newest = run if state in ("finished", "unfinished") else newest
-    if newest is None:
+    numbers = re.compile(re.escape(default.name) + r"(?:-(\d+))?")
+    found = {}
+    for path in default.parent.glob(f"{default.name}*"):
+        match = numbers.fullmatch(path.name)
+        if match and RunDirectory(path).state() in ("finished", "unfinished"):
+            found[int(match[1] or 1)] = RunDirectory(path)
+    if not found:
         raise UsageError(f"--resume requires a run. Received: none at {default}. Give its --out_dir.")
-    return newest
+    unfinished = [number for number, run in found.items() if run.state() == "unfinished"]
+    return found[max(unfinished or found)]
 
 
 @contextlib.contextmanager
@@ -201,6 +204,8 @@ def locked(run: RunDirectory, *, resume: bool = False, overwrite: bool = False):
 
 
 def _remove_run(run: RunDirectory) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # unfinished: it has exported nothing
+        exportdir.remove(json.loads(run.evaluation.read_text()).get("exports", {}).values())
     for name in OWN_FOLDERS:
         if (run.path / name).exists():
             shutil.rmtree(run.path / name)

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from advtf import augmentation
-from advtf.errors import UsageError, nearest
+from advtf.dataset_names import require_known, tfds_directory
+from advtf.errors import UsageError
 
 PROBE_SECONDS = 6.0
 
@@ -31,7 +32,7 @@ def read(name: str, data_dir: str | None = None, image_size: int | None = None) 
     Raises:
         UsageError: unknown name, no prepared data and no network, damaged data, or no images with labels.
     """
-    directory = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    directory = tfds_directory(data_dir)
     builder = _find(name, directory)
     image_key, label_key = _feature_names(builder, name)  # known without the data: no download in vain
     shape = _image_shape(builder, name, image_key, image_size)
@@ -97,12 +98,7 @@ def _find(name: str, directory: str) -> Any:
     try:
         return tfds.builder(pattern, data_dir=directory)
     except Exception as error:  # TFDS raises many types here; each means the name or the folder is wrong
-        known = tfds.list_builders(with_community_datasets=False)
-        if name.split("/")[0].split(":")[0] not in known and not os.path.isdir(os.path.join(directory, name)):
-            raise UsageError(
-                f"dataset must be digits, a TFDS image-classification set, or one prepared in {directory}. "
-                f"Received: dataset={name}.{nearest(name, ['digits', *known])}"
-            ) from error
+        require_known(name, directory)
         raise UsageError(
             f"TFDS cannot open this data set in {directory}: {_reason(error)}. Received: dataset={name}. "
             "Check the name, or remove a damaged folder and prepare it again."

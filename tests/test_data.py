@@ -428,14 +428,26 @@ def test_the_probe_sees_a_listening_server_and_ends_in_time_with_a_silent_one():
     assert not tfds_images.reachable(url, seconds=10)  # refused at once
 
 
-def test_offline_takes_less_than_15_seconds_in_a_fresh_process(tmp_path):
+OFFLINE = """
+import time
+from advtf import data
+data.load("digits")  # TensorFlow is up
+began = time.monotonic()
+try:
+    data.load("cifar100", {folder!r})
+except data.UsageError as error:
+    print(error, time.monotonic() - began, sep="\\n")
+"""
+
+
+def test_offline_is_answered_within_seconds_in_a_fresh_process(tmp_path):
     closed = "http://127.0.0.1:9"  # a proxy that refuses stands for a machine without network
     environment = {**os.environ, "https_proxy": closed, "http_proxy": closed, "NO_PROXY": "", "no_proxy": ""}
-    program = f"from advtf import data; data.load('cifar100', {str(tmp_path)!r})"
-    start = time.monotonic()
+    program = OFFLINE.format(folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert time.monotonic() - start < 15
-    assert "UsageError: no prepared data in" in done.stderr.splitlines()[-1] and not any(tmp_path.iterdir())
+    message, seconds = done.stdout.splitlines()
+    assert message.startswith("no prepared data in") and float(seconds) < 12
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not os.environ.get("TFDS_DATA_DIR"), reason="needs prepared MNIST in TFDS_DATA_DIR")

@@ -23,7 +23,7 @@ from advtf.errors import UsageError
 ROOT = Path(__file__).parents[1]
 EPOCHS, STEPS = 6, 20
 NAME = "digits-lenet-cosine-seed0"
-EPSILON = 0.15
+EPSILON = 0.1
 QUICK_START = [f"--epochs={EPOCHS}", f"--eps={EPSILON}", "--checkpoint_minutes=1e-9"]  # at every step
 KEYS = [
     *["epoch", "step", "epsilon", "learning_rate", "loss", "clean_accuracy", "robust_accuracy"],
@@ -77,7 +77,7 @@ def test_the_plan_the_progress_and_the_results_are_all_there_is_to_read(finished
     assert [line.split()[0] for line in plan] == (
         ["data", "model", "attack", "epsilon", "optimizer", "compute", "given", "output", "device", "images"]
     )
-    assert "0.15, 10 steps of 0.0375" in plan[2] and f"runs/{NAME}, exports in saved_models/{NAME}" in plan[7]
+    assert "0.1, 10 steps of 0.025" in plan[2] and f"runs/{NAME}, exports in saved_models/{NAME}" in plan[7]
     assert "1,295 train, 143 validation, 359 test, 8×8×1, 10 classes" in plan[9]
     assert re.findall(r"Epoch (\d)/6", out) == list("123456")
     rows = out.split("Error in % of 359 test images")[1]
@@ -122,8 +122,8 @@ def test_every_epoch_has_its_record(finished):
     records = [json.loads(line) for line in finished[0].metrics.read_text().splitlines()]
     assert [list(record) for record in records] == [KEYS] * EPOCHS
     assert [(r["epoch"], r["step"]) for r in records] == [(e, e * STEPS) for e in range(1, EPOCHS + 1)]
-    # Equation 5 in periods of 3, 2 and 1 epochs: (1 - cos(pi d / D)) / 2 of 0.225, at most 0.15.
-    expected = [0, 0.225 / 4, 0.15, 0, 0.1125, 0]
+    # Equation 5 in periods of 3, 2 and 1 epochs: (1 - cos(pi d / D)) / 2 of 0.15, at most 0.1.
+    expected = [0, 0.15 / 4, 0.1, 0, 0.075, 0]
     np.testing.assert_allclose([r["epsilon"] for r in records], expected, atol=1e-7)
     assert records[-1]["val_clean_accuracy"] > 0.6 > records[0]["val_clean_accuracy"]
     assert all(0 <= r["robust_accuracy"] <= r["clean_accuracy"] + 0.05 <= 1.05 for r in records)
@@ -138,7 +138,7 @@ def test_exports_have_the_reported_errors(finished, folder):
     assert evaluation["attack"] == {
         "name": "PGD-10",
         "norm": "linf",
-        "epsilon": 0.15,
+        "epsilon": 0.1,
         "relative_step": 0.25,
         "restarts": 1,
         "seed": 0,
@@ -149,7 +149,7 @@ def test_exports_have_the_reported_errors(finished, folder):
         classifier, record = advtf.load_classifier(path), evaluation["results"][name]
         wrong = np.argmax(classifier(test.images), -1) != test.labels
         assert 100 * wrong.mean() == pytest.approx(record["clean_error"], abs=1e-4)
-        errors = advtf.robust_error(classifier, batches, attack, 0.15, seed=3)
+        errors = advtf.robust_error(classifier, batches, attack, 0.1, seed=3)
         # Other starts (a batch of another size, another seed) move a few of the 359 images.
         assert errors.robust_error == pytest.approx(record["pgd_error"], abs=1.5)
         assert record["examples"] == 359 and record["pgd_error"] >= record["clean_error"]
