@@ -6,9 +6,10 @@ Map of the package, in the order a batch travels:
 config, presets     settings of a run; `rules` checks them, `absl_flags` makes them flags
 data                digits, TFDS sets and arrays; batches that depend on the seed and the step only
 models              lenet, vgg, resnet18, preact_resnet18, wide_resnet, linear, mlp
-attacks             balls, losses, PGD: pure functions ``attack(logits_fn, x, y, epsilon, seed)``
+attacks             balls, losses, PGD, APGD, FAB, Square: ``attack(logits_fn, x, y, epsilon, seed)``
 training            trainer, objectives, optimizers, schedules, callbacks, checkpoints, a whole run
 ensemble, export    mean of probabilities; SavedModels with a manifest
+convert             PyTorch checkpoints of the same architectures into Keras models
 plots               figures, drawn from result files only
 main                the command ``python -m advtf.main``
 ==================  =================================================================================
@@ -37,20 +38,27 @@ _PUBLIC = {
     "UsageError": "errors",
     "WeightStatistics": "training.callbacks",
     "adversarial": "training.objectives",
+    "apgd": "attacks.apgd",
+    "apgd_targeted": "attacks.apgd",
     "build_ensemble": "ensemble",
     "build_model": "models",
+    "convert_state_dict": "convert",
     "epsilon_schedule": "training.schedules",
     "evaluation_batches": "data",
     "export_classifier": "export",
+    "fab": "attacks.fab",
+    "fab_distances": "attacks.fab",
     "fgsm": "attacks.pgd",
     "from_arrays": "data",
     "load_classifier": "export",
     "load_data": "data",
     "load_snapshot": "training.callbacks",
+    "load_torch": "convert",
     "pgd": "attacks.pgd",
     "rate_schedule": "training.schedules",
     "reset_slots": "training.optimizers",
     "robust_error": "attacks.evaluation",
+    "square": "attacks.square",
     "standard": "training.objectives",
     "training_batches": "data",
 }

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 
 class UsageError(ValueError):
@@ -30,3 +31,27 @@ def one_of(what: str, name: str, choices: Iterable[str]) -> str:
             f"{what} must be one of {', '.join(choices)}. Received: {what}={name}.{nearest(name, choices)}"
         )
     return name
+
+
+def require_whole(name: str, value: int, least: int = 1, most: float = float("inf")) -> None:
+    """Checks that `value` is an integer from `least` to `most`.
+
+    Raises:
+        UsageError: it is not.
+    """
+    _require_number(name, value, Integral, "whole number", least, most)
+
+
+def require_real(name: str, value: float, least: float, most: float = float("inf")) -> None:
+    """Checks that `value` is a number from `least` to `most`.
+
+    Raises:
+        UsageError: it is not.
+    """
+    _require_number(name, value, Real, "number", least, most)
+
+
+def _require_number(name, value, kind, noun, least, most):
+    if not isinstance(value, kind) or not least <= value <= most:
+        limits = f"from {least:g} to {most:g}" if most < float("inf") else f"of at least {least:g}"
+        raise UsageError(f"{name} must be a {noun} {limits}. Received: {name}={value}.")

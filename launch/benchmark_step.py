@@ -117,7 +117,8 @@ def main():
     y = rng.integers(0, 10, len(x)).astype(np.int32)
     data = from_arrays(x, y, x[:8], y[:8], num_classes=10)
     config = resolve({"dataset": "cifar10", "model": "resnet18", "epochs": 1, "eps_sched": "constant"})
-    print(f"{runtime.device}; resnet18 w={config.width}, batch {config.batch_size}, PGD-{config.attack_steps}")
+    attack = f"PGD-{config.attack_steps}"
+    print(f"{runtime.device}; resnet18 w={config.width}, batch {config.batch_size}, {attack}")
 
     bare, real = compare_steps(config, data, runtime, arguments.rounds)
     ratios = [b / a for a, b in zip(bare, real, strict=True)]

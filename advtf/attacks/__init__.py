@@ -1,1 +1,1 @@
-"""Attacks as pure functions ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``: balls, losses, PGD."""
+"""Attacks as pure functions ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``: PGD, APGD, FAB, Square."""

@@ -1,13 +1,13 @@
 """Projected gradient ascent on the input (Madry et al. 2018; settings of Liu et al. 2020, appendix C.1)."""
 
 from collections.abc import Callable
-from numbers import Integral, Real
+from numbers import Real
 
 import tensorflow as tf
 
 from advtf.attacks.balls import Ball, get_ball
 from advtf.attacks.losses import cross_entropy, is_correct
-from advtf.errors import UsageError, one_of
+from advtf.errors import UsageError, one_of, require_whole
 
 LogitsFn = Callable[[tf.Tensor], tf.Tensor]
 Attack = Callable[[LogitsFn, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
@@ -67,8 +67,8 @@ def pgd(
     """
     ball = get_ball(norm)
     one_of("random_start", random_start, RANDOM_STARTS)
-    _require_count("steps", steps)
-    _require_count("restarts", restarts)
+    require_whole("steps", steps)
+    require_whole("restarts", restarts)
     if not isinstance(relative_step, Real) or not 0 < relative_step < float("inf"):
         raise UsageError(
             f"relative_step must be a positive fraction of ε. Received: relative_step={relative_step}."
@@ -106,11 +106,6 @@ def pgd(
 def fgsm(norm: str = "linf", random_start: str = "none") -> Attack:
     """The fast gradient sign method: PGD with one step of length ε."""
     return pgd(norm, steps=1, relative_step=1.0, random_start=random_start)
-
-
-def _require_count(name, value):
-    if not isinstance(value, Integral) or value < 1:
-        raise UsageError(f"{name} must be a whole number of at least 1. Received: {name}={value}.")
 
 
 def _ascend(ball: Ball, logits_fn, x, y, start, epsilon, steps, relative_step, loss):
