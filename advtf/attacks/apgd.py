@@ -8,7 +8,7 @@ import tensorflow as tf
 from advtf.attacks.ascent import climb, select, unfinished
 from advtf.attacks.balls import TINY, get_ball, l2_norms
 from advtf.attacks.losses import get_loss, is_correct, target_class, targeted_dlr
-from advtf.attacks.pgd import NEGLIGIBLE_EPSILON, Attack
+from advtf.attacks.pgd import Attack, as_attack
 from advtf.errors import UsageError, require_real, require_whole
 
 MOST_TARGETS = 9  # AutoAttack aims at the nine strongest wrong classes
@@ -82,6 +82,7 @@ def _build(norm, steps, restarts, rho, alpha, choose_loss):
     require_real("alpha", alpha, 1e-6, 1)
 
     def perturb(logits_fn, x, y, epsilon, seed):
+        y, seed = tf.ensure_shape(y, x.shape[:1]), tf.cast(seed, tf.int64)
         evaluate = _evaluation(logits_fn, choose_loss(logits_fn, x, y), y)
 
         def restart(i, x_adv, loss, broken):
@@ -103,15 +104,7 @@ def _build(norm, steps, restarts, rho, alpha, choose_loss):
             maximum_iterations=restarts,
         )[1]
 
-    def attack(logits_fn, x, y, epsilon, seed):
-        x, epsilon = tf.convert_to_tensor(x, tf.float32), tf.convert_to_tensor(epsilon, tf.float32)
-        y, seed = tf.ensure_shape(y, x.shape[:1]), tf.cast(seed, tf.int64)
-        x_adv = tf.cond(
-            epsilon < NEGLIGIBLE_EPSILON, lambda: x, lambda: perturb(logits_fn, x, y, epsilon, seed)
-        )
-        return tf.stop_gradient(x_adv)
-
-    return attack
+    return as_attack(perturb)
 
 
 def _start(ball, x, epsilon, seed, restart):

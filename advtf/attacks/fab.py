@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from advtf.attacks.balls import TINY, get_ball
 from advtf.attacks.losses import is_correct, target_class
-from advtf.attacks.pgd import NEGLIGIBLE_EPSILON, Attack
+from advtf.attacks.pgd import Attack, as_attack
 from advtf.attacks.projections import GEOMETRIES
 from advtf.errors import require_real, require_whole
 
@@ -78,14 +78,7 @@ def fab(
         nearest, distances = measure(logits_fn, x, y, epsilon, seed)
         return tf.where(_per_image(distances, x) <= epsilon, nearest, x)
 
-    def attack(logits_fn, x, y, epsilon, seed):
-        x, epsilon = tf.convert_to_tensor(x, tf.float32), tf.convert_to_tensor(epsilon, tf.float32)
-        x_adv = tf.cond(
-            epsilon < NEGLIGIBLE_EPSILON, lambda: x, lambda: perturb(logits_fn, x, y, epsilon, seed)
-        )
-        return tf.stop_gradient(x_adv)
-
-    return attack
+    return as_attack(perturb)
 
 
 def fab_distances(

@@ -93,6 +93,12 @@ def pgd(
             return climb(logits_fn, x, y, epsilon, seed)
         return _worst_of(lambda s: climb(logits_fn, x, y, epsilon, s), logits_fn, x, y, seed, restarts, loss)
 
+    return as_attack(perturb)
+
+
+def as_attack(perturb: Attack) -> Attack:
+    """Completes a perturbation rule: float32 tensors in, `x` itself for ε below 1e-6, no gradient out."""
+
     def attack(logits_fn, x, y, epsilon, seed):
         x, epsilon = tf.convert_to_tensor(x, tf.float32), tf.convert_to_tensor(epsilon, tf.float32)
         x_adv = tf.cond(

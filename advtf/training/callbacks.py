@@ -17,9 +17,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 class _Scheduled(keras.callbacks.Callback):
-    """Assigns ``schedule(position)`` to a variable, position in epochs, per epoch or per step."""
-
-    name = ""
+    """Assigns ``schedule(position)``, position in epochs, to ``_variable()`` and logs it as `name`."""
 
     def __init__(
         self, schedule: Callable[[float], float], unit: str = "epoch", steps_per_epoch: int | None = None
@@ -30,9 +28,6 @@ class _Scheduled(keras.callbacks.Callback):
         self.steps_per_epoch = steps_per_epoch
         if unit == "step" and not steps_per_epoch:
             raise UsageError("steps_per_epoch is required with unit='step'. Received: steps_per_epoch=None.")
-
-    def _variable(self):
-        raise NotImplementedError
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.unit == "epoch":
