@@ -1,5 +1,6 @@
 """Figures, drawn from result files only. Imports no TensorFlow, and leaves pyplot's state alone."""
 
+import functools
 import itertools
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -59,13 +60,16 @@ def learning_curves(metrics_path: str | Path, output: str | Path) -> Path:
     return Path(output)
 
 
-def schedule(metrics_path: str | Path, output: str | Path, period_starts: Sequence[float] = ()) -> Path:
-    """Draws ε and the learning rate that each epoch was trained with.
+def schedule(
+    metrics_path: str | Path, output: str | Path, period_starts: Sequence[float] = (), unit: str = "epoch"
+) -> Path:
+    """Draws ε and the learning rate of training.
 
     Args:
         metrics_path: metrics.jsonl of a run.
         output: .png, .pdf or .svg to write.
         period_starts: epochs at which the schedules restarted, drawn as dotted lines.
+        unit: "epoch": each value held for its epoch; "step": the values reached at the epochs' ends.
 
     Returns:
         `output`. The rate's axis is logarithmic when it spans more than a factor of ten.
@@ -75,8 +79,9 @@ def schedule(metrics_path: str | Path, output: str | Path, period_starts: Sequen
     """
     run = _epochs(metrics_path)
     with sheet(output, rows=2, height=3.0) as (epsilon, rate):
-        _steps(epsilon, run, "epsilon", VERMILLION)
-        _steps(rate, run, "learning_rate", BLUE)
+        draw = _steps if unit == "epoch" else functools.partial(_line, line="-")
+        draw(epsilon, run, "epsilon", VERMILLION)
+        draw(rate, run, "learning_rate", BLUE)
         epsilon.set_ylabel("ε")
         from_zero(epsilon)
         rate.set_ylabel("learning rate")

@@ -112,6 +112,14 @@ def test_schedule_holds_each_value_over_its_epoch(tmp_path, drawn):
     assert rate.get_yscale() == "log"
 
 
+def test_schedule_per_step_is_known_at_the_ends_of_the_epochs(tmp_path, drawn):
+    path = write_metrics(tmp_path / "m", 3, epsilon=[0.1, 0.2, 0.3], learning_rate=[1.0, 1.0, 1.0])
+    plots.schedule(path, tmp_path / "a.png", unit="step")
+    (line,) = drawn[0][0].get_lines()
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1, 2, 3], [0.1, 0.2, 0.3])
+    assert line.get_drawstyle() == "default"
+
+
 @pytest.mark.parametrize("rates", [[0.1, 0.01], [0.1, 0.1], [0.0, 0.0], [0.1, 0.0]])
 def test_rate_axis_is_linear_within_a_decade_or_with_zero(tmp_path, drawn, rates):
     plots.schedule(write_metrics(tmp_path / "m", 2, epsilon=[0, 0], learning_rate=rates), tmp_path / "a.png")

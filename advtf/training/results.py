@@ -94,7 +94,7 @@ def draw_figures(config: TrainConfig, run: RunDirectory) -> list[Path]:
     run.figures.mkdir(exist_ok=True)
     paths = [run.figures / f"{name}.png" for name in ("learning_curves", "schedule", "adversarial_examples")]
     plots.learning_curves(run.metrics, paths[0])
-    plots.schedule(run.metrics, paths[1], period_starts=config.periods)
+    plots.schedule(run.metrics, paths[1], config.periods, config.schedule_unit)
     plots.adversarial_grid(run.examples, paths[2])
     return paths
 
