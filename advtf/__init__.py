@@ -11,7 +11,7 @@ training            trainer, objectives, optimizers, schedules, callbacks, check
 ensemble, export    mean of probabilities; SavedModels with a manifest
 convert             PyTorch checkpoints of the same architectures into Keras models
 plots               figures, drawn from result files only
-main                the command ``python -m advtf.main``
+main, evaluate      the commands ``python -m advtf.main`` and ``python -m advtf.evaluate``
 ==================  =================================================================================
 
 The names below are imported on first use, so that ``import advtf`` and ``--help`` are immediate.
@@ -44,6 +44,7 @@ _PUBLIC = {
     "build_model": "models",
     "convert_state_dict": "convert",
     "epsilon_schedule": "training.schedules",
+    "evaluate": "evaluate",
     "evaluation_batches": "data",
     "export_classifier": "export",
     "fab": "attacks.fab",

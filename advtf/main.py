@@ -8,11 +8,9 @@ python -m advtf.main --out_dir=runs/x --resume                continue a killed 
 
 import dataclasses
 import json
-import platform
 import shlex
 import sys
 import time
-from importlib.metadata import version
 
 from absl import flags
 
@@ -21,6 +19,7 @@ from advtf.atomic import write_json
 from advtf.config import RunOptions, TrainConfig, from_json, period_epochs, resolve, resolve_options, to_json
 from advtf.dataset_names import require_known
 from advtf.errors import UsageError
+from advtf.manifest import provenance
 from advtf.settings import format_epsilon
 
 
@@ -80,7 +79,7 @@ def _train_and_finish(config, options, run, exports):
     exportdir.create(exports)
     with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
         if not options.resume:
-            write_json(run.config, _provenance() | {"config": to_json(config), "options": to_json(options)})
+            write_json(run.config, provenance() | {"config": to_json(config), "options": to_json(options)})
         try:
             train(trainer, config, options, run, data, devices.rewrite_bfloat16)
             _finish(config, run, exports, data)
@@ -114,7 +113,7 @@ def _finish(config, run, exports, data):
         "results": records,
         "exports": {name: str(p) for name, p in exported.items()},
     }
-    write_json(run.evaluation, _provenance() | summary)
+    write_json(run.evaluation, provenance() | summary)
 
 
 def _stored(run, given, options):
@@ -135,14 +134,6 @@ def _stored(run, given, options):
     earlier = from_json(RunOptions, record.get("options"))
     keep = {name: getattr(options, name) or getattr(earlier, name) for name in ("data_dir", "export_dir")}
     return config, dataclasses.replace(options, **keep)
-
-
-def _provenance():
-    packages = ("advtf", "tensorflow", "keras", "numpy", "tensorflow-datasets")
-    return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "command": shlex.join(sys.argv[1:]),
-    }
 
 
 def _describe_images(data):

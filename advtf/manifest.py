@@ -4,6 +4,8 @@ import importlib.metadata
 import json
 import math
 import platform
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -104,8 +106,13 @@ def is_export(folder: Path) -> bool:
         return False
 
 
+def provenance() -> dict:
+    """Returns what a result file records of its making: the versions and the command line."""
+    return {"versions": _versions(), "command": shlex.join(sys.argv[1:])}
+
+
 def _versions() -> dict:
-    packages = ("advtf", "tensorflow", "keras", "numpy")
+    packages = ("advtf", "tensorflow", "keras", "numpy", "tensorflow-datasets")
     return {"python": platform.python_version()} | {package: _version(package) for package in packages}
 
 

@@ -27,13 +27,13 @@ class _Settings:
     alpha_max: float
     eta: float
     beta: float
-    target_rank: int | None
+    target_rank: int | tf.Tensor | None
 
     def __post_init__(self):
         get_ball(self.norm)
         require_whole("steps", self.steps)
         require_whole("restarts", self.restarts)
-        if self.target_rank is not None:
+        if self.target_rank is not None and not tf.is_tensor(self.target_rank):
             require_whole("target_rank", self.target_rank)
         require_real("alpha_max", self.alpha_max, 0.0, 1.0)
         require_real("eta", self.eta, 1.0, 2.0)
@@ -51,7 +51,7 @@ def fab(
     alpha_max: float = 0.1,
     eta: float = 1.05,
     beta: float = 0.9,
-    target_rank: int | None = None,
+    target_rank: int | tf.Tensor | None = None,
 ) -> Attack:
     """Builds FAB as AutoAttack runs it: an example is broken when its distance found is at most ε.
 
@@ -63,7 +63,8 @@ def fab(
         eta: overshoot of each projection, 1 to 2.
         beta: an adversarial point is pulled back to x + beta·(point − x).
         target_rank: aim at the class of the target_rank-th largest clean logit, the true class left out;
-            None takes the class whose linearised boundary is nearest, at every step.
+            None takes the class whose linearised boundary is nearest, at every step. A scalar integer
+            tensor lets one traced function serve all ranks; its range is not checked.
 
     Returns:
         ``attack(logits_fn, x, y, epsilon, seed) -> x_adv`` with the nearest adversarial point within ε, or
@@ -88,7 +89,7 @@ def fab_distances(
     alpha_max: float = 0.1,
     eta: float = 1.05,
     beta: float = 0.9,
-    target_rank: int | None = None,
+    target_rank: int | tf.Tensor | None = None,
     search_steps: int = 3,
 ) -> Callable:
     """Builds FAB as a measuring tool: the smallest perturbation found, whatever its size.

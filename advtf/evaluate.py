@@ -1,0 +1,148 @@
+"""Attacks a saved classifier and reports its error under each attack and in the worst case.
+
+python -m advtf.evaluate --model=saved_models/digits-lenet-cosine-seed0/last --dataset=digits
+python -m advtf.evaluate --model=saved_models/x/ensemble --attacks=pgd,apgd_ce,apgd_dlr,square --norm=l2
+python -m advtf.evaluate --out_dir=runs/evaluate-x-ensemble --resume      continue a killed evaluation
+
+In Python, ``advtf.evaluate(classifier, x, y, attacks=["autoattack"], epsilon=8/255)`` does the same.
+"""
+
+import functools
+import sys
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from advtf import absl_flags, evaluation_run, rundir
+from advtf.attacks.autoattack import AttackSettings, require_radius
+from advtf.evaluation_run import EvaluateOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from advtf.attacks.report import Evaluation
+
+
+def evaluate(
+    classifier: object,
+    x: "np.ndarray",
+    y: "np.ndarray",
+    attacks: Sequence[str] | str = ("autoattack",),
+    epsilon: float = 8 / 255,
+    norm: str = "linf",
+    *,
+    epsilon_grid: Sequence[float] = (),
+    state_dir: str | Path | None = None,
+    checks: bool = True,
+    say: Callable[[str], None] | None = None,
+    **settings: object,
+) -> "Evaluation":
+    """Attacks a classifier and measures its error, attack by attack and in the worst case.
+
+    Args:
+        classifier: a Keras model, a list of them (attacked as their ensemble), the path of a SavedModel,
+            or any differentiable function from images to logits.
+        x: images (N, H, W, C), uint8 or float in [0, 1].
+        y: integer labels (N,).
+        attacks: names of `advtf.attacks.autoattack.NAMES`; each is measured on its own.
+        epsilon: radius ε for pixels in [0, 1].
+        norm: "linf" or "l2".
+        epsilon_grid: more radii; the worst case over all attacks is measured there.
+        state_dir: folder for what is finished, so that the same call continues after a crash; it is
+            removed at the end.
+        checks: look for masked gradients and random outputs; see `advtf.attacks.checks`.
+        say: called with one line per attack finished.
+        **settings: other fields of `advtf.attacks.autoattack.AttackSettings`: steps, queries, restarts,
+            targets, seed, batch_size, ...
+
+    Raises:
+        UsageError: a bad setting, images or labels that do not fit, not a classifier, or `state_dir`
+            belongs to another evaluation.
+    """
+    chosen = AttackSettings(attacks=attacks, eps=epsilon, norm=norm, **settings)
+    for radius in epsilon_grid:
+        require_radius(radius, norm, "epsilon_grid")
+    from advtf.attacks import replay, worst_case
+
+    target, x, y = _checked(classifier, x, y, chosen.outputs)
+    evaluation = worst_case.evaluate_target(
+        target, x, y, chosen, epsilon_grid=epsilon_grid, state_dir=state_dir, checked=checks, say=say
+    )
+    replay.clear(state_dir)
+    return evaluation
+
+
+def _checked(classifier, x, y, outputs):
+    from advtf import arrays
+    from advtf.augmentation import to_unit_float
+    from advtf.targets import as_target
+
+    x, y = arrays.checked("test", x, y)
+    arrays.class_count([y])
+    x = to_unit_float(x).numpy()
+    return as_target(classifier, x, y, outputs), x, y
+
+
+def main(argv: list[str]) -> None:
+    """Evaluates one classifier; exits with 2 for a mistake, 130 when interrupted."""
+    del argv
+    given = {cls: absl_flags.given_flags(flags.FLAGS, cls) for cls in (AttackSettings, EvaluateOptions)}
+    run, settings, options = evaluation_run.plan(given[AttackSettings], given[EvaluateOptions])
+    if options.resume and run.state() == "finished":
+        print(f"{run.path} is finished; its results are in {run.evaluation}.")
+        return
+    print(evaluation_run.describe(settings, options, run), flush=True)
+    try:
+        _run(run, settings, options)
+    except KeyboardInterrupt:
+        unfinished = run.state() == "unfinished"
+        print(
+            "Interrupted." + (f" Continue with: {evaluation_run.resume_command(run)}" if unfinished else "")
+        )
+        sys.exit(130)
+
+
+def _run(run, settings, options):
+    from advtf import runtime  # everything above answers before TensorFlow starts
+
+    devices = runtime.start(jit=settings.jit, verbose=options.verbose)
+    print(f"{'device':<10}{devices.device}\n", flush=True)
+
+    from advtf import evaluation_files
+    from advtf.attacks import replay, worst_case
+
+    target, images, labels = evaluation_run.load(settings, options)
+    with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
+        evaluation_run.begin(run, settings, options)
+        state = run.path / evaluation_run.STATE
+        evaluation = worst_case.evaluate_target(
+            target,
+            images,
+            labels,
+            settings,
+            epsilon_grid=options.eps_grid,
+            state_dir=state,
+            say=functools.partial(print, flush=True),
+        )
+        written = evaluation_files.write(evaluation, target, images, labels, run, options)
+        replay.clear(state)
+    print(f"\n{evaluation}")
+    for warning in evaluation.warnings:
+        print(f"\nwarning: {warning}")
+    print("\nWrote " + "\n      ".join(map(str, written)))
+
+
+class _CallableModule(types.ModuleType):
+    """Lets ``advtf.evaluate`` be the function, though a module has that name, too."""
+
+    def __call__(self, *args, **kwargs):
+        return evaluate(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallableModule
+
+if __name__ == "__main__":
+    absl_flags.run_command(main, EvaluateOptions, AttackSettings)
