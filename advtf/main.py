@@ -105,7 +105,8 @@ def _finish(config, run, exports, data):
     figures = results.draw_figures(config, run)
     exported = results.export_all(classifiers, records, config, data, exports)
     print(_table(records, config))
-    print("\nWrote " + "\n      ".join(map(str, [run.metrics, run.evaluation, *figures, *exported.values()])))
+    written = [run.metrics, run.evaluation, *figures, *(exports / name for name in exported)]
+    print("\nWrote " + "\n      ".join(map(str, written)))
     attack = {"name": f"PGD-{config.attack_steps}", "norm": config.norm, "epsilon": config.eps}
     attack |= {"relative_step": config.relative_step, "restarts": config.eval_restarts, "seed": config.seed}
     summary = {

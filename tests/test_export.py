@@ -50,7 +50,14 @@ def test_manifest_says_what_the_folder_holds(exported):
     assert manifest["num_classes"] == 4 and manifest["epoch"] == 7
     assert manifest["accuracies"] == {"clean": 0.5, "robust": None}
     assert manifest["versions"]["tensorflow"] == tf.__version__
-    assert set(manifest["versions"]) == {"advtf", "python", "tensorflow", "keras", "numpy", "tensorflow-datasets"}
+    assert set(manifest["versions"]) == {
+        "advtf",
+        "python",
+        "tensorflow",
+        "keras",
+        "numpy",
+        "tensorflow-datasets",
+    }
 
 
 def test_ensemble_round_trip(tmp_path):
