@@ -74,10 +74,6 @@ class EpochLog(keras.callbacks.Callback):
         super().__init__()
         self.examples_per_step = examples_per_step
 
-    def write(self, record: dict[str, float | int | None]) -> None:
-        """Stores one `epoch_record`."""
-        raise NotImplementedError
-
     def on_epoch_begin(self, epoch, logs=None):
         self._first_step = self._step()
         self._trained = self._validated = None
