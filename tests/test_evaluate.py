@@ -6,32 +6,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from attack_helpers import Linear, digits_network, norms
+from attack_helpers import Linear, norms
+from evaluate_helpers import EPSILON, EXPORT, FEW, digits, export_digits
 
 from advtf import evaluate
-from advtf.config import resolve, to_json
 from advtf.ensemble import build_ensemble
 from advtf.errors import UsageError
-from advtf.export import export_classifier
-
-EPSILON = 0.08
-FEW = {"steps": 5, "targets": 1, "queries": 60, "batch_size": 32}
-EXPORT = "saved_models/digits-run/last"
-
-
-def digits():
-    network, x, y = digits_network()
-    return network.func, x, y
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A working directory with one export."""
-    place = tmp_path_factory.mktemp("evaluate")
-    model, x, _ = digits()
-    config = to_json(resolve({"dataset": "digits", "eps": EPSILON, "attack_steps": 7}))
-    export_classifier(model, place / EXPORT, metadata={"config": config}, sample=x[:4])
-    return place
+    return export_digits(tmp_path_factory.mktemp("evaluate"))
 
 
 def test_the_library_call():

@@ -10,34 +10,22 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from attack_helpers import digits_network, norms
+from attack_helpers import norms
+from evaluate_helpers import EPSILON, EXPORT, FEW, digits, export_digits
 from run_helpers import tree
 
 from advtf import evaluate, evaluation_plots, evaluation_run
 from advtf.attacks.replay import Replay
-from advtf.config import resolve, to_json
 from advtf.errors import UsageError
 from advtf.export import export_classifier
 
 ROOT = Path(__file__).parents[1]
-EPSILON = 0.08
-FEW = {"steps": 5, "targets": 1, "queries": 60, "batch_size": 32}
-EXPORT = "saved_models/digits-run/last"
-
-
-def digits():
-    network, x, y = digits_network()
-    return network.func, x, y
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A working directory with one export."""
-    place = tmp_path_factory.mktemp("evaluate")
-    model, x, _ = digits()
-    config = to_json(resolve({"dataset": "digits", "eps": EPSILON, "attack_steps": 7}))
-    export_classifier(model, place / EXPORT, metadata={"config": config}, sample=x[:4])
-    return place
+    return export_digits(tmp_path_factory.mktemp("evaluate"))
 
 
 @pytest.fixture
