@@ -1,7 +1,5 @@
 """Passes in a function of their own: the same values, one trace, the fast kernels, errors as they are."""
 
-import logging
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -74,22 +72,6 @@ def test_a_usage_error_stays_one():
 
     with pytest.raises(UsageError, match="something else"):
         tf.function(lambda x: isolated(refused)(x), autograph=False)(tf.constant(1.0))
-
-
-def test_many_attacks_bring_no_warning_of_retracing():
-    messages = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    model = Linear()
-    x, y = model.batch(2)
-    tf.get_logger().addHandler(handler)
-    try:
-        for steps in range(1, 9):
-            attack = pgd(steps=steps)
-            tf.function(lambda x: attack(model, x, y, 0.1, seed())).get_concrete_function(tf.constant(x))  # noqa: B023
-    finally:
-        tf.get_logger().removeHandler(handler)
-    assert not messages
 
 
 @pytest.mark.slow
