@@ -106,6 +106,7 @@ def test_a_signal_stops_after_saving(tmp_path, reference, owner, call, saved):
     assert_same_run(attempt(tmp_path / "run", SGD).run, reference)
 
 
+@pytest.mark.slow
 def test_batch_norm_and_adam_resume_with_the_same_bits(tmp_path):
     expected = attempt(tmp_path / "whole", BATCH_NORM).run
     with crashing(WeightStatistics, "on_train_batch_end", 5), pytest.raises(Crash):
