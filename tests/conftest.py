@@ -1,4 +1,4 @@
-"""Set before NumPy is imported: with two test processes on two cores, BLAS threads only get in each other's way."""
+"""Set before NumPy is imported: two test processes on two cores would only fight over BLAS threads."""
 
 import os
 
