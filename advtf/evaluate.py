@@ -43,8 +43,8 @@ def evaluate(
     """Attacks a classifier and measures its error, attack by attack and in the worst case.
 
     Args:
-        classifier: a Keras model, a list of them (attacked as their ensemble), the path of a SavedModel,
-            or any differentiable function from images to logits.
+        classifier: a Keras model, a list of them (attacked as their ensemble), a SavedModel's path or what
+            `advtf.load_classifier` made of it, or any differentiable function from images to logits.
         x: images (N, H, W, C), uint8 or float in [0, 1].
         y: integer labels (N,).
         attacks: names of `advtf.attacks.autoattack.NAMES`; each is measured on its own.
