@@ -10,8 +10,12 @@ attacks             balls, losses, PGD, APGD, FAB, Square: ``attack(logits_fn, x
 training            trainer, objectives, optimizers, schedules, callbacks, checkpoints, a whole run
 ensemble, export    mean of probabilities; SavedModels with a manifest
 convert             PyTorch checkpoints of the same architectures into Keras models
-plots               figures, drawn from result files only
-main, evaluate      the commands ``python -m advtf.main`` and ``python -m advtf.evaluate``
+landscape           weights as a vector, Hessian products, Lanczos, surfaces, dynamics, curves
+theory              linear models in closed form
+studies             one module per study of ``advtf.analyze``, over the two above
+plots, figures      figures, drawn from result files only
+main, evaluate,     the commands ``python -m advtf.main``, ``python -m advtf.evaluate`` and
+analyze             ``python -m advtf.analyze``
 ==================  =================================================================================
 
 The names below are imported on first use, so that ``import advtf`` and ``--help`` are immediate.
@@ -23,14 +27,20 @@ import os
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 _PUBLIC = {
+    "AdversarialObjective": "landscape.objective",
     "AdversarialTrainer": "training.trainer",
     "Adam": "training.optimizers",
     "SGD": "training.optimizers",
     "Checkpoint": "training.checkpoint",
     "CheckpointFolder": "training.checkpoint",
+    "CurveScanner": "landscape.curve_scan",
+    "CurveSettings": "landscape.connectivity",
     "EpsilonSchedule": "training.callbacks",
+    "GradientDynamics": "landscape.dynamics",
+    "HessianOperator": "landscape.hvp",
     "JsonLines": "training.logs",
     "PeriodicReset": "training.callbacks",
+    "PerturbationSimilarity": "landscape.similarity",
     "RateSchedule": "training.callbacks",
     "Snapshots": "training.callbacks",
     "StopOnNonFiniteLoss": "training.callbacks",
@@ -38,11 +48,15 @@ _PUBLIC = {
     "UsageError": "errors",
     "WeightStatistics": "training.callbacks",
     "adversarial": "training.objectives",
+    "adversarial_examples": "landscape.objective",
+    "analyze": "analyze",
     "apgd": "attacks.apgd",
     "apgd_targeted": "attacks.apgd",
+    "as_subject": "landscape.subject",
     "build_ensemble": "ensemble",
     "build_model": "models",
     "convert_state_dict": "convert",
+    "dead_units": "landscape.units",
     "epsilon_schedule": "training.schedules",
     "evaluate": "evaluate",
     "evaluation_batches": "data",
@@ -51,19 +65,25 @@ _PUBLIC = {
     "fab_distances": "attacks.fab",
     "fgsm": "attacks.pgd",
     "from_arrays": "data",
+    "lanczos": "landscape.lanczos",
     "load_classifier": "export",
     "load_data": "data",
     "load_snapshot": "training.callbacks",
     "load_torch": "convert",
+    "loss_surface": "landscape.surface",
     "pgd": "attacks.pgd",
+    "power_iteration": "landscape.power",
+    "random_loss": "landscape.random_loss",
     "rate_schedule": "training.schedules",
     "reset_slots": "training.optimizers",
     "robust_error": "attacks.evaluation",
+    "spectral_density": "landscape.density",
     "square": "attacks.square",
     "standard": "training.objectives",
+    "train_curve": "landscape.connectivity",
     "training_batches": "data",
 }
-_RENAMED = {"build_model": "build", "load_data": "load"}
+_RENAMED = {"build_model": "build", "load_data": "load", "loss_surface": "surface"}
 
 __all__ = sorted(_PUBLIC)
 

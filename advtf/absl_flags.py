@@ -165,7 +165,7 @@ def describe(config: TrainConfig, given: Iterable[str]) -> list[tuple[str, str]]
     lines = [
         ("data", _describe_data(config)),
         ("model", _describe_model(config)),
-        ("attack", _describe_attack(config)),
+        ("attack", describe_attack(config)),
         ("method", _describe_method(config)),
         ("epsilon", _describe_epsilon(config)),
         ("optimizer", _describe_optimizer(config)),
@@ -186,7 +186,8 @@ def _describe_model(config: TrainConfig) -> str:
     return ", ".join([config.model, *size, config.activation])
 
 
-def _describe_attack(config: TrainConfig) -> str:
+def describe_attack(config: Any) -> str:
+    """Returns norm, radius, steps and start of PGD in a line, of a TrainConfig or of AnalyzeSettings."""
     start = "no random start" if config.random_start == "none" else f"start {config.random_start}"
     step = format_epsilon(config.relative_step * config.eps)
     return (

@@ -21,6 +21,7 @@ from advtf.settings import (
     numbers,
     parse_value,
     real,
+    relative_step,
     setting,
     step_size,
     switch,
@@ -123,9 +124,7 @@ class TrainConfig(MethodSettings):
     @property
     def relative_step(self) -> float:
         """The attack's step size divided by ε; 1 at ε = 0, where it has no effect."""
-        if self.attack_step_size.endswith("eps"):
-            return float(self.attack_step_size.removesuffix("eps"))
-        return float(self.attack_step_size) / self.eps if self.eps else 1.0
+        return relative_step(self.attack_step_size, self.eps)
 
     @property
     def run_name(self) -> str:
@@ -149,6 +148,9 @@ class RunOptions:
     overwrite: bool = setting("files", switch(), "replace the run in out_dir", False)
     checkpoint_minutes: float = setting(
         "files", real(open_low=True), "between checkpoints inside an epoch", 10.0
+    )
+    dynamics_steps: int | None = setting(
+        "files", whole(1), "record so many first and last updates in dynamics.npz; none: nothing", None
     )
     histograms: bool = setting("files", switch(), "weight histograms in TensorBoard", False)
     verbose: bool = setting("files", switch(), "show TensorFlow's start-up messages", False)

@@ -9,15 +9,15 @@ In Python, ``advtf.evaluate(classifier, x, y, attacks=["autoattack"], epsilon=8/
 
 import functools
 import sys
-import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from advtf import absl_flags, evaluation_run, rundir
+from advtf import absl_flags, evaluation_run, planning, rundir
 from advtf.attacks.autoattack import AttackSettings, require_radius
+from advtf.callable_module import CallableModule
 from advtf.evaluation_run import EvaluateOptions
 
 if TYPE_CHECKING:
@@ -92,17 +92,11 @@ def main(argv: list[str]) -> None:
     given = {cls: absl_flags.given_flags(flags.FLAGS, cls) for cls in (AttackSettings, EvaluateOptions)}
     run, settings, options = evaluation_run.plan(given[AttackSettings], given[EvaluateOptions])
     if options.resume and run.state() == "finished":
-        print(f"{run.path} is finished; its results are in {run.evaluation}.")
+        print(f"{run.path} is finished; its results are in {run.results}.")
         return
     print(evaluation_run.describe(settings, options, run), flush=True)
-    try:
+    with planning.tell_how_to_continue("evaluate", run):
         _run(run, settings, options)
-    except KeyboardInterrupt:
-        unfinished = run.state() == "unfinished"
-        print(
-            "Interrupted." + (f" Continue with: {evaluation_run.resume_command(run)}" if unfinished else "")
-        )
-        sys.exit(130)
 
 
 def _run(run, settings, options):
@@ -116,33 +110,26 @@ def _run(run, settings, options):
 
     target, images, labels = evaluation_run.load(settings, options)
     with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
-        evaluation_run.begin(run, settings, options)
-        state = run.path / evaluation_run.STATE
+        if not options.resume:
+            run.write_config(settings, options)
         evaluation = worst_case.evaluate_target(
             target,
             images,
             labels,
             settings,
             epsilon_grid=options.eps_grid,
-            state_dir=state,
+            state_dir=run.attacked,
             say=functools.partial(print, flush=True),
         )
         written = evaluation_files.write(evaluation, target, images, labels, run, options)
-        replay.clear(state)
+        replay.clear(run.attacked)
     print(f"\n{evaluation}")
     for warning in evaluation.warnings:
         print(f"\nwarning: {warning}")
     print("\nWrote " + "\n      ".join(map(str, written)))
 
 
-class _CallableModule(types.ModuleType):
-    """Lets ``advtf.evaluate`` be the function, though a module has that name, too."""
-
-    def __call__(self, *args, **kwargs):
-        return evaluate(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallableModule
+sys.modules[__name__].__class__ = CallableModule  # advtf.evaluate is the function, too
 
 if __name__ == "__main__":
     absl_flags.run_command(main, EvaluateOptions, AttackSettings)

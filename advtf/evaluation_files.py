@@ -9,7 +9,7 @@ import numpy as np
 from advtf import evaluation_plots
 from advtf.atomic import write_atomically
 from advtf.attacks.report import Evaluation
-from advtf.evaluation_run import EXAMPLES, EvaluateOptions
+from advtf.evaluation_run import EvaluateOptions
 from advtf.manifest import provenance
 from advtf.rundir import RunDirectory
 from advtf.targets import Target
@@ -39,7 +39,7 @@ def write(
     written = []
     run.figures.mkdir(exist_ok=True)
     if options.save_examples:
-        written.append(run.path / EXAMPLES)
+        written.append(run.all_examples)
         _write_examples(written[-1], evaluation, target, x, y, np.arange(len(x)))
     chosen = _extremes(evaluation, x)
     if len(chosen):

@@ -1,5 +1,6 @@
 """Classifiers on disk: a SavedModel and its manifest, reloaded and compared before it gets its name."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ import tensorflow as tf
 from advtf import manifest as manifests
 from advtf.atomic import renamed_into_place
 from advtf.errors import UsageError, nearest, one_of
+from advtf.probabilities import OUTPUTS, are_probabilities, log_probabilities, require_outputs
 
 TOLERANCE = 1e-4  # of the largest output, or of 1: a reloaded graph may fuse what the live one does not
 
@@ -21,14 +23,15 @@ TOLERANCE = 1e-4  # of the largest output, or of 1: a reloaded graph may fuse wh
 class SavedClassifier:
     """A reloaded classifier: call it on images to get logits; differentiable any number of times.
 
-    Works eagerly, in `tf.function`, in `tf.while_loop` and under XLA; always in inference mode.
+    Works eagerly, in `tf.function`, in `tf.while_loop` and under XLA; always in inference mode. Where the
+    SavedModel ends in a softmax, a call takes its logarithm.
 
     Attributes:
         path: the folder it came from.
         manifest: what the export recorded; for a foreign SavedModel, what its signature tells.
         input_shape: (H, W, C); H and W are None where the SavedModel leaves them free.
         num_classes: K.
-        output: "logits" or "log_probabilities"; both serve as logits for a cross-entropy.
+        output: of a call: "logits" or "log_probabilities"; both serve as logits for a cross-entropy.
     """
 
     path: Path
@@ -49,19 +52,27 @@ class SavedClassifier:
             )
         (key,) = self._signature.structured_input_signature[1]
         (output,) = self._signature(**{key: tf.cast(x, tf.float32)}).values()
-        return output
+        return log_probabilities(output) if self.ends_in_softmax else output
+
+    @property
+    def ends_in_softmax(self) -> bool:
+        """Whether the SavedModel itself returns probabilities."""
+        return self.manifest["output"] == "probabilities"
 
 
-def load_classifier(path: str | os.PathLike) -> SavedClassifier:
+def load_classifier(path: str | os.PathLike, outputs: str = "logits") -> SavedClassifier:
     """Loads an exported classifier, or any SavedModel with one image input and one (B, K) output.
 
     Args:
         path: a folder written by `export_classifier`, or by Keras' own `model.export`.
+        outputs: what the SavedModel returns, "logits" or "probabilities". Attacks need logits, for a
+            saturated softmax hides the gradient; the logarithm is the second best.
 
     Raises:
-        UsageError: nothing there, not a SavedModel, damaged, not a classifier, or one that ends in a
-            softmax: attacks need logits, for a saturated softmax hides the gradient.
+        UsageError: nothing there, not a SavedModel, damaged, not a classifier, or one that returns
+            something else than `outputs` says.
     """
+    one_of("outputs", outputs, OUTPUTS)
     if tf.distribute.has_strategy():  # a reloaded graph fails on distributed variables
         raise UsageError("classifiers must be loaded and exported outside strategy.scope()")
     path = Path(path)
@@ -77,11 +88,15 @@ def load_classifier(path: str | os.PathLike) -> SavedClassifier:
     actual = manifests.describe(path.name, manifest["kind"] if manifest else "foreign", shape, classes)
     manifests.check_manifest(path, manifest or actual, actual)
     saved = SavedClassifier(path, manifest or actual, shape, classes, actual["output"], signature, loaded)
-    if manifest is None:
-        probe = [32 if size is None else size for size in shape]
-        images = np.linspace(0, 1, 2 * math.prod(probe)).reshape(2, *probe)
-        _refuse_probabilities(np.asarray(saved(images)), str(path))
+    require_outputs(outputs, _probed(saved), str(path))
+    if outputs == "probabilities":
+        return dataclasses.replace(saved, manifest=actual | {"output": outputs}, output="log_probabilities")
     return saved
+
+
+def _probed(saved: SavedClassifier) -> np.ndarray:
+    shape = [32 if size is None else size for size in saved.input_shape]
+    return np.asarray(saved(np.linspace(0, 1, 2 * math.prod(shape)).reshape(2, *shape)))
 
 
 def export_classifier(
@@ -163,15 +178,13 @@ def _checked_classes(model: keras.Model, sample: np.ndarray, kind: str) -> int:
     values = np.asarray(logits)
     if not np.isfinite(values).all():
         raise UsageError(f"model must return finite logits. Received: NaN or infinity from {model.name}")
-    _refuse_probabilities(values, model.name)
+    if are_probabilities(values):
+        raise UsageError(
+            f"model must return logits; remove the softmax. Received: probabilities from {model.name}"
+        )
     if kind == "ensemble" and np.abs(np.exp(values).sum(axis=1) - 1).max() > 1e-3:
         raise UsageError(f"kind=ensemble needs log-probabilities (build_ensemble). Received: {model.name}")
     return values.shape[1]
-
-
-def _refuse_probabilities(values: np.ndarray, name: str) -> None:
-    if values.min() >= 0 and np.allclose(values.sum(axis=1), 1, atol=1e-5):
-        raise UsageError(f"output must be logits; remove the softmax. Received: probabilities from {name}")
 
 
 def _compare(model: keras.Model, saved: SavedClassifier, sample: np.ndarray) -> None:

@@ -7,20 +7,19 @@ python -m advtf.main --out_dir=runs/x --resume                continue a killed 
 """
 
 import dataclasses
-import json
-import shlex
 import sys
 import time
 
 from absl import flags
 
-from advtf import absl_flags, exportdir, rundir
+from advtf import absl_flags, exportdir, planning, rundir
 from advtf.atomic import write_json
-from advtf.config import RunOptions, TrainConfig, from_json, period_epochs, resolve, resolve_options, to_json
+from advtf.config import RunOptions, TrainConfig, from_json, period_epochs, resolve, resolve_options
 from advtf.dataset_names import require_known
-from advtf.errors import UsageError
 from advtf.manifest import provenance
 from advtf.settings import format_epsilon
+
+KEPT_OPTIONS = ("data_dir", "export_dir", "dynamics_steps")  # of a resumed run, unless given anew
 
 
 def main(argv: list[str]) -> None:
@@ -54,11 +53,8 @@ def main(argv: list[str]) -> None:
     ]:
         print(f"{section:<10}{line}", flush=True)
     began = time.monotonic()
-    try:
+    with planning.tell_how_to_continue("main", run):
         _train_and_finish(config, options, run, exports)
-    except KeyboardInterrupt:
-        print("Interrupted." + ("" if run.state() == "new" else f" Continue with: {_resume_command(run)}"))
-        sys.exit(130)
     print(f"\nFinished in {_duration(time.monotonic() - began)}.")
 
 
@@ -79,20 +75,16 @@ def _train_and_finish(config, options, run, exports):
     exportdir.create(exports)
     with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
         if not options.resume:
-            write_json(run.config, provenance() | {"config": to_json(config), "options": to_json(options)})
+            run.write_config(config, options)
         try:
             train(trainer, config, options, run, data, devices.rewrite_bfloat16)
             _finish(config, run, exports, data)
         except TrainingInterrupted as stopped:
-            print(f"{stopped}. Continue with: {_resume_command(run)}")
+            print(f"{stopped}. Continue with: {planning.resume_command('main', run)}")
             sys.exit(128 + stopped.signal)
         except NonFiniteLoss as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
-
-
-def _resume_command(run):
-    return f"python -m advtf.main --out_dir={shlex.quote(str(run.path))} --resume"
 
 
 def _finish(config, run, exports, data):
@@ -119,21 +111,13 @@ def _finish(config, run, exports, data):
 
 def _stored(run, given, options):
     """Reads a run's configuration; the flags given beside --resume must not contradict it."""
-    try:
-        record = json.loads(run.config.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--resume requires a readable {run.config}. Received: {error}.") from error
+    record = run.read_config()
     config = from_json(TrainConfig, record.get("config"))
-    for name, value in given.items():
-        value = period_epochs(value, config.epochs) if name == "periods" else value
-        stored = getattr(config, name)
-        if value != stored:
-            raise UsageError(
-                f"--resume continues with the settings of the run: {name}={absl_flags.show(stored)}. "
-                f"Received: {name}={absl_flags.show(value)}. Leave it out, or start another run."
-            )
+    if "periods" in given:
+        given = {**given, "periods": period_epochs(given["periods"], config.epochs)}
+    planning.require_same(config, given, "run")
     earlier = from_json(RunOptions, record.get("options"))
-    keep = {name: getattr(options, name) or getattr(earlier, name) for name in ("data_dir", "export_dir")}
+    keep = {name: getattr(options, name) or getattr(earlier, name) for name in KEPT_OPTIONS}
     return config, dataclasses.replace(options, **keep)
 
 

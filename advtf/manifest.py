@@ -46,7 +46,7 @@ def make_manifest(name: str, kind: str, shape: tuple, num_classes: int, metadata
     taken = sorted(own.keys() & metadata.keys())
     if taken:
         raise UsageError(f"metadata must not use the manifest's own keys. Received: {', '.join(taken)}")
-    return own | {str(key): _jsonable(value, str(key)) for key, value in metadata.items()}
+    return own | {str(key): jsonable(value, str(key)) for key, value in metadata.items()}
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
@@ -123,18 +123,26 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _jsonable(value, key: str):
-    """Plain JSON values; non-finite numbers become null, as in the metrics file."""
+def jsonable(value, key: str):
+    """Returns `value` as plain JSON values; non-finite numbers become null, as in the metrics file.
+
+    Args:
+        value: JSON values, NumPy's, paths, and mappings and sequences of them.
+        key: what an error calls it.
+
+    Raises:
+        UsageError: something else is in it.
+    """
     if isinstance(value, Mapping):
-        return {str(name): _jsonable(item, f"{key}.{name}") for name, item in value.items()}
+        return {str(name): jsonable(item, f"{key}.{name}") for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(item, key) for item in value]
+        return [jsonable(item, key) for item in value]
     if isinstance(value, np.ndarray | np.generic):
-        return _jsonable(value.tolist(), key)
+        return jsonable(value.tolist(), key)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, Path):
         return str(value)
-    raise UsageError(f"metadata must be JSON values. Received: {key} of {type(value).__name__}")
+    raise UsageError(f"metadata and results must be JSON values. Received: {key} of {type(value).__name__}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from advtf.errors import UsageError
 from advtf.method_settings import check_method
 from advtf.models import model_size
-from advtf.settings import format_epsilon
+from advtf.settings import format_epsilon, relative_step
 from advtf.training.schedules import epsilon_schedule, rate_schedule
 
 if TYPE_CHECKING:
@@ -44,10 +44,23 @@ def _check_radii(config: "TrainConfig") -> None:
                 f"{name} must be at most {ceiling:g} for {config.norm}, as pixels are in [0, 1]. "
                 f"Received: {name}={value:g}; {value:g} probably means {value:g}/255."
             )
-    if config.relative_step > STEP_CEILING:
+    require_step("attack_step_size", config.attack_step_size, config.eps)
+
+
+def require_step(name: str, step: str, epsilon: float) -> None:
+    """Refuses a step that crosses the ball.
+
+    Args:
+        name: of the setting.
+        step: as `advtf.settings.step_size` reads it.
+
+    Raises:
+        UsageError: it is longer than `STEP_CEILING` times ε.
+    """
+    if relative_step(step, epsilon) > STEP_CEILING:
         raise UsageError(
-            f"attack_step_size must be at most {STEP_CEILING:g} times ε. Received: "
-            f"attack_step_size={config.attack_step_size} at eps={format_epsilon(config.eps)}; try eps/4."
+            f"{name} must be at most {STEP_CEILING:g} times ε. "
+            f"Received: {name}={step} at eps={format_epsilon(epsilon)}; try eps/4."
         )
 
 

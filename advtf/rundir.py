@@ -1,4 +1,4 @@
-"""The directory of one run: what is in it, who may write to it, and where its files are."""
+"""The directory of one run: which one it is, who may write to it, and how an old run in it is removed."""
 
 import contextlib
 import fcntl
@@ -7,101 +7,28 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from advtf import exportdir
 from advtf.errors import UsageError
-
-LOCK = ".lock"
-OWN_FILES = ("evaluation.json", "examples.npz", "metrics.jsonl", "config.json")  # the last one marks a run
-OWN_FOLDERS = ("checkpoints", "snapshots", "tensorboard", "figures")
-
-
-@dataclass(frozen=True)
-class RunDirectory:
-    """Paths of the files a run writes; a contract other tools read."""
-
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """Configuration, versions and command (JSON)."""
-        return self.path / "config.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object per epoch."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def evaluation(self) -> Path:
-        """Final errors and export paths (JSON); written last, so its presence means the run is finished."""
-        return self.path / "evaluation.json"
-
-    @property
-    def examples(self) -> Path:
-        """Clean and adversarial test images with predictions (NPZ)."""
-        return self.path / "examples.npz"
-
-    @property
-    def checkpoints(self) -> Path:
-        """States to resume from."""
-        return self.path / "checkpoints"
-
-    @property
-    def snapshots(self) -> Path:
-        """Classifiers at period ends, best and last."""
-        return self.path / "snapshots"
-
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard event files."""
-        return self.path / "tensorboard"
-
-    @property
-    def figures(self) -> Path:
-        """PNG figures drawn from the files above."""
-        return self.path / "figures"
-
-    def state(self) -> str:
-        """Returns "new" (missing or empty), "finished", "unfinished" or "foreign".
-
-        Raises:
-            UsageError: the path cannot be read or is not a directory.
-        """
-        try:
-            names = {entry.name for entry in self.path.iterdir() if not _is_scratch(entry.name)}
-        except FileNotFoundError:
-            return "new"
-        except OSError as error:
-            raise UsageError(
-                f"out_dir must be a readable directory. Received: {self.path} ({error.strerror})."
-            ) from error
-        if not names:
-            return "new"
-        if not self._is_ours():
-            return "foreign"
-        return "finished" if self.evaluation.name in names else "unfinished"
-
-    def _is_ours(self) -> bool:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            return "advtf" in json.loads(self.config.read_text()).get("versions", {})
-        return False
-
-
-def _is_scratch(name):
-    return name == LOCK or (name.startswith(".") and name.endswith(".partial"))  # of a write that was killed
+from advtf.runfiles import LOCK, OWN_FILES, OWN_FOLDERS, TRAINING, RunDirectory
 
 
 def choose(
-    out_dir: str | None, default: str, *, resume: bool, overwrite: bool, taken: Callable[[Path], bool]
+    out_dir: str | None,
+    default: str,
+    *,
+    kind: str = TRAINING,
+    resume: bool,
+    overwrite: bool,
+    taken: Callable[[Path], bool] = lambda path: False,
 ) -> RunDirectory:
     """Decides where a run goes, without writing anything.
 
     Args:
         out_dir: the user's choice, or None for `default` with the next free number.
         default: path of the default directory.
+        kind: of the run; a directory that holds one of another kind is refused whatever the flags.
         resume: a run must be there; with the default name, the newest unfinished one, else the newest.
         overwrite: a run that is there may be replaced.
         taken: whether a default path is unusable for another reason, such as exports under its name.
@@ -110,9 +37,14 @@ def choose(
         UsageError: the directory holds a run or foreign files and the flags do not say what to do with them.
     """
     if out_dir is None and not overwrite:
-        return _newest(Path(default)) if resume else _next_free(Path(default), taken)
-    run = RunDirectory(Path(out_dir or default))
+        return _newest(Path(default), kind) if resume else _next_free(Path(default), kind, taken)
+    run = RunDirectory(Path(out_dir or default), kind)
     state = run.state()
+    if state == "other":
+        article = "a" if run.found() == TRAINING else "an"
+        raise UsageError(
+            f"out_dir must not hold {article} {run.found()}. Received: {run.path}. Choose another --out_dir."
+        )
     if resume:
         if state in ("new", "foreign"):
             raise UsageError(
@@ -142,18 +74,19 @@ def _numbered(default: Path):
         number += 1
 
 
-def _next_free(default: Path, taken: Callable[[Path], bool]) -> RunDirectory:
-    runs = map(RunDirectory, _numbered(default))
+def _next_free(default: Path, kind: str, taken: Callable[[Path], bool]) -> RunDirectory:
+    runs = (RunDirectory(path, kind) for path in _numbered(default))
     return next(run for run in runs if run.state() == "new" and not taken(run.path))
 
 
-def _newest(default: Path) -> RunDirectory:
+def _newest(default: Path, kind: str) -> RunDirectory:
     numbers = re.compile(re.escape(default.name) + r"(?:-(\d+))?")
     found = {}
     for path in default.parent.glob(f"{default.name}*"):
         match = numbers.fullmatch(path.name)
-        if match and RunDirectory(path).state() in ("finished", "unfinished"):
-            found[int(match[1] or 1)] = RunDirectory(path)
+        run = RunDirectory(path, kind)
+        if match and run.state() in ("finished", "unfinished"):
+            found[int(match[1] or 1)] = run
     if not found:
         raise UsageError(f"--resume requires a run. Received: none at {default}. Give its --out_dir.")
     unfinished = [number for number, run in found.items() if run.state() == "unfinished"]
@@ -206,8 +139,8 @@ def locked(run: RunDirectory, *, resume: bool = False, overwrite: bool = False):
 def _remove_run(run: RunDirectory) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # unfinished: it has exported nothing
         exportdir.remove(json.loads(run.evaluation.read_text()).get("exports", {}).values())
-    for name in OWN_FOLDERS:
+    for name in OWN_FOLDERS[run.kind]:
         if (run.path / name).exists():
             shutil.rmtree(run.path / name)
-    for name in OWN_FILES:
+    for name in OWN_FILES[run.kind]:
         (run.path / name).unlink(missing_ok=True)

@@ -10,6 +10,8 @@ from absl import logging
 
 from advtf.errors import UsageError
 
+BFLOAT16_REWRITE = "auto_mixed_precision_onednn_bfloat16"  # an experimental option of TensorFlow's optimizer
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -92,7 +94,7 @@ def start(
             tf.config.experimental.set_memory_growth(gpu, True)
     chosen = _strategy(tf, strategy, gpus)
     jit_compile = {"auto": "auto", "on": True, "off": False}[jit]
-    compiled = jit == "on" or (jit == "auto" and bool(gpus) and strategy == "none")
+    compiled = compiles(jit) if strategy == "none" else jit == "on"
     return Runtime(
         device=_describe(tf, gpus, strategy, compiled),
         strategy=chosen,
@@ -100,6 +102,13 @@ def start(
         rewrite_bfloat16=precision == "bfloat16" and not gpus,
         jit_compile=jit_compile,
     )
+
+
+def compiles(jit: str) -> bool:
+    """Whether "auto", "on" or "off" means XLA on this machine; "auto" does where there is a GPU."""
+    import tensorflow as tf
+
+    return jit == "on" or (jit == "auto" and bool(tf.config.list_physical_devices("GPU")))
 
 
 def _strategy(tf, name, gpus):
@@ -134,10 +143,16 @@ def bfloat16_rewrite(enabled: bool):
     """
     import tensorflow as tf
 
-    option = "auto_mixed_precision_onednn_bfloat16"
-    before = tf.config.optimizer.get_experimental_options().get(option, False)
-    tf.config.optimizer.set_experimental_options({option: enabled})
+    before = rewrites_to_bfloat16()
+    tf.config.optimizer.set_experimental_options({BFLOAT16_REWRITE: enabled})
     try:
         yield
     finally:
-        tf.config.optimizer.set_experimental_options({option: before})
+        tf.config.optimizer.set_experimental_options({BFLOAT16_REWRITE: before})
+
+
+def rewrites_to_bfloat16() -> bool:
+    """Whether graphs run with oneDNN's automatic bfloat16 rewriting at the moment."""
+    import tensorflow as tf
+
+    return tf.config.optimizer.get_experimental_options().get(BFLOAT16_REWRITE, False)

@@ -130,6 +130,20 @@ def numbers(requirement: str) -> Parser:
     return Parser(convert, f"{requirement}, strictly increasing")
 
 
+def names(requirement: str) -> Parser:
+    """Texts with commas between, each once; ``none`` is an empty list."""
+
+    def convert(value: Any) -> tuple[str, ...]:
+        if isinstance(value, str):
+            value = [] if value.strip().lower() in ("", "none") else value.split(",")
+        result = tuple(item.strip() for item in value)
+        if not all(result) or len(set(result)) < len(result):
+            raise ValueError("empty or repeated")
+        return result
+
+    return Parser(convert, f"{requirement} with commas between, each once")
+
+
 def step_size() -> Parser:
     """A step in pixels (``0.01``, ``2/255``) or in units of ε (``0.25eps``, ``eps/4``), as canonical text."""
 
@@ -147,6 +161,13 @@ def step_size() -> Parser:
     return Parser(convert, "a positive size such as 0.01 or 2/255, or a part of ε such as eps/4 or 0.25eps")
 
 
+def relative_step(step: str, epsilon: float) -> float:
+    """Returns a step of `step_size` divided by ε; 1 for a length at ε = 0, where it has no effect."""
+    if step.endswith("eps"):
+        return float(step.removesuffix("eps"))
+    return float(step) / epsilon if epsilon else 1.0
+
+
 def is_optional(field: dataclasses.Field) -> bool:
     """Whether the declared type admits None."""
     return type(None) in typing.get_args(field.type)
@@ -159,7 +180,7 @@ def parse_value(field: dataclasses.Field, value: Any) -> Any:
         UsageError: the field's parser refuses it.
     """
     parser = field.metadata["parser"]
-    if is_optional(field) and (value is None or value == "none"):
+    if is_optional(field) and (value is None or (value == "none" and "none" not in parser.choices)):
         return None
     try:
         return parser.convert(value)
@@ -181,8 +202,8 @@ def normalise(settings: Any) -> None:
 
 
 def format_epsilon(value: float) -> str:
-    """Returns ``8/255`` for a whole number of 255ths up to 64, a short decimal such as ``0.4`` otherwise."""
+    """Returns ``8/255`` for a whole number of 255ths up to 64, a decimal such as ``0.4`` else."""
     levels = value * 255
-    if 0 < value <= 64 / 255 and abs(levels - round(levels)) < 1e-9:
+    if round(value, 2) != value and 0 < value <= 64 / 255 and abs(levels - round(levels)) < 1e-9:
         return f"{round(levels)}/255"
     return f"{value:.4g}"

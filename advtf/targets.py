@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,8 +11,7 @@ import tensorflow as tf
 from advtf.ensemble import build_ensemble
 from advtf.errors import UsageError
 from advtf.export import SavedClassifier, load_classifier
-
-LEAST_PROBABILITY = 1e-12  # below it a probability has no logarithm worth climbing
+from advtf.probabilities import log_probabilities, require_outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,18 +22,21 @@ class Target:
         logits_fn: float32 (B, H, W, C) in [0, 1] -> float32 (B, K).
         num_classes: K.
         name: for tables and files.
+        ends_in_softmax: the logits are logarithms of probabilities, which may have been rounded.
     """
 
     logits_fn: Callable[[tf.Tensor], tf.Tensor]
     num_classes: int
     name: str
+    ends_in_softmax: bool = False
 
 
 def as_target(classifier: object, x: np.ndarray, y: np.ndarray, outputs: str = "logits") -> Target:
-    """Makes a target of a Keras model, a list of them (their ensemble), a SavedModel's path or a function.
+    """Makes a target of a Keras model, a list of them (their ensemble), a SavedModel or a function.
 
     Args:
-        classifier: maps images to logits; a Keras model is run in inference mode.
+        classifier: maps images to logits; a Keras model is run in inference mode. A SavedModel is given by
+            its path or loaded.
         x: images float32 (N, H, W, C) in [0, 1]; the first ones are tried.
         y: labels int32 (N,).
         outputs: "logits", or "probabilities" of a classifier that ends in a softmax.
@@ -43,34 +44,40 @@ def as_target(classifier: object, x: np.ndarray, y: np.ndarray, outputs: str = "
     Raises:
         UsageError: not a classifier of these images, or its outputs are not what was said.
     """
-    function, name = _function(classifier, outputs)
-    probe = tf.constant(x[:16])
-    try:
-        values = np.asarray(function(probe))
-    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"classifier must accept images {x.shape[1:]}. Received: {reason}") from error
-    if values.ndim != 2 or len(values) != len(probe) or values.shape[1] < 2:
-        raise UsageError(f"classifier must return (batch, classes). Received: {values.shape} from {name}.")
+    if isinstance(classifier, str | os.PathLike):
+        classifier = load_classifier(classifier, outputs)
+    function, name = _function(classifier)
+    values = _tried(function, name, x[:16])
     if y.max() >= values.shape[1]:
         raise UsageError(
             f"labels must be in [0, {values.shape[1]}), the classes of {name}. Received: label {y.max()}. "
             "Give the data the classifier was trained on."
         )
-    probabilities = values.min() >= 0 and np.allclose(values.sum(axis=1), 1, atol=1e-4)
-    if probabilities != (outputs == "probabilities"):
-        received = "probabilities" if probabilities else "other values"
-        remedy = (
-            "Remove the softmax, or say outputs=probabilities." if probabilities else "Use outputs=logits."
-        )
-        raise UsageError(f"classifier must return {outputs}. Received: {received} from {name}. {remedy}")
-    return Target(_log(function) if probabilities else _float32(function), values.shape[1], name)
+    if isinstance(classifier, SavedClassifier) and classifier.ends_in_softmax:
+        return Target(classifier, values.shape[1], name, True)
+    require_outputs(outputs, values, name)
+    ends_in_softmax = outputs == "probabilities"
+    return Target(_logits_of(function, ends_in_softmax), values.shape[1], name, ends_in_softmax)
 
 
-def _function(classifier, outputs):
-    if isinstance(classifier, str | os.PathLike):
-        path = Path(classifier)
-        return _saved(path, outputs), "/".join(path.absolute().parts[-2:])
+def _tried(function, name, x):
+    try:
+        values = np.asarray(function(tf.constant(x)))
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"classifier must accept images {x.shape[1:]}. Received: {reason}") from error
+    if values.ndim != 2 or len(values) != len(x) or values.shape[1] < 2:
+        raise UsageError(f"classifier must return (batch, classes). Received: {values.shape} from {name}.")
+    return values
+
+
+def _logits_of(function, ends_in_softmax):
+    if ends_in_softmax:
+        return lambda x: log_probabilities(function(x))
+    return lambda x: tf.cast(function(x), tf.float32)
+
+
+def _function(classifier):
     if isinstance(classifier, SavedClassifier):
         return classifier, "/".join(classifier.path.absolute().parts[-2:])
     if isinstance(classifier, Sequence):
@@ -83,30 +90,3 @@ def _function(classifier, outputs):
             f"Received: {type(classifier).__name__}."
         )
     return classifier, getattr(classifier, "__name__", type(classifier).__name__)
-
-
-def _saved(path, outputs):
-    try:
-        return load_classifier(path)
-    except UsageError as error:
-        if outputs != "probabilities" or "softmax" not in str(error):
-            raise
-    # The one thing load_classifier refused is what was asked for.
-    loaded = tf.saved_model.load(str(path))
-    signature = loaded.signatures["serving_default"]
-    (key,) = signature.structured_input_signature[1]
-
-    def probabilities(x):
-        (output,) = signature(**{key: x}).values()
-        return output
-
-    probabilities.loaded = loaded  # its variables die with it
-    return probabilities
-
-
-def _float32(function):
-    return lambda x: tf.cast(function(x), tf.float32)
-
-
-def _log(function):
-    return lambda x: tf.math.log(tf.maximum(tf.cast(function(x), tf.float32), LEAST_PROBABILITY))

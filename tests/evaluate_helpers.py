@@ -18,6 +18,7 @@ def digits():
 def export_digits(place):
     """Exports the network under `place` and returns `place`."""
     model, x, _ = digits()
-    config = to_json(resolve({"dataset": "digits", "eps": EPSILON, "attack_steps": 7}))
+    network = {"dataset": "digits", "width": 2, "activation": "softplus"}
+    config = to_json(resolve({**network, "eps": EPSILON, "attack_steps": 7}))
     export_classifier(model, place / EXPORT, metadata={"config": config}, sample=x[:4])
     return place

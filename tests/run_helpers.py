@@ -1,6 +1,7 @@
 """What the tests of whole runs share: reading results, and the bits that must not change."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +31,9 @@ def tree(folder):
     """Every path below `folder` with its size and time of change."""
     found = sorted(Path(folder).rglob("*"))
     return {str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns) for p in found}
+
+
+def children_seconds():
+    """Processor time of all processes started so far and ended; unlike a clock, it ignores other work."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -86,7 +86,7 @@ def test_relative_step_keeps_the_absolute_size_when_epsilon_changes():
     ("value", "shown"),
     [
         (8 / 255, "8/255"), (0.4, "0.4"), (0.0, "0"), (16 / 255, "16/255"), (64 / 255, "64/255"),
-        (65 / 255, "0.2549"), (0.031, "0.031"), (0.2, "51/255"), (1.0, "1"),
+        (65 / 255, "0.2549"), (0.031, "0.031"), (0.2, "0.2"), (1.0, "1"),
     ],
 )  # fmt: skip
 def test_format_epsilon(value, shown):

@@ -12,6 +12,7 @@ from evaluate_helpers import EPSILON, EXPORT, FEW, digits, export_digits
 from advtf import evaluate
 from advtf.ensemble import build_ensemble
 from advtf.errors import UsageError
+from advtf.export import load_classifier
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +90,36 @@ def test_probabilities_are_refused_or_taken_as_such(tmp_path):
     softmax = keras.Sequential([model, keras.layers.Softmax()])
     softmax.build(model.input_shape)
     softmax.export(str(tmp_path / "softmax"), verbose=False)
+    same = evaluate(model, x, y, "pgd", EPSILON, checks=False, **FEW)
+    taken = {"outputs": "probabilities", "checks": False, **FEW}
     for target in (softmax, tmp_path / "softmax"):
-        with pytest.raises(UsageError, match=r"[Rr]emove the softmax"):
+        with pytest.raises(UsageError, match="remove the softmax, or say outputs=probabilities"):
             evaluate(target, x, y, "pgd", EPSILON, **FEW)
-        found = evaluate(target, x, y, "pgd", EPSILON, outputs="probabilities", checks=False, **FEW)
-        same = evaluate(model, x, y, "pgd", EPSILON, checks=False, **FEW)
+        found = evaluate(target, x, y, "pgd", EPSILON, **taken)
         assert abs(found.robust_error - same.robust_error) <= 100 / 64
         assert "logarithms of probabilities" in found.warnings[0]
-    with pytest.raises(UsageError, match="Use outputs=logits"):
+    with pytest.raises(UsageError, match="use outputs=logits"):
         evaluate(model, x, y, "pgd", EPSILON, outputs="probabilities", **FEW)
+
+
+def test_a_loaded_softmax_is_attacked_like_its_path(tmp_path):
+    model, x, y = digits()
+    softmax = keras.Sequential([model, keras.layers.Softmax()])
+    softmax.build(model.input_shape)
+    softmax.export(str(tmp_path / "softmax"), verbose=False)
+    loaded = load_classifier(tmp_path / "softmax", outputs="probabilities")
+    # It returns logarithms already, so neither word may take another one.
+    results = [
+        evaluate(target, x, y, "pgd", EPSILON, outputs=outputs, checks=False, **FEW)
+        for target, outputs in [
+            (tmp_path / "softmax", "probabilities"),
+            (loaded, "probabilities"),
+            (loaded, "logits"),
+        ]
+    ]
+    for found in results:
+        np.testing.assert_array_equal(found.adversarial, results[0].adversarial)
+        assert "logarithms of probabilities" in found.warnings[0]
 
 
 def test_warnings_reach_the_result():

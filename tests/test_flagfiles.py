@@ -61,6 +61,18 @@ def expectations() -> dict[str, dict]:
     for rate in ("1e-4", "3e-4", "1e-3"):
         warmup = dict(eps_sched="constant", eps_max=None, lr=float(rate), lr_sched="warmup", lr_warmup=0.1)
         expected[f"mnist_lenet_lrwarmup_{rate}"] = {**MNIST, **warmup}
+    return expected | dynamics()
+
+
+def dynamics() -> dict[str, dict]:
+    constant = dict(eps_sched="constant", eps_max=None)
+    expected = {}
+    for tenths in range(5):
+        name = f"mnist_lenet_dynamics_eps{'0.' if tenths else ''}{tenths}"
+        expected[name] = {**MNIST, **constant, "eps": tenths / 10, "attack_steps": 10 * tenths + 10}
+    for level in (0, 2, 4, 8):
+        resnet = {**CIFAR, **CIFAR_OPTIMIZER["resnet18"], **constant, "eps": level / 255}
+        expected[f"cifar10_resnet18_dynamics_eps{level}"] = resnet
     return expected
 
 
@@ -72,7 +84,8 @@ def parsed(name: str, *more: str) -> dict:
     define_flags(TrainConfig, RunOptions, flag_values=values)
     rest = values(["test", f"--flagfile={FOLDER / name}.flags", *more])
     assert rest == ["test"]
-    assert given_flags(values, RunOptions) == {}
+    updates = {"mnist": 500, "cifar10": 2000}[name.split("_")[0]]
+    assert given_flags(values, RunOptions) == ({"dynamics_steps": updates} if "dynamics" in name else {})
     return given_flags(values, TrainConfig)
 
 
@@ -85,14 +98,15 @@ def test_resolves_to_the_published_settings(name):
     config = resolve(parsed(name))
     for setting, value in EXPECTED[name].items():
         assert getattr(config, setting) == pytest.approx(value), setting
-    assert config.relative_step * config.eps == pytest.approx(0.01 if "mnist" in name else 2 / 255)
+    step = 0.01 if "mnist" in name else 2 / 255 * EXPECTED[name]["eps"] / (8 / 255)
+    assert config.relative_step * config.eps == pytest.approx(step if config.eps else 0)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_header_names_the_command_and_the_held_out_data(name):
     content = (FOLDER / f"{name}.flags").read_text()
     assert f"python -m advtf.main --flagfile=flags/{name}.flags" in content
-    assert re.search(r"Liu et al\. 2020, (Table 1|Figure 1[34])", content)
+    assert re.search(r"Liu et al\. 2020, (Table 1|Figure 1[34]|Figures [28] and 11)", content)
     assert f"holds out {preset('mnist')['val_fraction']:.0%}" in content
 
 

@@ -167,3 +167,39 @@ def test_a_manifest_that_does_not_fit_is_refused(copy, change, message):
 def test_a_manifest_of_another_program_leaves_a_foreign_savedmodel(copy):
     (copy / "manifest.json").write_text('{"name": "web app"}')
     assert load_classifier(copy).manifest["kind"] == "foreign"
+
+
+def softmax_export(folder):
+    network(head="softmax").export(str(folder), verbose=False)
+    return folder
+
+
+def test_a_softmax_can_be_loaded_and_gives_its_logarithm(tmp_path):
+    saved = load_classifier(softmax_export(tmp_path / "softmax"), outputs="probabilities")
+    logits = network()(batch(), training=False)
+    np.testing.assert_allclose(saved(batch()), tf.nn.log_softmax(logits), atol=1e-5)
+    assert (saved.output, saved.manifest["output"]) == ("log_probabilities", "probabilities")
+    assert (saved.ends_in_softmax, saved.manifest["kind"]) == (True, "foreign")
+    x, y = tf.constant(batch()), np.arange(5) % 4
+    expected = gradients(lambda x: network()(x, training=False), x, y, tf.ones_like(x))[0]
+    np.testing.assert_allclose(gradients(saved, x, y, tf.ones_like(x))[0], expected, atol=1e-5)
+
+
+def test_a_saturated_softmax_has_a_finite_logarithm(tmp_path):
+    image = keras.Input(SHAPE)
+    scores = 1000.0 * keras.layers.Flatten()(image)[:, :4]
+    keras.Model(image, keras.layers.Softmax()(scores)).export(str(tmp_path / "sure"), verbose=False)
+    values = load_classifier(tmp_path / "sure", outputs="probabilities")(batch()).numpy()
+    assert values.max() == 0 and values.min() == pytest.approx(np.log(1e-12))
+
+
+def test_outputs_must_be_what_the_savedmodel_returns(model, exported, tmp_path):
+    with pytest.raises(UsageError, match=r"must return logits. Received: probabilities; remove the softmax"):
+        load_classifier(softmax_export(tmp_path / "softmax"))
+    model.export(str(tmp_path / "foreign"), verbose=False)
+    for folder in (exported, tmp_path / "foreign"):
+        with pytest.raises(UsageError, match=r"must return probabilities. Received: other values"):
+            load_classifier(folder, outputs="probabilities")
+        assert not load_classifier(folder).ends_in_softmax
+    with pytest.raises(UsageError, match="outputs must be one of logits, probabilities"):
+        load_classifier(exported, outputs="softmax")

@@ -21,6 +21,7 @@ mirrored = start(strategy="mirrored")
 import keras
 import numpy as np
 from advtf.attacks.pgd import pgd
+from advtf.landscape.dynamics import GradientDynamics
 from advtf.models.layers import Layers
 from advtf.training.optimizers import SGD
 from advtf.training.trainer import AdversarialTrainer
@@ -49,11 +50,16 @@ def train(strategy, attack, size, count, steps=None):
         trainer = AdversarialTrainer(classifier(keras.regularizers.L2(0.01)), attack, 0.1)
         trainer.compile(SGD(0.1, momentum=0.9, l2=0.01))
     stream = data(size, count)
-    history = trainer.fit(stream, epochs=2, steps_per_epoch=steps, verbose=0, shuffle=False).history
+    log = GradientDynamics(trainer.classifier, "unused", updates=9, total=9)
+    log._write = lambda: None
+    history = trainer.fit(
+        stream, epochs=2, steps_per_epoch=steps, callbacks=[log], verbose=0, shuffle=False
+    ).history
     measured = [trainer.evaluate(data(6, n), verbose=0, return_dict=True) for n in (5, 8)]
     return {
         "weights": [w.tolist() for w in trainer.classifier.get_weights()],
         "history": history, "measured": measured, "norm": float(trainer.gradient_norm.numpy()),
+        "dynamics": log.rows,
     }
 
 
@@ -64,6 +70,29 @@ for name, strategy in {"single": single, "mirrored": mirrored.strategy}.items():
     report[name] = {
         "stream": train(strategy, still, 4, 24, steps=3), "ragged": train(strategy, still, 6, 16)
     }
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from advtf import data as images
+from advtf import jsonl
+from advtf.config import RunOptions, resolve
+from advtf.rundir import RunDirectory
+from advtf.training import run as whole
+
+config = resolve({
+    "epochs": 2, "steps_per_epoch": 2, "periods": "1", "random_start": "none", "attack_steps": 2, "width": 1,
+    "schedule_unit": "step", "reset_optimizer": True, "seed": 3,
+})
+digits = images.load("digits", val_fraction=0.1)
+for name, runtime in {
+    "single": dataclasses.replace(mirrored, strategy=single), "mirrored": mirrored
+}.items():
+    run = RunDirectory(Path(tempfile.mkdtemp()))
+    trainer = whole.build_trainer(config, digits, runtime)
+    whole.train(trainer, config, RunOptions(dynamics_steps=2), run, digits, report=lambda line: None)
+    report[name]["epochs"] = jsonl.read(run.metrics)
+    report[name]["snapshots"] = sorted(path.name for path in run.snapshots.iterdir())
 
 seeds = []
 
@@ -109,10 +138,19 @@ def test_equals_the_single_device_run(report, kind):
     for one, two in zip(single["weights"], mirrored["weights"], strict=True):
         np.testing.assert_allclose(two, one, atol=3e-6)
     assert mirrored["norm"] == pytest.approx(single["norm"], rel=1e-4)
+    np.testing.assert_allclose(mirrored["dynamics"], single["dynamics"], rtol=1e-4)
     for one, two in zip(single["measured"], mirrored["measured"], strict=True):
         assert two == pytest.approx(one, rel=1e-5)
     for name, values in single["history"].items():
         assert mirrored["history"][name] == pytest.approx(values, rel=1e-5)
+
+
+def test_a_whole_run_equals_the_single_device_one(report):
+    single, mirrored = report["single"], report["mirrored"]
+    assert mirrored["snapshots"] == single["snapshots"] and "last.npz" in single["snapshots"]
+    for one, two in zip(single["epochs"], mirrored["epochs"], strict=True):
+        for name in ("loss", "val_loss", "gradient_norm", "distance_from_init", "epsilon", "learning_rate"):
+            assert two[name] == pytest.approx(one[name], rel=1e-4), name
 
 
 def test_replicas_draw_different_starts(report):

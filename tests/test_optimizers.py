@@ -248,6 +248,7 @@ print(json.dumps([[weights(s, m) for s in (tf.distribute.get_strategy(), mirrore
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_equal_one_device():
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(MIRRORED)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]

@@ -1,25 +1,20 @@
 """A training that dies at any point continues with the bits of one that did not; real kills: test_main."""
 
 import signal
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from resume_helpers import RUNTIME, Crash, attempt, crashing
 from run_helpers import epoch_values, snapshot_bits
 
 from advtf import atomic, data
-from advtf.config import RunOptions, resolve
+from advtf.config import resolve
 from advtf.errors import UsageError
-from advtf.rundir import RunDirectory
-from advtf.runtime import Runtime
 from advtf.training.callbacks import Snapshots, WeightStatistics
 from advtf.training.checkpoint import Checkpoint, CheckpointFolder, TrainingInterrupted
 from advtf.training.logs import TensorBoard
-from advtf.training.run import build_trainer, train
+from advtf.training.run import build_trainer
 
-RUNTIME = Runtime("CPU", tf.distribute.get_strategy(), "float32", False, "auto")
 # Everything that could lose its place: momentum, per-step schedules, augmentation, restarts, rate drops.
 SGD = dict(
     model="mlp", width=1, optimizer="sgd", nesterov=True, weight_decay=1e-3, lr=0.05, lr_sched="step",
@@ -29,47 +24,6 @@ SGD = dict(
 BATCH_NORM = dict(
     model="resnet18", width=1, attack_steps=1, epochs=2, steps_per_epoch=3, batch_size=16, periods=(), lr=0.01
 )
-EVERY_STEP = 1e-9  # minutes between checkpoints
-
-
-class Crash(BaseException):
-    """What kill -9 leaves in memory: nothing."""
-
-
-@dataclass
-class Attempt:
-    run: RunDirectory
-    reports: list
-
-
-def attempt(folder, settings, minutes=EVERY_STEP):
-    """Trains in `folder`, as the command would: from the newest checkpoint if there is one."""
-    config = resolve(settings)
-    digits = data.load("digits", val_fraction=config.val_fraction)
-    run, reports = RunDirectory(folder), []
-    folder.mkdir(exist_ok=True)
-    options = RunOptions(checkpoint_minutes=minutes)
-    trainer = build_trainer(config, digits, RUNTIME)
-    train(trainer, config, options, run, digits, report=reports.append)
-    return Attempt(run, reports)
-
-
-@contextmanager
-def crashing(owner, name, call, happening=None):
-    """Within, call number `call` of a function does `happening`, by default the end of the process."""
-    original, calls = getattr(owner, name), []
-
-    def counted(*arguments, **options):
-        calls.append(name)
-        if len(calls) == call:
-            if happening is None:
-                raise Crash
-            happening()
-        return original(*arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, counted)
-        yield
 
 
 def assert_same_run(run, reference):
@@ -152,6 +106,7 @@ def test_a_signal_stops_after_saving(tmp_path, reference, owner, call, saved):
     assert_same_run(attempt(tmp_path / "run", SGD).run, reference)
 
 
+@pytest.mark.slow
 def test_batch_norm_and_adam_resume_with_the_same_bits(tmp_path):
     expected = attempt(tmp_path / "whole", BATCH_NORM).run
     with crashing(WeightStatistics, "on_train_batch_end", 5), pytest.raises(Crash):

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from advtf.config import RunOptions, resolve
 from advtf.errors import UsageError
-from advtf.rundir import RunDirectory, choose, locked
+from advtf.rundir import choose, locked
+from advtf.runfiles import OWN_FILES, OWN_FOLDERS, RunDirectory
 
 OURS = {"versions": {"advtf": "0.1.0"}}
 HOLDER = """
@@ -238,3 +240,51 @@ def test_a_place_that_cannot_be_written_is_named(path):
         locked(RunDirectory(Path(path))),
     ):
         pass
+
+
+# Kinds
+
+
+def made(path, kind, *, finished=True):
+    """A run of this kind, as its command leaves it."""
+    run = RunDirectory(path, kind)
+    path.mkdir()
+    for name in (*OWN_FILES[kind], "notes.txt"):
+        (path / name).write_text("{}")
+    for name in OWN_FOLDERS[kind]:
+        (path / name / "deeper").mkdir(parents=True)
+    run.write_config(resolve({}), RunOptions())
+    if not finished:
+        run.results.unlink()
+    return run
+
+
+@pytest.mark.parametrize("kind", OWN_FILES)
+@pytest.mark.parametrize("finished", [True, False])
+def test_each_command_knows_its_own_runs_and_leaves_the_others_alone(tmp_path, kind, finished):
+    run = made(tmp_path / "run", kind, finished=finished)
+    before = tree(tmp_path)
+    assert run.found() == kind and run.state() == ("finished" if finished else "unfinished")
+    for other in OWN_FILES.keys() - {kind}:
+        assert RunDirectory(run.path, other).state() == "other"
+        for flags in ({}, {"overwrite": True}, {"resume": True}):
+            switches = {"resume": False, "overwrite": False, **flags}
+            with pytest.raises(UsageError, match=f"must not hold an? {kind}. Received: {run.path}"):
+                choose(str(run.path), "", kind=other, **switches)
+        with pytest.raises(UsageError, match="requires a run"):
+            choose(None, str(run.path), kind=other, resume=True, overwrite=False)
+        assert choose(None, str(run.path), kind=other, resume=False, overwrite=False).path.name == "run-2"
+    assert choose(str(run.path), "", kind=kind, resume=False, overwrite=True) == run
+    assert choose(None, str(run.path), kind=kind, resume=True, overwrite=False) == run
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", OWN_FILES)
+def test_overwriting_removes_what_its_command_wrote(tmp_path, kind):
+    run = made(tmp_path / "run", kind)
+    with locked(run, overwrite=True):
+        assert {path.name for path in run.path.iterdir()} == {".lock", "notes.txt"}
+
+
+def test_a_run_of_no_kind_is_a_training(tmp_path):
+    assert RunDirectory(make(tmp_path / "run", "unfinished")).found() == "training"

@@ -7,7 +7,9 @@ import tensorflow as tf
 
 from advtf.attacks.ascent import climb, select, unfinished
 from advtf.attacks.balls import TINY, get_ball, l2_norms
+from advtf.attacks.keyed_random import fold_in
 from advtf.attacks.losses import get_loss, is_correct, target_class, targeted_dlr
+from advtf.attacks.passes import isolated
 from advtf.attacks.pgd import Attack, as_attack
 from advtf.errors import UsageError, require_real, require_whole
 
@@ -109,8 +111,7 @@ def _build(norm, steps, restarts, rho, alpha, choose_loss):
 
 def _start(ball, x, epsilon, seed, restart):
     # The first start is that of a single run, so that more restarts are never weaker.
-    other_seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(restart, tf.int64), alg="philox")
-    point = ball.random_point(tf.shape(x), 1.0, tf.where(restart == 0, seed, other_seed))
+    point = ball.random_point(tf.shape(x), 1.0, tf.where(restart == 0, seed, fold_in(seed, restart)))
     axes = list(range(1, x.shape.rank))
     length = l2_norms(point) if ball.norm == "l2" else tf.reduce_max(tf.abs(point), axis=axes, keepdims=True)
     return tf.clip_by_value(x + epsilon * point / (length + TINY), 0.0, 1.0)
@@ -131,4 +132,4 @@ def _evaluation(logits_fn, loss, y):
             )
         return losses, is_correct(y, logits) < 1, gradient
 
-    return evaluate
+    return isolated(evaluate)

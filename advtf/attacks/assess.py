@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from advtf import runtime
 from advtf.attacks.autoattack import AttackSettings
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.pgd import NEGLIGIBLE_EPSILON, LogitsFn
@@ -73,9 +74,10 @@ class Engine:
         settings: AttackSettings,
     ):
         self.x, self.y, self._settings = x, y, settings
+        # An image draws its random numbers under its own pixels, wherever it stands and in whatever company.
+        self._keys = np.array([zlib.crc32(image.tobytes()) for image in x], np.uint32).view(np.int32)
         self._size = min(settings.batch_size, len(x))
-        on_gpu = bool(tf.config.list_physical_devices("GPU"))
-        self._compiled = settings.jit == "on" or (settings.jit == "auto" and on_gpu)
+        self._compiled = runtime.compiles(settings.jit)
         self._stages = Stages(logits_fn, x.shape[1:], num_classes, settings, self._compiled)
         self._judge = _judge_of(logits_fn, x.shape[1:])
         wrong, self.clean_loss = self._judged(np.arange(len(x)), x)
@@ -165,7 +167,7 @@ class Engine:
             if saved:
                 done = Stored.from_arrays(saved)
             else:
-                seed = self._seed(task.name, *((0, 0) if stages[0].keyed else (work.stages, batch)))
+                seed = self._seed(task.name, 0 if stages[0].continued else work.stages)
                 rest = [array[chosen] for array in carried]
                 done = self._attacked(stages[0], task.epsilon, seed, task.rows[chosen], rest)
                 self.replay.put(file, done.arrays())
@@ -177,16 +179,17 @@ class Engine:
             bar.update(done.spent.forward + done.spent.backward)
         return Stored(points, carried, spent, work.stages + 1)
 
-    def _seed(self, name, stage, batch):
-        return np.array([self._settings.seed, zlib.crc32(f"{name}/{stage}/{batch}".encode())], np.int64)
+    def _seed(self, name, stage):
+        return np.array([self._settings.seed, zlib.crc32(f"{name}/{stage}".encode())], np.int64)
 
     def _attacked(self, stage: Stage, epsilon, seed, rows, carried):
         began, count = time.monotonic(), len(rows)
         # XLA compiles anew for every shape, so a last batch is filled up by repeating it; without XLA it is
         # cheaper as it is.
         filled = np.resize(np.arange(count), self._size if self._compiled else count)
-        keys = rows[filled].astype(np.int32)
-        batch = Batch(self.x[keys], self.y[keys], keys, tuple(array[filled] for array in carried))
+        taken = rows[filled]
+        carried = tuple(array[filled] for array in carried)
+        batch = Batch(self.x[taken], self.y[taken], self._keys[taken], carried)
         result = stage.run(batch, epsilon, seed)
         points = Points(result.x_adv[:count], result.broken[:count], result.loss[:count])
         passes = count * stage.forward, count * stage.backward

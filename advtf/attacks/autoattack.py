@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from advtf.errors import UsageError, one_of
-from advtf.rules import EPSILON_CEILING, STEP_CEILING
-from advtf.settings import Parser, choice, normalise, real, setting, step_size, whole
+from advtf.rules import EPSILON_CEILING, require_step
+from advtf.settings import Parser, choice, normalise, real, relative_step, setting, step_size, whole
 
 # name -> the fewest classes its loss is defined for; each is one attack from first step to last
 COMPONENTS = {
@@ -79,11 +79,7 @@ class AttackSettings:
         for name in self.attacks:
             one_of("attacks", name, NAMES)
         require_radius(self.eps, self.norm)
-        if self.relative_step("pgd", self.eps) > STEP_CEILING:
-            raise UsageError(
-                f"pgd_step_size must be at most {STEP_CEILING:g} times ε. "
-                f"Received: pgd_step_size={self.pgd_step_size} at eps={self.eps:g}; try eps/4."
-            )
+        require_step("pgd_step_size", self.pgd_step_size, self.eps)
 
     @property
     def suites(self) -> dict[str, tuple[str, ...]]:
@@ -98,9 +94,7 @@ class AttackSettings:
     def relative_step(self, component: str, epsilon: float) -> float:
         """Step of ``pgd`` or ``pgd100`` divided by ε; 1 at ε = 0, where it has no effect."""
         if component == "pgd":
-            if self.pgd_step_size.endswith("eps"):
-                return float(self.pgd_step_size.removesuffix("eps"))
-            return float(self.pgd_step_size) / epsilon if epsilon else 1.0
+            return relative_step(self.pgd_step_size, epsilon)
         if self.norm == "l2":
             return 0.025  # 100 steps cross the ball 2.5 times: our choice, nothing is published
         # 0.01 on MNIST and 1/255 on CIFAR-10 (Liu et al. 2020), told apart by the radius

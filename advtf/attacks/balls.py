@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from advtf.attacks.keyed_random import split, uniform
 from advtf.errors import one_of
 
 TINY = 1e-12  # keeps a zero gradient from becoming NaN; far below float32's relative precision
@@ -20,7 +21,8 @@ class Ball:
 
     Attributes:
         norm: "linf" or "l2".
-        random_point: (shape, radius, seed) -> uniform sample of the ball of that radius.
+        random_point: (shape, radius, seed) -> uniform sample of the ball of that radius. A seed of (B, 2)
+            holds one for each example, whose point then does not depend on the rest of the batch.
         steepest_step: (gradient, length) -> displacement of norm `length` with the largest inner product
             with the gradient.
         project: (delta, epsilon) -> nearest point of the ball.
@@ -38,14 +40,8 @@ def l2_norms(batch: tf.Tensor) -> tf.Tensor:
     return tf.sqrt(tf.reduce_sum(tf.square(batch), axis=axes, keepdims=True))
 
 
-def _uniform(shape, seed):
-    # In (0, 1), from integers: TensorFlow's own float generators draw other numbers under XLA.
-    bits = tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
-    return (tf.cast(tf.bitwise.right_shift(bits, 9), tf.float32) + 0.5) * 2.0**-23
-
-
 def _linf_random_point(shape, radius, seed):
-    return radius * (2.0 * _uniform(shape, seed) - 1.0)
+    return radius * (2.0 * uniform(shape, seed) - 1.0)
 
 
 def _linf_steepest_step(gradient, length):
@@ -58,11 +54,11 @@ def _linf_project(delta, epsilon):
 
 def _l2_random_point(shape, radius, seed):
     # A Gaussian direction with radius·u^(1/d) for its length is uniform in the d-dimensional ball.
-    direction_seed, length_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
-    direction = tf.math.erfinv(2.0 * _uniform(shape, direction_seed) - 1.0)
+    direction_seed, length_seed = split(seed)
+    direction = tf.math.erfinv(2.0 * uniform(shape, direction_seed) - 1.0)
     per_example = tf.concat([shape[:1], tf.ones_like(shape[1:])], axis=0)
     dimension = tf.cast(tf.reduce_prod(shape[1:]), tf.float32)
-    length = _uniform(per_example, length_seed) ** (1.0 / dimension)
+    length = uniform(per_example, length_seed) ** (1.0 / dimension)
     return radius * length * direction / (l2_norms(direction) + TINY)
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from advtf.attacks.balls import TINY, get_ball
+from advtf.attacks.keyed_random import fold_in
 from advtf.attacks.losses import is_correct, target_class
+from advtf.attacks.passes import isolated
 from advtf.attacks.pgd import Attack, as_attack
 from advtf.attacks.projections import GEOMETRIES
 from advtf.errors import require_real, require_whole
@@ -132,8 +134,7 @@ def _shrink(settings, logits_fn, x, y, epsilon, seed):
     def restart(i, nearest, distance):
         start = x
         if settings.restarts > 1:
-            restart_seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(i, tf.int64), alg="philox")
-            point = random_point(tf.shape(x), 1.0, restart_seed)
+            point = random_point(tf.shape(x), 1.0, fold_in(seed, i))
             reach = tf.where(i == 0, 0.0, epsilon / 2)
             start = tf.clip_by_value(x + reach * point / (size(point) + TINY), 0.0, 1.0)
         return i + 1, *_run(settings, logits_fn, boundary, x, y, start, nearest, distance)
@@ -174,7 +175,7 @@ def _step(settings, x, point, value, normal):
 def _boundary(settings, logits_fn, y, clean_logits):
     # point -> (value, normal) of f_target − f_y, which is positive where the target wins.
     if settings.target_rank is None:
-        return lambda point: _nearest_boundary(settings.geometry.dual, logits_fn, point, y)
+        return isolated(lambda point: _nearest_boundary(settings.geometry.dual, logits_fn, point, y))
     target = target_class(y, clean_logits, settings.target_rank)
 
     def towards_target(point):
@@ -184,7 +185,7 @@ def _boundary(settings, logits_fn, y, clean_logits):
             value = tf.gather(logits, target, batch_dims=1) - tf.gather(logits, y, batch_dims=1)
         return value, tape.gradient(value, point)
 
-    return towards_target
+    return isolated(towards_target)
 
 
 def _others(y, scores):

@@ -2,6 +2,9 @@
 
 TensorFlow's stateless generators take one seed for a whole tensor, so an example's numbers change when others
 leave the batch. Threefry is made of integer operations only: eager, graph and XLA give the same bits.
+
+`uniform`, `fold_in` and `split` take a seed of either kind: two integers for a whole tensor, as TensorFlow
+does, or (B, 2), two integers for each example.
 """
 
 from collections.abc import Callable
@@ -10,13 +13,14 @@ import tensorflow as tf
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
+DRAWN, FOLDED, SPLIT = 0, 1, 2  # second words of the counter, so that no two uses see the same words
 
 
 def threefry(key: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Threefry-2x32-20 of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
     Args:
-        key: (2,) uint32.
+        key: its two words, uint32 that broadcast against the counter's.
         first, second: the two words of the counter, uint32 of one shape.
 
     Returns:
@@ -51,8 +55,7 @@ def words_by_key(seed: tf.Tensor, keys: tf.Tensor, stream: int) -> Callable:
         `draw`; different `number` (0, 1, ...; can be a tensor) give independent words as long as the same
         `count` is asked for each time.
     """
-    seed = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), stream, alg="philox")
-    key = tf.random.stateless_uniform([2], seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
+    key = _key(tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), stream, alg="philox"))
     example = tf.cast(keys, tf.uint32)[:, None]
 
     def draw(number, count):
@@ -62,6 +65,64 @@ def words_by_key(seed: tf.Tensor, keys: tf.Tensor, stream: int) -> Callable:
         return tf.concat(both, axis=1)[:, :count]
 
     return draw
+
+
+def example_seeds(seed: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+    """Returns (B, 2) int64: a seed for each example, from two integers and keys (B,), integers."""
+    examples = tf.cast(keys, tf.uint32)
+    return _pair(threefry(_key(seed), examples, tf.zeros_like(examples)))
+
+
+def uniform(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Returns float32 of `shape`, uniform in (0, 1), the same eagerly, in graphs and under XLA."""
+    bits = _bits_by_example(shape, seed) if _of_examples(seed) else _bits(shape, seed)
+    # From integers: TensorFlow's own float generators draw other numbers under XLA.
+    return (tf.cast(tf.bitwise.right_shift(bits, 9), tf.float32) + 0.5) * 2.0**-23
+
+
+def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
+    """Returns a seed of the kind of `seed` that also depends on `number`, a scalar."""
+    if _of_examples(seed):
+        return _derived(seed, number, FOLDED)
+    return tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int64), alg="philox")
+
+
+def split(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns two independent seeds of the kind of `seed`."""
+    if _of_examples(seed):
+        return _derived(seed, 0, SPLIT), _derived(seed, 1, SPLIT)
+    return tuple(tf.unstack(tf.random.split(seed, 2, alg="philox")))
+
+
+def _of_examples(seed):
+    return tf.convert_to_tensor(seed).shape.rank == 2
+
+
+def _bits(shape, seed):
+    return tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
+
+
+def _key(seed):
+    return _bits([2], seed)
+
+
+def _bits_by_example(shape, seeds):
+    count = tf.reduce_prod(shape[1:])
+    counter = tf.cast(tf.range((count + 1) // 2), tf.uint32)[None]
+    both = threefry(_words(seeds[:, None]), counter, tf.constant([[DRAWN]], tf.uint32))
+    return tf.reshape(tf.concat(both, axis=1)[:, :count], shape)
+
+
+def _derived(seeds, number, use):
+    return _pair(threefry(_words(seeds), tf.cast(number, tf.uint32), tf.constant(use, tf.uint32)))
+
+
+def _words(seeds):
+    return tuple(tf.unstack(tf.cast(seeds, tf.uint32), axis=-1))
+
+
+def _pair(words):
+    return tf.cast(tf.stack(words, axis=-1), tf.int64)
 
 
 def below(words: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:

@@ -6,7 +6,9 @@ from numbers import Real
 import tensorflow as tf
 
 from advtf.attacks.balls import Ball, get_ball
+from advtf.attacks.keyed_random import fold_in
 from advtf.attacks.losses import cross_entropy, is_correct
+from advtf.attacks.passes import isolated
 from advtf.errors import UsageError, one_of, require_whole
 
 LogitsFn = Callable[[tf.Tensor], tf.Tensor]
@@ -59,8 +61,9 @@ def pgd(
 
     Returns:
         ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``: `x` float32 (B, H, W, C) in [0, 1], `y` int (B,),
-        `epsilon` a scalar, `seed` two integers; `x_adv` has the shape of `x`, stays in the ε-ball and in
-        [0, 1], and carries no gradient. For ε below 1e-6 it is `x`.
+        `epsilon` a scalar, `seed` two integers, or (B, 2), two for each example, which then starts the same
+        in any batch; `x_adv` has the shape of `x`, stays in the ε-ball and in [0, 1], and carries no
+        gradient. For ε below 1e-6 it is `x`.
 
     Raises:
         UsageError: a setting out of range.
@@ -143,8 +146,10 @@ def fgsm_n(norm: str = "linf", loss: Callable = cross_entropy) -> Attack:
 
 
 def _ascend(ball: Ball, logits_fn, x, y, start, epsilon, steps, relative_step, loss):
+    gradient = isolated(lambda x_adv: input_gradient(logits_fn, x_adv, y, loss))
+
     def step(i, x_adv):
-        move = ball.steepest_step(input_gradient(logits_fn, x_adv, y, loss), relative_step * epsilon)
+        move = ball.steepest_step(gradient(x_adv), relative_step * epsilon)
         delta = ball.project(x_adv + move - x, epsilon)
         return i + 1, tf.clip_by_value(x + delta, 0.0, 1.0)
 
@@ -156,8 +161,7 @@ def _ascend(ball: Ball, logits_fn, x, y, start, epsilon, steps, relative_step, l
 def _worst_of(climb, logits_fn, x, y, seed, restarts, loss):
     def restart(i, worst_x, worst_fooled, worst_loss):
         # The first start is that of a single run, so that more restarts are never weaker.
-        other_seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(i, tf.int64), alg="philox")
-        x_adv = climb(tf.where(i == 0, seed, other_seed))
+        x_adv = climb(tf.where(i == 0, seed, fold_in(seed, i)))
         logits = logits_fn(x_adv)
         fooled, losses = is_correct(y, logits) < 1, loss(y, logits)
         better = (fooled & ~worst_fooled) | ((fooled == worst_fooled) & (losses > worst_loss))

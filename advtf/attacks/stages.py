@@ -15,6 +15,7 @@ import tensorflow as tf
 from advtf.attacks.apgd import apgd, apgd_targeted
 from advtf.attacks.autoattack import AttackSettings
 from advtf.attacks.fab import fab
+from advtf.attacks.keyed_random import example_seeds
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.pgd import LogitsFn, pgd
 from advtf.attacks.square import SquareSearch, SquareState
@@ -27,7 +28,7 @@ class Batch(NamedTuple):
 
     Attributes:
         x, y: images float32 (B, H, W, C) and labels int32 (B,).
-        keys: (B,) int32, the examples' numbers in the data.
+        keys: (B,) int32, what the examples draw their random numbers under, whatever their rows.
         carried: arrays (B, ...) of the stage before; empty for most attacks.
     """
 
@@ -53,13 +54,13 @@ class Stage:
     Attributes:
         run: ``run(batch, epsilon, seed) -> Result``; `epsilon` a float, `seed` two integers.
         forward, backward: passes per example, the check of the result included.
-        keyed: examples draw by their keys, so all batches and stages get one seed.
+        continued: a piece of one long search, whose pieces all get the same seed.
     """
 
     run: Callable[[Batch, float, np.ndarray], Result]
     forward: int
     backward: int
-    keyed: bool = False
+    continued: bool = False
 
 
 class Stages:
@@ -105,8 +106,8 @@ class Stages:
             return [Stage(_plain(self._fab), 2 * steps + 2, self._classes * steps)]
         if component == "fab_t":
             return [Stage(_plain(self._fab_targeted, rank), 2 * steps + 2, steps) for rank in self._ranks]
-        return [Stage(self._square_start, 2, 0, keyed=True)] + [
-            Stage(functools.partial(self._square_advance, first, count), count + 1, 0, keyed=True)
+        return [Stage(self._square_start, 2, 0, continued=True)] + [
+            Stage(functools.partial(self._square_advance, first, count), count + 1, 0, continued=True)
             for first, count in square_pieces(settings.queries)
         ]
 
@@ -121,12 +122,12 @@ class Stages:
 
     def _traced(self, build):
         # `rank` is an argument of all of them, so that the targets of one attack are one trace.
-        def run(x, y, epsilon, seed, rank):
-            x_adv = build(rank)(self._logits_fn, x, y, epsilon, seed)
+        def run(x, y, keys, epsilon, seed, rank):
+            x_adv = build(rank)(self._logits_fn, x, y, epsilon, example_seeds(seed, keys))
             return x_adv, *self._judge(x_adv, y)
 
         scalars = tf.TensorSpec([], tf.float32), tf.TensorSpec([2], tf.int64), tf.TensorSpec([], tf.int32)
-        return self._compiled(run, self._images, self._integers, *scalars)
+        return self._compiled(run, self._images, self._integers, self._integers, *scalars)
 
     @functools.cache  # noqa: B019 - the traces live as long as the evaluation that asks for them
     def _pgd(self, steps, relative_step):
@@ -186,7 +187,7 @@ class Stages:
 
 def _plain(traced, rank=0):
     def run(batch, epsilon, seed):
-        return Result(*map(np.asarray, traced(batch.x, batch.y, epsilon, seed, rank)), ())
+        return Result(*map(np.asarray, traced(batch.x, batch.y, batch.keys, epsilon, seed, rank)), ())
 
     return run
 

@@ -52,7 +52,7 @@ def evaluate_target(
     clean = AttackResult(~engine.clean_correct, np.zeros(len(x), bool), engine.clean_loss)
     worst, results, runs = _attack_all(engine, settings, say or (lambda line: None))
     curve = _curve(engine, settings, worst, epsilon_grid)
-    warnings = [PROBABILITIES] if settings.outputs == "probabilities" else []
+    warnings = [PROBABILITIES] if target.ends_in_softmax else []
     if checked:
         correct = engine.clean_correct
         warnings += checks.warnings_before(target.logits_fn, x[correct], y[correct], settings.norm)

@@ -37,12 +37,12 @@ class _Scheduled(keras.callbacks.Callback):
         if self.unit == "step":
             # The optimizer's count, not `batch`: a resumed epoch starts its batches at 0 again.
             self._variable().assign(
-                self.schedule(int(self.model.optimizer.iterations) / self.steps_per_epoch)
+                self.schedule(int(self.model.optimizer.iterations.numpy()) / self.steps_per_epoch)
             )
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
-            logs[self.name] = float(self._variable())
+            logs[self.name] = float(self._variable().numpy())
 
 
 class EpsilonSchedule(_Scheduled):
@@ -109,7 +109,7 @@ class WeightStatistics(keras.callbacks.Callback):
     def __init__(self, classifier: keras.Model):
         super().__init__()
         self.classifier = classifier
-        self.initial = [np.array(variable) for variable in classifier.trainable_variables]
+        self.initial = [np.array(variable.numpy()) for variable in classifier.trainable_variables]
         self.total, self.count = 0.0, 0
 
     def state(self) -> dict:
@@ -124,7 +124,7 @@ class WeightStatistics(keras.callbacks.Callback):
         self.total, self.count = 0.0, 0
 
     def on_train_batch_end(self, batch, logs=None):
-        self.total += float(self.model.gradient_norm)
+        self.total += float(self.model.gradient_norm.numpy())
         self.count += 1
 
     def on_epoch_end(self, epoch, logs=None):
@@ -133,7 +133,7 @@ class WeightStatistics(keras.callbacks.Callback):
         logs["gradient_norm"] = self.total / max(self.count, 1)
         weights = self.classifier.trainable_variables
         squares = sum(
-            float(np.sum(np.square(np.asarray(weight, np.float64) - start)))
+            float(np.sum(np.square(weight.numpy().astype(np.float64) - start)))
             for weight, start in zip(weights, self.initial, strict=True)
         )
         logs["distance_from_init"] = math.sqrt(squares)
@@ -145,10 +145,11 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
-            rate, epsilon = float(self.model.optimizer.learning_rate), float(self.model.epsilon)
+            optimizer, epsilon = self.model.optimizer, float(self.model.epsilon.numpy())
+            step, rate = int(optimizer.iterations.numpy()), float(optimizer.learning_rate.numpy())
             raise NonFiniteLoss(
-                f"the loss must stay finite. Received: loss={loss} at step "
-                f"{int(self.model.optimizer.iterations)} (learning_rate={rate:g}, epsilon={epsilon:g}). "
+                f"the loss must stay finite. Received: loss={loss} at step {step} "
+                f"(learning_rate={rate:g}, epsilon={epsilon:g}). "
                 "Lower --lr, or raise ε gradually with --eps_sched=cosine."
             )
 

@@ -209,7 +209,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.resumed is not None
         ):  # Keras and the other callbacks have just reset what an epoch accumulates
             metrics, states = self.resumed
-            if int(self.model.optimizer.iterations) % self.steps_per_epoch:
+            if int(self.model.optimizer.iterations.numpy()) % self.steps_per_epoch:
                 assign(self.model.metrics_variables, metrics, "the checkpoint's metrics")
                 self._restore_callbacks(states)
             self.resumed = None
@@ -218,7 +218,7 @@ class Checkpoint(keras.callbacks.Callback):
         stop = self.stop_requested()
         due = self.minutes is not None and time.monotonic() - self.saved_at >= 60 * self.minutes
         # After the last step of an epoch its validation is still to come: the epoch's end saves.
-        if (stop or due) and int(self.model.optimizer.iterations) % self.steps_per_epoch:
+        if (stop or due) and int(self.model.optimizer.iterations.numpy()) % self.steps_per_epoch:
             self._save()
             self._stop_if(stop)
 
@@ -228,7 +228,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _stop_if(self, stop):
         if stop:
-            raise TrainingInterrupted(f"saved at step {int(self.model.optimizer.iterations)}")
+            raise TrainingInterrupted(f"saved at step {int(self.model.optimizer.iterations.numpy())}")
 
     def _save(self):
         variables = {
@@ -237,9 +237,10 @@ class Checkpoint(keras.callbacks.Callback):
             "metrics": self.model.metrics_variables,
         }
         states = {name: callback.state() for name, callback in self.stateful.items()}
-        self.folder.save(int(self.model.optimizer.iterations), variables, {"callbacks": states})
+        self.folder.save(int(self.model.optimizer.iterations.numpy()), variables, {"callbacks": states})
         self.saved_at = time.monotonic()
 
     def _restore_callbacks(self, states):
         for name, callback in self.stateful.items():
-            callback.restore(states[name])
+            if name in states:  # a log asked for only now has nothing to continue
+                callback.restore(states[name])

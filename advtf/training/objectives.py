@@ -86,7 +86,7 @@ def adversarial_minus_standard(alpha: float = 0.5) -> Objective:
     Args:
         alpha: α, from 0 (adversarial training) to 1.
     """
-    require_real("alpha", alpha, low=0.0)
+    require_real("alpha", alpha, 0.0)
 
     def losses(logits_fn, batch):
         robust, clean = logits_fn(batch.x_adv), logits_fn(batch.x)
@@ -104,7 +104,7 @@ def trades(beta: float = 6.0) -> Objective:
     Args:
         beta: β = 1/λ of the paper; 6 is its usual value on CIFAR-10.
     """
-    require_real("beta", beta, low=0.0)
+    require_real("beta", beta, 0.0)
 
     def losses(logits_fn, batch):
         clean, robust = logits_fn(batch.x), logits_fn(batch.x_adv)
@@ -123,7 +123,7 @@ def mart(beta: float = 5.0) -> Objective:
     Args:
         beta: λ of the paper, 5 on CIFAR-10.
     """
-    require_real("beta", beta, low=0.0)
+    require_real("beta", beta, 0.0)
 
     def losses(logits_fn, batch):
         clean, robust = logits_fn(batch.x), logits_fn(batch.x_adv)

@@ -12,6 +12,7 @@ from advtf.attacks.pgd import Attack, pgd
 from advtf.config import RunOptions, TrainConfig
 from advtf.data import ImageData, evaluation_batches, steps_per_epoch_of, training_batches
 from advtf.errors import UsageError
+from advtf.landscape.dynamics import GradientDynamics
 from advtf.rundir import RunDirectory
 from advtf.runtime import Runtime, bfloat16_rewrite
 from advtf.training import callbacks as cb
@@ -147,13 +148,21 @@ def _tensorboard(config, options, run, trainer, data) -> TensorBoard:
     )
 
 
+def _dynamics(config, options, run, trainer, spe):
+    if options.dynamics_steps is None:
+        return {}
+    updates, total = options.dynamics_steps, config.epochs * spe
+    return {"dynamics": GradientDynamics(trainer.classifier, run.dynamics, updates=updates, total=total)}
+
+
 def _callbacks(config, options, run, trainer, data, spe, stop_requested, rewrite):
     epsilon, rate = schedules(config)
     statistics = cb.WeightStatistics(trainer.classifier)
     snapshots = cb.Snapshots(run.snapshots, period_ends(config))
+    dynamics = _dynamics(config, options, run, trainer, spe)
     checkpoint = Checkpoint(
         CheckpointFolder(run.checkpoints),
-        {"statistics": statistics, "snapshots": snapshots},
+        {"statistics": statistics, "snapshots": snapshots, **dynamics},
         spe,
         options.checkpoint_minutes,
         stop_requested,
@@ -169,6 +178,7 @@ def _callbacks(config, options, run, trainer, data, spe, stop_requested, rewrite
         *([cb.PeriodicReset(config.periods)] if config.reset_optimizer else []),
         *([_EvaluateInFloat32()] if rewrite else []),
         statistics,
+        *dynamics.values(),
         cb.StopOnNonFiniteLoss(),
         JsonLines(run.metrics, examples_per_step=config.batch_size),
         _tensorboard(config, options, run, trainer, data),

@@ -1,0 +1,243 @@
+"""Slices of the loss surface: curves, contours, and a page to turn them about. Imports no TensorFlow."""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from advtf.atomic import write_atomically
+from advtf.drawing import BLACK, RUN_COLORS, error_axis, from_zero, sheet
+from advtf.errors import UsageError
+from advtf.settings import format_epsilon
+
+QUANTITIES = {
+    "adversarial_loss": "adversarial loss Lε (nats)",
+    "clean_loss": "clean loss (nats)",
+    "robust_error": "robust error (%)",
+    "clean_error": "clean error (%)",
+}
+COLORS = "cividis"  # told apart with any colour vision, and in grey
+LEVELS = 16
+LOGARITHMIC = 5.0  # ratio of losses from which equal steps would leave the valley flat
+CONFIG = {"responsive": True, "displaylogo": False}
+CAMERA = {"eye": {"x": 1.7, "y": -1.7, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.15}}
+SOURCE = "cf. Liu et al. 2020, Fig. 12"
+
+
+def loss_surface(paths: Mapping[str, str | Path], output: str | Path) -> Path:
+    """Draws slices: lines of loss and error in one dimension, contours in two; cf. Liu et al. 2020, Fig. 12.
+
+    Contours of one file show adversarial and clean loss, those of several the adversarial loss of each, in
+    all panels on one scale.
+
+    Args:
+        paths: surface.npz by label, in the order of the legend; "" for one file without a label.
+        output: .png, .pdf or .svg to write; its folder is made.
+
+    Returns:
+        `output`.
+
+    Raises:
+        UsageError: no file, one that is not such a file, files of different dimensions, or another suffix
+            of `output`.
+    """
+    slices = {label: _read(path) for label, path in paths.items()}
+    dimensions = {data["adversarial_loss"].ndim for data in slices.values()}
+    if len(dimensions) != 1:
+        received = "none" if not dimensions else "one and two dimensions"
+        raise UsageError(f"the figure needs surfaces of one or of two dimensions. Received: {received}.")
+    (_lines if dimensions == {1} else _contours)(slices, Path(output))
+    return Path(output)
+
+
+def _lines(slices, output):
+    looks = dict(zip(slices, RUN_COLORS * len(slices), strict=False))
+    with sheet(output, rows=2, height=3.6, shared=False) as (loss, error):
+        for label, data in slices.items():
+            for kind, line in (("adversarial_loss", "-"), ("clean_loss", "--")):
+                loss.plot(data["axis0"], data[kind], color=looks[label], linestyle=line)
+            for kind, line in (("robust_error", "-"), ("clean_error", "--")):
+                error.plot(data["axis0"], data[kind], color=looks[label], linestyle=line)
+        for axes, (place,) in itertools.product((loss, error), _models(next(iter(slices.values())))):
+            axes.axvline(place, color=BLACK, linestyle=":", linewidth=0.7)
+        loss.set_ylabel("loss (nats)")
+        from_zero(loss)
+        error_axis(error, "error (%)")
+        loss.tick_params(labelbottom=False)
+        error.set_xlabel(_axis_labels(slices)[0])
+        kinds = {"adversarial": "-", "clean": "--"}
+        handles = [Line2D([], [], color=BLACK, linestyle=line, label=name) for name, line in kinds.items()]
+        handles += [Line2D([], [], color=color, label=label) for label, color in looks.items() if label]
+        loss.figure.legend(
+            handles=handles, loc="outside upper center", ncols=3, title=SOURCE, title_fontsize=7
+        )
+        loss.figure.align_ylabels([loss, error])
+
+
+def _contours(slices, output):
+    if len(slices) == 1:
+        (data,) = slices.values()
+        panels = [(QUANTITIES[name], data, data[name]) for name in ("adversarial_loss", "clean_loss")]
+    else:
+        panels = [(label, data, data["adversarial_loss"]) for label, data in slices.items()]
+    rows = -(-len(panels) // 2)
+    scale = _scale([grid for _, _, grid in panels])
+    with sheet(output, rows=rows, columns=2, height=0.6 + 1.22 * rows, shared=False) as cells:
+        for axes, (title, data, grid) in zip(cells, panels, strict=False):
+            drawn = _contour(axes, data, grid, scale)
+            axes.set_title(title, fontsize=7)
+        for axes in cells[len(panels) :]:
+            axes.set_visible(False)
+        figure = cells[0].figure
+        bar = figure.colorbar(drawn, ax=cells, shrink=0.9, aspect=30, pad=0.02, format="%.3g")
+        bar.set_ticks(drawn.levels[::2])
+        bar.set_label("loss (nats)", fontsize=7)
+        bar.ax.tick_params(labelsize=6)
+        first, second = _axis_labels(slices)
+        figure.supxlabel(first, fontsize=7)
+        figure.supylabel(second, fontsize=7)
+        figure.suptitle(SOURCE, fontsize=7)
+
+
+def _scale(grids):
+    """One scale of colours for all panels, logarithmic where losses span a large factor: norm, levels."""
+    values = np.concatenate([grid[np.isfinite(grid)] for grid in grids])
+    low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
+    if high - low <= 1e-6 * abs(low):
+        high = low + max(abs(low), 1.0) * 1e-6  # a flat surface
+    if low > 0 and high > LOGARITHMIC * low:
+        levels = np.geomspace(low, high, LEVELS + 1)
+        return LogNorm(low, high), levels
+    levels = MaxNLocator(LEVELS).tick_values(low, high)
+    return Normalize(levels[0], levels[-1]), levels
+
+
+def _contour(axes, data, grid, scale):
+    norm, levels = scale
+    x, y = data["axis0"], data["axis1"]
+    # The least and largest values lie on the outermost levels, on whose far side rounding may put them.
+    drawn = axes.contourf(x, y, np.clip(grid.T, levels[0], levels[-1]), levels=levels, norm=norm, cmap=COLORS)
+    axes.contour(x, y, grid.T, levels=levels, colors="white", linewidths=0.3)
+    axes.set_box_aspect(1)
+    axes.grid(False)
+    axes.tick_params(labelsize=6)
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    for place in _models(data):
+        axes.plot(*place, "o", color="white", markeredgecolor=BLACK, markeredgewidth=0.5, clip_on=False)
+    return drawn
+
+
+def _models(data):
+    """Coordinates of the model, and of those the axes go towards."""
+    axes = data["adversarial_loss"].ndim
+    return [(0.0,) * axes, *(map(tuple, np.eye(axes)) if data["towards"] else ())]
+
+
+def _axis_labels(slices):
+    """The labels that all files share; of files with different ones, what differs is left out."""
+    labels = [data["labels"].tolist() for data in slices.values()]
+    if all(label == labels[0] for label in labels):
+        return labels[0]
+    return [label.split(", ")[0] for label in labels[0]]
+
+
+def _read(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data = {name: file[name] for name in file.files}
+        for name in (*QUANTITIES, "labels", "axis0", "epsilon", "model", "towards"):
+            data[name]
+        if data["adversarial_loss"].ndim not in (1, 2):
+            raise ValueError("a grid of one or two axes is required")
+    except Exception as error:  # damage shows as almost any exception of zipfile, zlib and NumPy
+        raise UsageError(
+            f"a surface.npz is required. Received: {path} ({error}). Run --study=surface."
+        ) from error
+    return data
+
+
+def interactive_surface(path: str | Path, output: str | Path) -> Path:
+    """Writes a page with the slice to turn, zoom and read off; it needs no network.
+
+    Args:
+        path: surface.npz.
+        output: .html to write; its folder is made. It carries the drawing library, 5 MB.
+
+    Returns:
+        `output`.
+
+    Raises:
+        UsageError: not such a file, or another suffix of `output`.
+    """
+    output = Path(output)
+    if output.suffix != ".html":
+        raise UsageError(f"an interactive figure's file must end in .html. Received: output={output}.")
+    data = _read(path)
+    figure = _plotly_lines(data) if data["adversarial_loss"].ndim == 1 else _plotly_surface(data)
+    title = f"{data['model']}, ε {format_epsilon(float(data['epsilon']))} (cf. Liu et al. 2020, Fig. 12)"
+    figure.update_layout(title=title, template="plotly_white", margin={"l": 20, "r": 20, "b": 20})
+    page = figure.to_html(include_plotlyjs=True, div_id="surface", default_height="95vh", config=CONFIG)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, lambda file: file.write(page.encode()))
+    return output
+
+
+def _plotly_lines(data):
+    from plotly import graph_objects
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06)
+    for number, (name, label) in enumerate(QUANTITIES.items()):
+        dash = "dash" if name.startswith("clean") else "solid"
+        row = 1 if name.endswith("loss") else 2
+        line = {"color": RUN_COLORS[number], "dash": dash}
+        trace = graph_objects.Scatter(
+            x=data["axis0"], y=data[name], name=label, mode="lines+markers", line=line
+        )
+        figure.add_trace(trace, row=row, col=1)
+    figure.update_yaxes(title_text="loss (nats)", row=1, col=1)
+    figure.update_yaxes(title_text="error (%)", row=2, col=1)
+    figure.update_xaxes(title_text=str(data["labels"][0]), row=2, col=1)
+    return figure
+
+
+def _plotly_surface(data):
+    from plotly import graph_objects
+
+    first, second = (str(label) for label in data["labels"])
+    names = (label.split()[0] for label in (first, second))
+    hover = "{} %{{x:.3g}}<br>{} %{{y:.3g}}<br>%{{z:.4g}}".format(*names)
+    figure = graph_objects.Figure()
+    for number, (name, label) in enumerate(QUANTITIES.items()):
+        figure.add_trace(
+            graph_objects.Surface(
+                x=data["axis0"],
+                y=data["axis1"],
+                z=data[name].T,
+                colorscale="Cividis",
+                visible=number == 0,
+                colorbar={"title": label},
+                hovertemplate=f"{hover}<extra></extra>",
+            )
+        )
+    buttons = [
+        {
+            "label": label,
+            "method": "update",
+            "args": [
+                {"visible": [other == name for other in QUANTITIES]},
+                {"scene.zaxis.title.text": label},
+            ],
+        }
+        for name, label in QUANTITIES.items()
+    ]
+    titles = {"xaxis": first, "yaxis": second, "zaxis": QUANTITIES["adversarial_loss"]}
+    scene = {axis: {"title": {"text": title}} for axis, title in titles.items()}
+    menu = {"buttons": buttons, "x": 0.0, "xanchor": "left", "y": 1.0}
+    figure.update_layout(scene=scene | {"aspectmode": "cube", "camera": CAMERA}, updatemenus=[menu])
+    return figure

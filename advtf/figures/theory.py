@@ -1,0 +1,151 @@
+"""Figures of the study ``theory``: the kink of g_ε, and linear models under attack. Imports no TensorFlow."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from advtf.drawing import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILLION, from_zero, legend, sheet
+from advtf.errors import UsageError
+
+BAND = {"color": SKY, "alpha": 0.3, "linewidth": 0}
+BUDGET = {"linf": "ε (l∞, pixels in [0, 1])", "l2": "ε (l2, pixels in [0, 1])"}
+DUAL = {"linf": "‖w‖₁", "l2": "‖w‖₂"}
+
+
+def kink(npz_path: str | Path, output: str | Path) -> Path:
+    """Draws g and g_ε of the scalar sketch, and the band of losses over the budget; one panel per ε.
+
+    Cf. Liu et al. 2020, Fig. 1 (Fig. 5 of the arXiv version).
+
+    Args:
+        npz_path: theory.npz of the study.
+        output: .png, .pdf or .svg to write; its folder is made.
+
+    Returns:
+        `output`.
+
+    Raises:
+        UsageError: not such a file, or another suffix of `output`.
+    """
+    data = _read(npz_path, "sketch", "theta", "epsilons", "clean", "highest", "lowest")
+    theta, curves = data["theta"], zip(data["epsilons"], data["highest"], data["lowest"], strict=True)
+    with sheet(output, rows=1, columns=len(data["epsilons"]), height=2.2, shared=False) as panels:
+        for axes, (epsilon, highest, lowest) in zip(panels, curves, strict=True):
+            axes.fill_between(theta, lowest, highest, **BAND)
+            axes.plot(theta, data["clean"], color=VERMILLION, linestyle="--")
+            axes.plot(theta, highest, color=BLUE)
+            axes.axvline(0, color=BLACK, linestyle=":", linewidth=0.7)
+            axes.text(0.05, 0.9, f"ε = {epsilon:g}", transform=axes.transAxes, fontsize=7)
+            axes.set(xlabel="weight θ", xlim=(theta[0], theta[-1]), ylim=(0, 1.05 * data["highest"].max()))
+            axes.tick_params(labelleft=axes is panels[0])
+        panels[0].set_ylabel("loss")
+        looks = {"g(x, θ)": (VERMILLION, "--"), "$g_\\epsilon$(x, θ)": (BLUE, "-")}
+        legend(panels[0], looks)
+        _title(panels[0], "band: losses over |x' − x| ≤ ε; cf. Liu et al. 2020, Fig. 1")
+    return Path(output)
+
+
+def constant_classifier(npz_path: str | Path, output: str | Path) -> Path:
+    """Draws loss and ‖W‖ of linear models against the ε they were trained for, with ε̄ and log K.
+
+    Cf. Liu et al. 2020, Theorem 1. Arguments, result and errors as in `kink`.
+    """
+    names = ("epsilon", "loss", "loss_bound", "size", "threshold", "log_classes", "norm")
+    data = _read(npz_path, "theorem1", *names)
+    epsilons = data["epsilon"]
+    with sheet(output, rows=2, height=3.8, shared=False) as (loss, size):
+        loss.axhline(data["log_classes"], color=BLACK, linestyle="--", linewidth=0.7)
+        loss.text(0.02 * epsilons[-1], 1.02 * data["log_classes"], "log K", fontsize=7)
+        loss.fill_between(epsilons, data["loss"], data["loss_bound"], **BAND)
+        loss.plot(epsilons, data["loss"], color=BLUE, marker="o")
+        loss.set_ylabel("training loss $L_\\epsilon$(W)")
+        from_zero(loss)
+        size.plot(epsilons, data["size"], color=BLUE, marker="o")
+        size.set(yscale="log", ylabel="weights ‖W‖", xlabel=BUDGET[str(data["norm"])])
+        size.minorticks_off()
+        for axes in (loss, size):
+            axes.set_xlim(0, 1.02 * epsilons[-1])
+            _mark(axes, data["threshold"])
+            axes.tick_params(labelbottom=axes is size)
+        _label(size, data["threshold"], "$\\barε$")
+        legend(loss, {"found by ascent": (BLUE, "-"), "to upper bound": (SKY, "-")})
+        _title(loss, "cf. Liu et al. 2020, Theorem 1")
+    return Path(output)
+
+
+def sets(npz_path: str | Path, output: str | Path) -> Path:
+    """Draws the shares of sampled W in V_ε, the version space, and in T_ε, where the origin is optimal.
+
+    Cf. Liu et al. 2020, Proposition 1 and Theorem 1. Arguments, result and errors as in `kink`.
+    """
+    data = _read(npz_path, "sets", "epsilons", "robust", "origin", "threshold", "norm")
+    with sheet(output, rows=1, height=2.2, shared=False) as (axes,):
+        axes.plot(data["epsilons"], 100 * data["robust"], color=GREEN, clip_on=False)
+        axes.plot(data["epsilons"], 100 * data["origin"], color=ORANGE, linestyle="--", clip_on=False)
+        axes.set(xlabel=BUDGET[str(data["norm"])], ylabel="share of sampled W (%)")
+        axes.set(xlim=(0, data["epsilons"][-1]), ylim=(0, 100))
+        _mark(axes, data["threshold"])
+        _label(axes, data["threshold"], "$\\barε$")
+        names = "in $V_\\epsilon$ (Prop. 1)", "in $T_\\epsilon$ (Theorem 1)"
+        legend(axes, {names[0]: (GREEN, "-"), names[1]: (ORANGE, "--")})
+        _title(axes, "cf. Liu et al. 2020, section 3.1")
+    return Path(output)
+
+
+def curvature_growth(npz_path: str | Path, output: str | Path) -> Path:
+    """Draws mᵀ∇²L_ε m of all directions relative to its value at ε = 0, for each ‖w‖_q; ε̂ is marked.
+
+    Cf. Liu et al. 2020, Theorem 3. Arguments, result and errors as in `kink`.
+    """
+    data = _read(npz_path, "theorem3", "epsilons", "separation", "norms", "curvatures", "norm")
+    with sheet(output, rows=len(data["norms"]), height=3.8, shared=False) as panels:
+        for axes, scale, curvatures in zip(panels, data["norms"], data["curvatures"], strict=True):
+            relative = curvatures / curvatures[0]
+            axes.plot(data["epsilons"], relative, color=SKY, linewidth=0.3)
+            axes.plot(data["epsilons"], np.median(relative, axis=1), color=VERMILLION)
+            axes.set_ylabel(f"curvature / at ε = 0\n{DUAL[str(data['norm'])]} = {scale:.3g}")
+            axes.set_xlim(0, data["epsilons"][-1])
+            _mark(axes, data["separation"])
+            axes.tick_params(labelbottom=axes is panels[-1])
+        _label(panels[0], data["separation"], "$\\hatε$")
+        panels[-1].set_xlabel(BUDGET[str(data["norm"])])
+        count = data["curvatures"].shape[-1]
+        legend(panels[0], {f"{count} directions": (SKY, "-"), "median": (VERMILLION, "-")})
+        _title(panels[0], "cf. Liu et al. 2020, Theorem 3")
+        panels[0].figure.align_ylabels(panels)
+    return Path(output)
+
+
+def _mark(axes: Axes, epsilon: float) -> None:
+    axes.axvline(epsilon, color=BLACK, linestyle=":", linewidth=0.7)
+
+
+def _label(axes: Axes, epsilon: float, name: str) -> None:
+    text, place = f"{name} = {epsilon:.4f}", (epsilon, 0.0)
+    axes.annotate(
+        text,
+        place,
+        xycoords=("data", "axes fraction"),
+        xytext=(-3, 3),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=7,
+    )
+
+
+def _title(axes: Axes, text: str) -> None:
+    axes.figure.suptitle(text, fontsize=7)
+
+
+def _read(path: str | Path, section: str, *names: str) -> dict[str, np.ndarray]:
+    """The arrays ``<section>_<name>`` of theory.npz, by name."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[f"{section}_{name}"] for name in names}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"the file must be theory.npz of advtf.analyze --study=theory. Received: {path} ({error})."
+        ) from error

@@ -1,0 +1,1 @@
+"""The loss landscape over the weights θ: curvature, slices, curves between minima, and what training sees."""

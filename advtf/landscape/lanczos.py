@@ -1,0 +1,216 @@
+"""Lanczos with full reorthogonalisation and thick restart, over any symmetric operator.
+
+One random start sees each eigenspace in one direction only, so a Krylov space holds one copy of a repeated
+eigenvalue. Where it ends in an invariant subspace, a new random direction orthogonal to it begins the next
+Krylov space, until one adds nothing to the wanted eigenvalues: repeated eigenvalues of operators with few
+distinct ones (low rank, blocks) are found with their multiplicity. Where it does not end before the wanted
+pairs converge, further copies of an exactly repeated eigenvalue can be missed, as by any Krylov method with
+single vectors; power iteration with deflation finds them.
+"""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from advtf.errors import UsageError, one_of, require_real, require_whole
+from advtf.landscape.eigen import (
+    CheckedOperator,
+    Eigenpairs,
+    Operator,
+    Report,
+    combine,
+    random_direction,
+    require_count,
+    rounding,
+)
+from advtf.landscape.krylov import Krylov
+
+ENDS = ("largest", "smallest", "both", "magnitude")
+BASIS_BYTES = 8 * 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Tridiagonal:
+    """The Lanczos relation A Q = Q T + r e_mᵀ with T symmetric and tridiagonal.
+
+    Attributes:
+        alphas: (m,) float64, the diagonal of T.
+        betas: (m − 1,) float64, the other two diagonals, positive.
+        basis: Q (n, m), orthonormal columns; the first is the start.
+        remainder: r (n,), orthogonal to Q; rounding only, if Q spans an invariant subspace.
+    """
+
+    alphas: np.ndarray
+    betas: np.ndarray
+    basis: np.ndarray
+    remainder: np.ndarray
+
+    def matrix(self) -> np.ndarray:
+        """Returns T (m, m)."""
+        return np.diag(self.alphas) + np.diag(self.betas, 1) + np.diag(self.betas, -1)
+
+
+def tridiagonalise(
+    operator: Operator, start: np.ndarray, steps: int, *, dtype: type | None = None
+) -> Tridiagonal:
+    """Takes up to `steps` Lanczos steps from `start`; stops early at an invariant subspace.
+
+    Args:
+        operator: (n,) -> (n,), symmetric.
+        start: (n,), not zero; normalised here.
+        steps: at least 1; at most n are taken. One product each.
+        dtype: of the basis, np.float32 or np.float64; by default that of `start`. T is always float64.
+
+    Raises:
+        UsageError: a start that is not a finite nonzero vector, steps below 1, another dtype.
+        FloatingPointError: a product is not finite.
+    """
+    start = np.asarray(start, dtype)
+    require_whole("steps", steps)
+    if start.ndim != 1 or not np.isfinite(start).all() or not start.any():
+        raise UsageError(f"start must be a finite nonzero vector. Received: shape={start.shape}.")
+    space = Krylov(CheckedOperator(operator, len(start), start.dtype), min(steps, len(start)), start)
+    remainder = space.grow()
+    while space.size < space.capacity and not space.exhausted:
+        remainder = space.grow()
+    size = space.size
+    return Tridiagonal(
+        np.diag(space.coefficients)[:size].copy(),
+        np.diag(space.coefficients, -1)[: size - 1].copy(),
+        space.rows[:size].T,
+        remainder,
+    )
+
+
+def lanczos(
+    operator: Operator,
+    dimension: int,
+    k: int,
+    *,
+    which: str = "largest",
+    tolerance: float = 1e-3,
+    max_products: int = 400,
+    basis_size: int | None = None,
+    seed: int = 0,
+    dtype: type = np.float32,
+    report: Report | None = None,
+) -> Eigenpairs:
+    """Finds k eigenpairs of a symmetric operator A by thick-restart Lanczos (Wu & Simon 2000).
+
+    A pair has converged when ‖Av − λv‖ <= tolerance·max|λ|, the maximum over all Ritz values: an absolute
+    bound at the operator's scale, since the products of a float32 operator err by about 1e-6·max|λ| whatever
+    the pair. |λ − an eigenvalue| is at most the residual, and of order residual²/gap where it is isolated.
+
+    The residuals cost no products. With every coefficient of A V = [V, v] C kept in float64, where [V, v] is
+    orthonormal, a pair (λ, V s) has A V s − λ V s = [V, v](C s − λ s), so that ‖C s − λ s‖ is its residual
+    to rounding, also for an operator that is not quite symmetric. What a restart leaves out of C is added.
+
+    Args:
+        operator: (n,) -> (n,); called with vectors of `dtype`.
+        dimension: n.
+        k: number of pairs, 1 to n.
+        which: "largest", "smallest": by signed value; "both": half from each end, one more of the largest
+            if k is odd; "magnitude": by |λ|.
+        tolerance: relative to max|λ|; at least 6e-6 in float32.
+        max_products: the search ends here, converged or not; at least k.
+        basis_size: vectors of length n held before a restart, at least k + 2 (or n); the solver's memory is
+            about (basis_size + k + 4)·n numbers. By default as many as max_products, within 8 GiB and half of
+            the machine's memory.
+        seed: of the random start.
+        dtype: of the vectors, np.float32 or np.float64.
+        report: called after every product as ``report(products, pairs within tolerance)``.
+
+    Returns:
+        The best k pairs found; `converged` tells which are within tolerance.
+
+    Raises:
+        UsageError: a setting out of range, or an operator of another shape.
+        FloatingPointError: a product is not finite.
+    """
+    checked = CheckedOperator(operator, dimension, dtype, report)
+    require_count(k, dimension)
+    _require_tolerance(tolerance, checked.dtype)
+    one_of("which", which, ENDS)
+    require_whole("max_products", max_products, k)
+    require_whole("seed", seed, 0)
+    capacity = _capacity(dimension, k, max_products, basis_size, checked.dtype)
+    generator = np.random.default_rng(seed)
+    start = random_direction(np.empty((0, dimension), dtype), dimension, generator)
+    space, cycles, copies = Krylov(checked, capacity, start), 1, _Copies(tolerance)
+    while True:
+        space.grow()
+        values, weights, residuals = space.rayleigh_ritz()
+        order = _preference(values, which)
+        wanted, scale = order[:k], np.abs(values).max()
+        within = residuals[wanted] <= tolerance * scale
+        checked.tell(int(within.sum()))
+        found = len(wanted) == k and bool(within.all())
+        if copies.settled(space, values[wanted], found, scale) or checked.products == max_products:
+            break
+        if space.size == capacity:
+            # Half of the room beyond k stays filled: pairs that are known no longer slow the wanted ones.
+            space.restart(weights, order[: k + (capacity - k) // 2])
+            cycles += 1
+        if space.exhausted:
+            space.begin(random_direction(space.rows[: space.size], dimension, generator))
+    down = np.argsort(-values[wanted], kind="stable")
+    wanted, within = wanted[down], within[down]
+    vectors = combine(space.rows[: space.size], weights[:, wanted]).T
+    return Eigenpairs(values[wanted], vectors, residuals[wanted], checked.products, cycles, within, "lanczos")
+
+
+class _Copies:
+    """Decides when the search is over; after an invariant subspace, not before a second one adds nothing."""
+
+    def __init__(self, tolerance: float):
+        self._tolerance, self._before, self._end, self._length = tolerance, None, 0, 0
+
+    def settled(self, space: Krylov, wanted: np.ndarray, found: bool, scale: float) -> bool:
+        products = space.operator.products
+        if space.size == space.operator.dimension:
+            return True
+        if self._before is None and not space.exhausted:
+            return found
+        # A Krylov space in the complement of the first is no longer than it; rounding may hide its end.
+        ended = space.exhausted or products - self._end >= self._length
+        if not ended:
+            return False
+        self._length = self._length or products
+        before, self._before, self._end = self._before, wanted, products
+        return (
+            found
+            and before is not None
+            and len(before) == len(wanted)
+            and np.abs(before - wanted).max() <= self._tolerance * scale
+        )
+
+
+def _require_tolerance(tolerance: float, dtype: np.dtype) -> None:
+    require_real("tolerance", tolerance, 0, 1)
+    if tolerance < rounding(dtype):
+        remedy = "Raise it, or use dtype=float64." if dtype == np.float32 else "Raise it."
+        raise UsageError(
+            f"tolerance must be at least {rounding(dtype):.1g} in {dtype}. "
+            f"Received: tolerance={tolerance}. {remedy}"
+        )
+
+
+def _preference(values: np.ndarray, which: str) -> np.ndarray:
+    """Order of ascending Ritz values, the most wanted first."""
+    up = np.arange(len(values))
+    if which == "both":
+        return np.stack([up[::-1], up], axis=1).ravel()[: len(values)]
+    return {"largest": up[::-1], "smallest": up, "magnitude": np.argsort(-np.abs(values), kind="stable")}[
+        which
+    ]
+
+
+def _capacity(dimension: int, k: int, max_products: int, basis_size: int | None, dtype: np.dtype) -> int:
+    least = min(k + 2, dimension)
+    if basis_size is not None:
+        require_whole("basis_size", basis_size, least)
+        return min(basis_size, dimension)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    affordable = min(BASIS_BYTES, memory // 2) // (dimension * dtype.itemsize)
+    return min(max(affordable, least), max(max_products, least), dimension)

@@ -1,0 +1,155 @@
+"""The study ``density``: the whole spectrum of ∇²θ L_ε, by stochastic Lanczos quadrature."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from advtf.attacks.replay import Replay, fingerprint
+from advtf.figures.density import spectral_densities
+from advtf.landscape.density import (
+    Quadrature,
+    SpectralDensity,
+    average,
+    covering_grid,
+    kernel_width,
+    quadrature,
+    smooth,
+)
+from advtf.landscape.hvp import HessianOperator
+from advtf.landscape.objective import adversarial_examples
+from advtf.landscape.subject import Subject
+from advtf.settings import format_epsilon
+from advtf.studies.context import StudyContext
+
+OF_DENSITY = ("trace", "trace_standard_error", "square_trace", "square_trace_standard_error", "products")
+
+
+def run(context: StudyContext) -> list[Path]:
+    """Writes density.npz, density.json and density.png, and says the table.
+
+    All classifiers share one kernel width and one grid, so that their densities compare. Adversarial
+    examples are made once and held fixed. Every probe is kept as soon as it is done.
+
+    Raises:
+        UsageError: state of another study in the folder.
+        FloatingPointError: a Hessian-vector product is not finite.
+    """
+    densities = _measured(context)
+    for line in _table(context, densities):
+        context.say(line)
+    arrays = _stacked(densities)
+    results = context.write_arrays("density", **_named(context), **arrays, **_curves(arrays))
+    models = [_record(*pair) for pair in zip(context.subjects, densities, strict=True)]
+    content = {"epsilon": context.epsilon, "examples": len(context.x), "models": models}
+    record = context.write_json("density", content)
+    figure = spectral_densities({"": results}, context.folder / "density.png")
+    return [record, results, figure]
+
+
+def _measured(context: StudyContext) -> list[SpectralDensity]:
+    settings, subjects = context.settings, context.subjects
+    weights = [subject.parameters.value() for subject in subjects]
+    identity = settings.of("attack", "compute", "density")
+    replay = Replay(context.folder / "state", fingerprint(identity, *weights, context.x, context.y))
+    found = []
+    total = len(subjects) * settings.density_probes * settings.density_steps
+    with tqdm(
+        total=total, desc="density", unit="product", leave=False, disable=not sys.stdout.isatty()
+    ) as shown:
+        for number, subject in enumerate(subjects):
+            names = [f"model{number}-probe{probe}" for probe in range(settings.density_probes)]
+            found.append(_of_subject(context, subject, names, replay, shown))
+    return found
+
+
+def _of_subject(
+    context: StudyContext, subject: Subject, names: list[str], replay: Replay, shown: tqdm
+) -> SpectralDensity:
+    settings, operator, quadratures = context.settings, None, []
+    for probe, name in enumerate(names):
+        kept = replay.get(name)
+        if kept is None:
+            operator = operator or _hessian(context, subject)
+
+            def product(vector, operator=operator):
+                shown.update(1)
+                return operator(vector)
+
+            steps = settings.density_steps
+            made = quadrature(product, operator.dimension, steps, seed=settings.seed, probe=probe)
+            kept = {"nodes": made.nodes, "weights": made.weights}
+            replay.put(name, kept)
+        else:
+            shown.update(len(kept["nodes"]))
+        quadratures.append(Quadrature(**kept))
+    return average(quadratures, subject.parameters.size)
+
+
+def _hessian(context: StudyContext, subject: Subject) -> HessianOperator:
+    settings, attack = context.settings, (context.attack, context.epsilon)
+    batches = {"batch_size": settings.batch_size}
+    compute = batches | {"seed": settings.seed, "jit_compile": context.jit_compile}
+    x_adv = adversarial_examples(subject, context.x, context.y, *attack, **compute)
+    return HessianOperator(subject, x_adv, context.y, **batches)
+
+
+def _named(context: StudyContext) -> dict[str, np.ndarray]:
+    return {
+        "models": np.array([subject.name for subject in context.subjects]),
+        "dimensions": np.array([subject.parameters.size for subject in context.subjects]),
+        "epsilon": np.float64(context.epsilon),
+    }
+
+
+def _stacked(densities: list[SpectralDensity]) -> dict[str, np.ndarray]:
+    """Nodes and weights (models, probes, steps); rows shorter than the longest end in weights of 0."""
+    longest = max(density.nodes.shape[1] for density in densities)
+    missing = [((0, 0), (0, longest - density.nodes.shape[1])) for density in densities]
+    pairs = list(zip(densities, missing, strict=True))
+    return {
+        "nodes": np.stack([np.pad(density.nodes, after, "edge") for density, after in pairs]),
+        "weights": np.stack([np.pad(density.weights, after) for density, after in pairs]),
+    }
+
+
+def _curves(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The densities (models, grid), for those who plot with something else."""
+    width = kernel_width(arrays["nodes"])
+    grid = covering_grid(arrays["nodes"], width)
+    pairs = zip(arrays["nodes"], arrays["weights"], strict=True)
+    density, error = (
+        np.stack(each) for each in zip(*(smooth(*pair, grid, width) for pair in pairs), strict=True)
+    )
+    named = {"grid": grid, "density": density, "density_standard_error": error}
+    return named | {"kernel_width": np.float64(width)}
+
+
+def _record(subject: Subject, density: SpectralDensity) -> dict:
+    return {
+        "name": subject.name,
+        "parameters": density.dimension,
+        "largest_node": density.nodes.max(),
+        "smallest_node": density.nodes.min(),
+        **{name: getattr(density, name) for name in OF_DENSITY},
+    }
+
+
+def _table(context: StudyContext, densities: list[SpectralDensity]) -> Iterator[str]:
+    settings = context.settings
+    yield (
+        f"Spectrum of the Hessian, ε {format_epsilon(context.epsilon)}, {len(context.x):,} images, "
+        f"{settings.density_probes} probes of {settings.density_steps} products"
+    )
+    yield f"{'largest':>10}{'smallest':>11}{'trace':>20}{'trace of square':>22}  classifier"
+    for subject, density in zip(context.subjects, densities, strict=True):
+        trace = _with_error(density.trace, density.trace_standard_error)
+        square = _with_error(density.square_trace, density.square_trace_standard_error)
+        ends = f"{density.nodes.max():>10.4g}{density.nodes.min():>11.3g}"
+        yield f"{ends}{trace:>20}{square:>22}  {subject.name}"
+
+
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.4g}" if np.isnan(error) else f"{value:.4g} ± {error:.2g}"

@@ -1,0 +1,93 @@
+"""The top eigenvectors that the studies of similarity and of surfaces move along: found, or found again."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from advtf.landscape.hvp import HessianOperator
+from advtf.landscape.lanczos import lanczos
+from advtf.landscape.objective import adversarial_examples
+from advtf.studies.context import StudyContext
+
+SAVED = ("hessian/hessian", "similarity/eigenvectors", "surface/eigenvectors")
+FOUND = 2  # a plane takes two; so the study that comes first finds what the next one needs
+
+
+def top_eigenvectors(context: StudyContext, number: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the largest eigenvalues of ∇²θ L_ε at a subject's weights, and their eigenvectors.
+
+    Vectors that a study has left in the folder of the analysis are taken if they are eigenvectors here: one
+    product each measures their residuals, so vectors of other weights, images or attacks are not mistaken.
+    Otherwise Lanczos finds them, and `eigenvectors.npz` keeps them in the study's folder.
+
+    Args:
+        context: of the study that asks; its images, attacked with its seed, are those of the loss.
+        number: of the subject in it.
+        count: how many, 1 or 2.
+
+    Returns:
+        Eigenvalues (count,) descending, and unit vectors (P, count).
+    """
+    settings, subject = context.settings, context.subjects[number]
+    compute = {"batch_size": settings.batch_size, "jit_compile": context.jit_compile}
+    attack = (context.attack, context.epsilon)
+    x_adv = adversarial_examples(subject, context.x, context.y, *attack, seed=settings.seed, **compute)
+    operator = HessianOperator(subject, x_adv, context.y, batch_size=settings.batch_size)
+    suffix = number or ""
+    for name in SAVED:
+        path = context.folder.parent / f"{name}{suffix}.npz"
+        pairs = _saved(path, operator.dimension, count)
+        if pairs and _fits(operator, *pairs, settings.eigen_tol):
+            context.say(f"Eigenvectors of {path} are used: they are eigenvectors here, too.")
+            return pairs
+    pairs = _found(context, operator, max(count, min(FOUND, operator.dimension)))
+    saved = {"values": pairs.values, "vectors": pairs.vectors, "residuals": pairs.residuals}
+    context.write_arrays(f"eigenvectors{suffix}", **saved)
+    return pairs.values[:count], pairs.vectors[:, :count]
+
+
+def _found(context, operator, count):
+    settings = context.settings
+    with tqdm(desc="Hessian", unit="product", leave=False, disable=not sys.stdout.isatty()) as shown:
+        pairs = lanczos(
+            operator,
+            operator.dimension,
+            count,
+            tolerance=settings.eigen_tol,
+            max_products=settings.max_products,
+            basis_size=settings.basis_size,
+            seed=settings.seed,
+            report=lambda products, finished: shown.update(products - shown.n),
+        )
+    if not pairs.converged.all():
+        context.say(
+            f"Warning: residuals {', '.join(f'{r:.2g}' for r in pairs.residuals)} of the eigenvectors are "
+            f"above the tolerance after {pairs.products} products. Raise --max_products."
+        )
+    return pairs
+
+
+def _saved(path: Path, dimension: int, count: int):
+    """The largest eigenvalues of a file and their vectors, or None."""
+    try:
+        if path.parent.name == "hessian":
+            record = json.loads((path.parent / "hessian.json").read_text())
+            if record["settings"]["eigen_end"] == "smallest":
+                return None
+        with np.load(path, allow_pickle=False) as file:
+            values, vectors = file["values"][:count], file["vectors"][:, :count]
+    except Exception:  # no such file, or a damaged one: they can be found again
+        return None
+    return (values, vectors) if values.shape == (count,) and vectors.shape == (dimension, count) else None
+
+
+def _fits(operator, values, vectors, tolerance):
+    """Whether each ‖Hv − λv‖₂ is within twice the tolerance, of λ₁, with which vectors are found."""
+    return all(
+        np.linalg.norm(operator(np.ascontiguousarray(vector)).astype(np.float64) - value * vector)
+        <= 2 * tolerance * abs(values[0])
+        for value, vector in zip(values, vectors.T, strict=True)
+    )

@@ -1,0 +1,232 @@
+"""The study ``hessian``: the ends of the spectrum of ∇²θ L_ε, of the whole classifier and of its layers."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from advtf.attacks.replay import Replay, fingerprint
+from advtf.figures.hessian import layer_spectra, spectra
+from advtf.landscape.eigen import Eigenpairs
+from advtf.landscape.hvp import HessianOperator
+from advtf.landscape.lanczos import lanczos
+from advtf.landscape.objective import adversarial_examples
+from advtf.landscape.power import power_iteration
+from advtf.landscape.random_loss import RandomLoss, random_loss
+from advtf.landscape.subject import Subject
+from advtf.settings import format_epsilon
+from advtf.studies.context import StudyContext
+
+COLUMNS = 10  # eigenvalues in a line of the table
+OF_PAIRS = ("values", "residuals", "converged", "products", "iterations")
+
+
+def run(context: StudyContext) -> list[Path]:
+    """Writes hessian.json, the eigenpairs of the k-th classifier in hessian<k>.npz, and the figures.
+
+    The file of the first classifier is hessian.npz: `values` and `residuals` (k,), `vectors` (P, k). The
+    adversarial examples are made once and held fixed. Every solution is kept as soon as it is found.
+
+    Raises:
+        UsageError: random θ are asked for and cannot be built, more pairs than parameters, or state of
+            another study in the folder.
+        FloatingPointError: a Hessian-vector product is not finite.
+    """
+    replay = _replay(context)
+    scales = [_scale(context, number, replay) for number in range(len(context.subjects))]
+    arrays, models = [], []
+    for number, scale in enumerate(scales):
+        path, record = _of_subject(context, number, scale, replay)
+        arrays.append(path)
+        models.append(record)
+        for line in _table(context, record):
+            context.say(line)
+    content = {"epsilon": context.epsilon, "examples": len(context.x), "models": models}
+    results = context.write_json("hessian", content | {"peak_memory_bytes": peak_memory()})
+    figures = [spectra({"": results}, context.folder / "hessian.png")]
+    if context.settings.per_layer:
+        figures.append(layer_spectra(results, context.folder / "hessian_layers.png"))
+    return [results, *arrays, *figures]
+
+
+def peak_memory() -> int:
+    """Returns the largest resident size of this process so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _replay(context: StudyContext) -> Replay:
+    weights = [subject.parameters.value() for subject in context.subjects]
+    identity = context.settings.of("attack", "compute", "hessian")
+    return Replay(context.folder / "state", fingerprint(identity, *weights, context.x, context.y))
+
+
+def _kept(replay: Replay, name: str, make: Callable[[], dict]) -> dict[str, np.ndarray]:
+    """What `make` returned when it was first asked for under this name."""
+    arrays = replay.get(name)
+    if arrays is None:
+        arrays = make()
+        replay.put(name, arrays)
+    return arrays
+
+
+def _scale(context: StudyContext, number: int, replay: Replay) -> RandomLoss | None:
+    """L_ε at random θ, by which eigenvalues are divided; None if that is not asked for."""
+    settings = context.settings
+    if settings.normalise_draws == 0:
+        return None
+
+    def make():
+        compute = {"seed": settings.seed, "batch_size": settings.batch_size}
+        compute |= {"draws": settings.normalise_draws, "jit_compile": context.jit_compile}
+        data = (context.x, context.y, context.attack, context.epsilon)
+        with _progress("loss at random θ", "draw", settings.normalise_draws) as shown:
+            drawn = random_loss(
+                context.subjects[number], *data, **compute, report=lambda done, _: shown.update(1)
+            )
+        return {"losses": drawn.losses}
+
+    return RandomLoss(_kept(replay, f"random{number}", make)["losses"], len(context.x))
+
+
+def _of_subject(
+    context: StudyContext, number: int, scale: RandomLoss | None, replay: Replay
+) -> tuple[Path, dict]:
+    """The file of a classifier's eigenpairs, and what the results say about them."""
+    settings, subject = context.settings, context.subjects[number]
+    operator = _Operators(context, subject)
+
+    def make():
+        whole = operator()
+        solved = _solved(context, whole, settings.eigenvalues)
+        slope = np.linalg.norm(whole.gradient().astype(np.float64))
+        return solved | {"loss": np.float64(whole.loss()), "gradient_norm": np.float64(slope)}
+
+    solved = _kept(replay, f"model{number}", make)
+    path = context.write_arrays(
+        f"hessian{number or ''}", **{key: solved[key] for key in ("values", "vectors", "residuals")}
+    )
+    record = {"name": subject.name, "parameters": subject.parameters.size} | _record(solved, scale)
+    record |= {"loss": float(solved["loss"]), "gradient_norm": float(solved["gradient_norm"])}
+    if scale:
+        record["random_loss"] = {"mean": scale.mean, "standard_error": scale.standard_error}
+        record["random_loss"]["losses"] = scale.losses
+    if settings.per_layer:
+        record["layers"] = list(_layers(context, number, operator, scale, replay))
+    return path, record
+
+
+class _Operators:
+    """Hessians of one classifier on its adversarial examples, which are made when first needed."""
+
+    def __init__(self, context: StudyContext, subject: Subject):
+        self._context, self._subject, self._x_adv = context, subject, None
+
+    def __call__(self, block: slice | None = None) -> HessianOperator:
+        context, settings = self._context, self._context.settings
+        if self._x_adv is None:
+            self._x_adv = adversarial_examples(
+                self._subject,
+                context.x,
+                context.y,
+                context.attack,
+                context.epsilon,
+                seed=settings.seed,
+                batch_size=settings.batch_size,
+                jit_compile=context.jit_compile,
+                label="adversarial examples",
+            )
+        return HessianOperator(
+            self._subject, self._x_adv, context.y, batch_size=settings.batch_size, block=block
+        )
+
+
+def _layers(context, number, operator, scale, replay) -> Iterator[dict]:
+    for place, (name, block) in enumerate(context.subjects[number].parameters.blocks().items()):
+        size = block.stop - block.start
+        count = min(context.settings.eigenvalues, size)
+
+        def make(block=block, count=count, name=name):
+            solved = _solved(context, operator(block), count, name)
+            del solved["vectors"]
+            return solved
+
+        solved = _kept(replay, f"model{number}-layer{place}", make)
+        yield {"name": name, "parameters": size} | _record(solved, scale)
+
+
+def _solved(
+    context: StudyContext, operator: HessianOperator, count: int, name: str = "Hessian"
+) -> dict[str, np.ndarray]:
+    """Eigenpairs of an operator as arrays, with what was spent on them."""
+    began = time.monotonic()
+    with _progress(name, "product", None) as shown:
+        pairs = _eigenpairs(context, operator, count, shown)
+    solved = {key: np.asarray(getattr(pairs, key)) for key in (*OF_PAIRS, "vectors")}
+    solved["seconds"] = np.float64(time.monotonic() - began)
+    return solved
+
+
+def _eigenpairs(context: StudyContext, operator: HessianOperator, count: int, shown: tqdm) -> Eigenpairs:
+    settings = context.settings
+
+    def report(products, finished):
+        shown.set_postfix_str(f"{finished} pairs", refresh=False)
+        shown.update(products - shown.n)
+
+    shared = {"tolerance": settings.eigen_tol, "seed": settings.seed, "report": report}
+    if settings.eigen_method == "power":
+        return power_iteration(operator, operator.dimension, count, **shared)
+    both = settings.eigen_end == "both"
+    return lanczos(
+        operator,
+        operator.dimension,
+        min(2 * count, operator.dimension) if both else count,
+        which=settings.eigen_end,
+        max_products=settings.max_products,
+        basis_size=settings.basis_size,
+        **shared,
+    )
+
+
+def _progress(label: str, unit: str, total: int | None) -> tqdm:
+    return tqdm(total=total, desc=label, unit=unit, leave=False, disable=not sys.stdout.isatty())
+
+
+def _record(solved: dict[str, np.ndarray], scale: RandomLoss | None) -> dict:
+    record = {key: solved[key] for key in (*OF_PAIRS, "seconds")}
+    record["normalised"] = solved["values"] / scale.mean if scale else None
+    return record
+
+
+def _table(context: StudyContext, record: dict) -> Iterator[str]:
+    settings, values = context.settings, record["values"]
+    end = {"both": "largest and smallest"}.get(settings.eigen_end, settings.eigen_end)
+    yield (
+        f"{record['name']}: {end} eigenvalues of the Hessian, ε {format_epsilon(context.epsilon)}, "
+        f"{len(context.x):,} images, loss {record['loss']:.4g}, gradient norm {record['gradient_norm']:.3g}"
+    )
+    for start in range(0, len(values), COLUMNS):
+        yield "".join(f"{value:>10.4g}" for value in values[start : start + COLUMNS])
+    largest = np.max(record["residuals"]) / np.abs(values).max()
+    yield (
+        f"{settings.eigen_method}: {record['products']} products in {record['seconds']:.1f} s, "
+        f"residuals up to {largest:.1e} of the largest eigenvalue"
+    )
+    if "random_loss" in record:
+        scale = record["random_loss"]
+        error = "" if scale["standard_error"] is None else f" ± {scale['standard_error']:.2g}"
+        first = f"largest normalised: {values[0] / scale['mean']:.4g}"
+        yield f"{first}; loss at random θ {scale['mean']:.4f}{error}"
+    for layer in record.get("layers", []):
+        yield f"{layer['name']:>32}: {layer['values'][0]:.4g} of {layer['parameters']:,} parameters"
+    missing = int(np.sum(~record["converged"]))
+    if missing:
+        yield (
+            f"Warning: {missing} of {len(values)} pairs are not within the tolerance after "
+            f"{record['products']} products. Raise --max_products or --eigen_tol."
+        )

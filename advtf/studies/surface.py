@@ -1,0 +1,215 @@
+"""The study ``surface``: L_ε and the clean loss on a line or a plane through the weights of the first model.
+
+Liu et al. 2020, figure 12.
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from advtf.attacks.replay import Replay, fingerprint
+from advtf.errors import UsageError
+from advtf.export import TOLERANCE
+from advtf.figures.surface import interactive_surface, loss_surface
+from advtf.landscape.objective import AdversarialObjective
+from advtf.landscape.parameters import Parameters, filter_normalised, unit_direction
+from advtf.landscape.subject import Subject
+from advtf.landscape.surface import (
+    QUANTITIES,
+    Place,
+    Surface,
+    around,
+    between,
+    segment_axis,
+    surface,
+    symmetric_axis,
+)
+from advtf.settings import format_epsilon
+from advtf.studies.context import StudyContext
+from advtf.studies.directions import top_eigenvectors
+
+PROBES = 8  # images on which the models at the ends are compared with themselves
+HEADS = {
+    "adversarial_loss": "L_ε",
+    "robust_error": "error %",
+    "clean_loss": "clean L",
+    "clean_error": "error %",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """What a scan moves and along what.
+
+    Attributes:
+        parameters: those that move.
+        vectors: (k, P) directions, or the weights of the models.
+        place: coordinates -> weights.
+        axes: coordinates along each direction.
+        labels: of the axes, for figures.
+        towards: the places at the unit coordinates are models.
+    """
+
+    parameters: Parameters
+    vectors: np.ndarray
+    place: Place
+    axes: tuple[np.ndarray, ...]
+    labels: tuple[str, ...]
+    towards: bool = False
+
+
+def run(context: StudyContext) -> list[Path]:
+    """Writes surface.npz, surface.json, surface.png and surface.html, and says the table.
+
+    Raises:
+        UsageError: an even number of points about a model, a model that the first cannot be moved to, or
+            state of another study in the folder.
+    """
+    subject, settings = context.subjects[0], context.settings
+    cut = _towards(context) if settings.surface == "towards" else _around(context, subject)
+    objective = AdversarialObjective(
+        subject,
+        context.x,
+        context.y,
+        context.attack,
+        context.epsilon,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        jit_compile=context.jit_compile,
+    )
+    found = _scan(context, objective, cut)
+    points = _points(found, context.subjects[: 1 + len(found.axes)] if cut.towards else [subject])
+    for line in _table(found, points, cut, context.epsilon):
+        context.say(line)
+    grids = {name: getattr(found, name) for name in QUANTITIES}
+    arrays = {f"axis{number}": axis for number, axis in enumerate(found.axes)} | grids
+    texts = {
+        "labels": np.array(cut.labels),
+        "model": np.array(subject.name),
+        "towards": np.array(cut.towards),
+    }
+    texts |= {"epsilon": np.float64(context.epsilon)}
+    results = context.write_arrays("surface", **arrays, **texts)
+    limits = {name: [np.nanmin(grid), np.nanmax(grid)] for name, grid in grids.items()}
+    numbers = {"labels": cut.labels, "axes": found.axes, "examples": found.examples}
+    record = context.write_json("surface", numbers | {"points": points, "range": limits})
+    picture = loss_surface({"": results}, context.folder / "surface.png")
+    page = interactive_surface(results, context.folder / "surface.html")
+    return [record, results, picture, page]
+
+
+def _around(context, subject) -> Slice:
+    settings, parameters = context.settings, subject.parameters
+    axis = symmetric_axis(settings.surface_radius, settings.surface_points)
+    count = settings.surface_dims
+    if settings.surface == "eigen":
+        values, vectors = top_eigenvectors(context, 0, count)
+        names = [f"a{_index(k, count)} along eigenvector, λ = {value:.4g}" for k, value in enumerate(values)]
+    else:
+        vectors = _random_directions(settings.seed, parameters, count)
+        names = [f"a{_index(k, count)} along random unit vector" for k in range(count)]
+    if settings.surface == "filter":
+        vectors = np.stack([filter_normalised(parameters, vector) for vector in vectors.T], axis=1)
+        names = [f"a{_index(k, count)} along filter-normalised vector" for k in range(count)]
+    place = around(parameters.value(), list(vectors.T))
+    return Slice(parameters, vectors.T, place, (axis,) * count, tuple(names))
+
+
+def _random_directions(seed, parameters, count):
+    """Orthonormal columns (P, count), uniform; of two, the first is that of one."""
+    columns = np.stack([unit_direction(parameters, seed + k) for k in range(count)], axis=1)
+    orthonormal, triangle = np.linalg.qr(columns.astype(np.float64))
+    return orthonormal * np.sign(np.diag(triangle))
+
+
+def _index(k, count):
+    return "₁₂"[k] if count > 1 else ""
+
+
+def _towards(context) -> Slice:
+    settings = context.settings
+    subjects = context.subjects[: 1 + settings.surface_dims]
+    parameters = [_everything(subject) for subject in subjects]
+    shapes = [[tuple(variable.shape) for variable in part.variables] for part in parameters]
+    for subject, shape in zip(subjects, shapes, strict=True):
+        if shape != shapes[0]:
+            raise UsageError(
+                f"surface=towards needs models of one architecture. Received: {subjects[0].name} and "
+                f"{subject.name}, whose variables differ. Give models of equal settings."
+            )
+    weights = np.stack([part.value() for part in parameters])
+    for subject, vector in zip(subjects, weights, strict=True):
+        with parameters[0].at(vector):
+            _require_equal(subjects[0], subject, context.x[:PROBES])
+    axis = segment_axis(settings.surface_radius, settings.surface_points)
+    labels = tuple(f"t{_index(k, len(subjects) - 1)} towards {s.name}" for k, s in enumerate(subjects[1:]))
+    return Slice(
+        parameters[0], weights, between(weights), (axis,) * (len(subjects) - 1), labels, towards=True
+    )
+
+
+def _everything(subject: Subject) -> Parameters:
+    """The weights and, where they can be reached, BatchNorm's running statistics.
+
+    On the way to another model both move in equal shares, so that its end is that model.
+    """
+    if subject.model is None:
+        return subject.parameters
+    return Parameters([v for v in subject.model.variables if keras.backend.is_float_dtype(v.dtype)])
+
+
+def _require_equal(moved, wanted, x):
+    found, expected = (np.asarray(subject.logits_fn(x)) for subject in (moved, wanted))
+    if not np.abs(found - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max()):
+        raise UsageError(
+            f"surface=towards needs models that differ in their weights only. Received: {moved.name}, which "
+            f"does not become {wanted.name} with its weights. Export both with their training configuration."
+        )
+
+
+def _scan(context, objective, cut):
+    settings = context.settings.of("attack", "compute", "surface")
+    logits = np.asarray(context.subjects[0].logits_fn(context.x[:PROBES]))  # depend on all that is not moved
+    known = (cut.parameters.value(), cut.vectors, *cut.axes, logits, context.x, context.y)
+    replay = Replay(context.folder / "state", fingerprint(settings, *known))
+    total = math.prod(map(len, cut.axes))
+    with tqdm(
+        total=total, desc="surface", unit="point", leave=False, disable=not sys.stdout.isatty()
+    ) as shown:
+
+        def report(done, _):
+            if not shown.n:  # rows of an earlier start say nothing about the speed
+                shown.initial = shown.n = done - 1
+            shown.update(done - shown.n)
+
+        return surface(objective, cut.parameters, cut.place, cut.axes, replay=replay, report=report)
+
+
+def _points(found: Surface, subjects) -> dict[str, dict]:
+    """Where the models are, and the point of the lowest L_ε, each with its coordinates and values."""
+    places = {subjects[0].name: (0.0,) * len(found.axes)}
+    if len(subjects) > 1:
+        places |= {s.name: tuple(unit) for s, unit in zip(subjects[1:], np.eye(len(found.axes)), strict=True)}
+    losses = np.where(np.isnan(found.adversarial_loss), np.inf, found.adversarial_loss)
+    lowest = np.unravel_index(np.argmin(losses), losses.shape)
+    places["lowest L_ε"] = tuple(axis[i] for axis, i in zip(found.axes, lowest, strict=True))
+    return {name: {"coordinates": place, **found.at(*place)} for name, place in places.items()}
+
+
+def _table(found: Surface, points: dict, cut: Slice, epsilon: float) -> Iterator[str]:
+    count = " × ".join(str(len(axis)) for axis in found.axes)
+    yield f"Surface at {count} points, ε {format_epsilon(epsilon)}, {found.examples} examples:"
+    yield from (
+        f"  {label}, from {a[0]:.3g} to {a[-1]:.3g}" for label, a in zip(cut.labels, found.axes, strict=True)
+    )
+    yield f"{'':<32}" + "".join(f"{head:>12}" for head in HEADS.values())
+    for name, values in points.items():
+        yield f"{name:<32}" + "".join(f"{values[quantity]:>12.4f}" for quantity in HEADS)
+    for name, choose in (("least on the grid", np.nanmin), ("largest on the grid", np.nanmax)):
+        yield f"{name:<32}" + "".join(f"{choose(getattr(found, q)):>12.4f}" for q in HEADS)

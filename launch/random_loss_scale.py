@@ -1,0 +1,78 @@
+"""The scale of L_ε(θ): its mean over random θ for several ε (Liu et al. 2020, appendix C.2.2).
+
+    python launch/random_loss_scale.py --num_examples 2000
+    python launch/random_loss_scale.py --dataset cifar10 --model resnet18 --num_examples 500
+
+θ are independent initialisations of the architecture, the same ones for every ε; the attack is the data set's
+training attack, and the mean is over the first training images. Prints a table and writes
+runs/random-loss-<dataset>-<model>.json. Published: CIFAR-10 2.3034, 2.3044, 2.3053, 2.3071 for ε = 0, 2, 4,
+8/255; MNIST 2.3029, 2.3414, 2.3424, 2.3429, 2.3432 for ε = 0, 0.1, 0.2, 0.3, 0.4.
+"""
+
+import argparse
+from pathlib import Path
+
+EPSILONS = {"mnist": ("0", "0.1", "0.2", "0.3", "0.4"), "cifar10": ("0", "2/255", "4/255", "8/255")}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--dataset", default="mnist", choices=list(EPSILONS))
+    parser.add_argument("--model")
+    parser.add_argument("--width")
+    parser.add_argument("--num_examples", type=int, default=2000)
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data_dir")
+    chosen = parser.parse_args()
+
+    from advtf.config import resolve
+    from advtf.runtime import start
+
+    start("float32", "off")
+    names = ("dataset", "model", "width", "seed")
+    given = {name: getattr(chosen, name) for name in names}
+    configs = [resolve({**given, "eps": epsilon}) for epsilon in EPSILONS[chosen.dataset]]
+    measured = list(measure(chosen, configs))
+
+    from advtf.atomic import write_json
+    from advtf.manifest import provenance
+
+    path = Path(f"runs/random-loss-{chosen.dataset}-{configs[0].model}.json")
+    path.parent.mkdir(exist_ok=True)
+    settings = {"width": configs[0].width, "examples": chosen.num_examples, "seed": chosen.seed}
+    write_json(path, provenance() | settings | {"results": measured})
+    print(path)
+
+
+def measure(chosen, configs):
+    """Yields one record per ε and prints it."""
+    from advtf import data
+    from advtf.augmentation import to_unit_float
+    from advtf.landscape.random_loss import random_loss
+    from advtf.landscape.subject import as_subject
+    from advtf.settings import format_epsilon
+    from advtf.training.run import build_attack, build_classifier
+
+    images = data.load(chosen.dataset, chosen.data_dir)
+    part = images.train.select(slice(chosen.num_examples))
+    x, y = to_unit_float(part.images).numpy(), part.labels
+    subject = as_subject(build_classifier(configs[0], images))
+    print(f"{'ε':<8}{'mean L_ε':>10}{'standard error':>16}", flush=True)
+    for config in configs:
+        found = random_loss(
+            subject, x, y, build_attack(config), config.eps, draws=chosen.draws, seed=chosen.seed
+        )
+        error = found.standard_error
+        shown = "" if error is None else f"{error:>16.4f}"
+        print(f"{format_epsilon(config.eps):<8}{found.mean:>10.4f}{shown}", flush=True)
+        yield {
+            "epsilon": config.eps,
+            "losses": found.losses.tolist(),
+            "mean": found.mean,
+            "standard_error": error,
+        }
+
+
+if __name__ == "__main__":
+    main()

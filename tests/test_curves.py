@@ -1,0 +1,154 @@
+"""Bezier curves and chains against de Casteljau's construction, closed forms and quadrature."""
+
+import numpy as np
+import pytest
+
+from advtf.errors import UsageError
+from advtf.landscape.curves import COEFFICIENTS, Curve, bernstein, even_parameters, hat, straight
+
+KINDS = tuple(COEFFICIENTS)
+
+
+def points(order, size=5, seed=0, dtype=np.float64):
+    return np.random.default_rng(seed).normal(size=(order + 1, size)).astype(dtype)
+
+
+def de_casteljau(control, t):
+    while len(control) > 1:
+        control = (1 - t) * control[:-1] + t * control[1:]
+    return control[0]
+
+
+def test_coefficients_of_equation_30_by_hand():
+    np.testing.assert_allclose(bernstein(2, 0.25), [0.5625, 0.375, 0.0625], rtol=1e-15)
+    np.testing.assert_allclose(bernstein(3, 0.5), [1 / 8, 3 / 8, 3 / 8, 1 / 8], rtol=1e-15)
+    np.testing.assert_allclose(hat(2, 0.25), [0.5, 0.5, 0])
+    np.testing.assert_allclose(hat(4, 0.9), [0, 0, 0, 0.4, 0.6], atol=1e-15)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", [1, 2, 4, 7])
+def test_coefficients_are_a_partition_of_one(kind, order):
+    for t in np.linspace(0, 1, 23):
+        coefficients = COEFFICIENTS[kind](order, t)
+        assert coefficients.shape == (order + 1,) and (coefficients >= 0).all()
+        assert coefficients.sum() == pytest.approx(1, abs=1e-14)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 6])
+def test_bezier_is_de_casteljaus_construction(order):
+    control = points(order)
+    for t in (0.0, 0.1, 0.5, 0.77, 1.0):
+        np.testing.assert_allclose(Curve("bezier", control).at(t), de_casteljau(control, t), atol=1e-13)
+
+
+@pytest.mark.parametrize("order", [1, 2, 5])
+def test_chain_is_linear_interpolation(order):
+    control = points(order)
+    knots = np.arange(order + 1) / order
+    for t in np.linspace(0, 1, 17):
+        wanted = [np.interp(t, knots, column) for column in control.T]
+        np.testing.assert_allclose(Curve("chain", control).at(t), wanted, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ends_have_the_models_bits(kind):
+    control = points(3, dtype=np.float32)
+    control[0, 0], control[-1, 1] = -0.0, -0.0  # a sum of products would give +0
+    curve = Curve(kind, control)
+    assert curve.at(0).tobytes() == control[0].tobytes() and curve.at(1).tobytes() == control[-1].tobytes()
+    assert curve.at(0.3).dtype == np.float32
+    curve.at(0)[:] = 7
+    assert control[0, 0] == 0  # a copy
+
+
+def test_chain_meets_its_inner_points_exactly():
+    control = points(4, dtype=np.float32)
+    for i in range(5):
+        assert Curve("chain", control).at(i / 4).tobytes() == control[i].tobytes()
+
+
+def test_first_order_is_the_straight_line_for_both_kinds():
+    start, end = points(1, dtype=np.float32)
+    for t in np.linspace(0, 1, 9):
+        bezier, chain = (Curve(kind, np.stack([start, end])).at(t) for kind in KINDS)
+        assert bezier.tobytes() == chain.tobytes()
+        np.testing.assert_allclose(bezier, (1 - t) * start + t * end, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", [1, 2, 5])
+def test_straight_curve_of_any_order(kind, order):
+    start, end = points(1)
+    curve = straight(kind, start, end, order)
+    assert curve.order == order
+    assert curve.points[0].tobytes() == start.tobytes() and curve.points[-1].tobytes() == end.tobytes()
+    for t in np.linspace(0, 1, 11):
+        np.testing.assert_allclose(curve.at(t), (1 - t) * start + t * end, atol=1e-14)
+    assert curve.length() == pytest.approx(np.linalg.norm(end - start), rel=1e-13)
+
+
+def test_equal_ends_give_a_point():
+    start = points(1)[0]
+    for kind in KINDS:
+        curve = straight(kind, start, start, 3)
+        assert curve.length() < 1e-14
+        np.testing.assert_allclose(curve.at(0.4), start, rtol=1e-14)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("t", [0.0, 0.2, 0.61, 1.0])
+def test_control_gradient_by_finite_differences(kind, t):
+    # L(θ) = Σ sin θ, ∇L = cos θ.
+    control, h = points(3), 1e-6
+    gradient = Curve(kind, control).control_gradient(t, np.cos(Curve(kind, control).at(t)))
+    wanted = np.zeros_like(control)
+    for index in np.ndindex(control.shape):
+        values = []
+        for sign in (1, -1):
+            moved = control.copy()
+            moved[index] += sign * h
+            values.append(np.sin(Curve(kind, moved).at(t)).sum())
+        wanted[index] = (values[0] - values[1]) / (2 * h)
+    np.testing.assert_allclose(gradient, wanted, atol=1e-9)
+
+
+def test_length_of_a_parabola_in_closed_form():
+    # Control points (0, 0), (1/2, 0), (1, 1): the parabola y = x², whose length from 0 to 1 is known.
+    curve = Curve("bezier", np.array([[0, 0], [0.5, 0], [1, 1]], float))
+    assert curve.length() == pytest.approx(np.sqrt(5) / 2 + np.arcsinh(2) / 4, rel=1e-12)
+
+
+def test_length_is_that_of_many_chords():
+    curve = Curve("bezier", points(4, size=6))
+    chords = np.linalg.norm(np.diff([curve.at(t) for t in np.linspace(0, 1, 2001)], axis=0), axis=1)
+    assert curve.length() == pytest.approx(chords.sum(), rel=1e-6)
+
+
+def test_length_of_a_chain_is_that_of_its_pieces():
+    curve = Curve("chain", np.array([[0, 0], [3, 4], [3, 0], [0, 0]], np.float32))
+    assert curve.length() == 12
+
+
+def test_even_parameters():
+    np.testing.assert_array_equal(even_parameters(5), [0, 0.25, 0.5, 0.75, 1])
+    assert even_parameters(51)[[0, -1]].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Curve("spline", points(2)), "bezier, chain"),
+        (lambda: Curve("bezier", points(0)), r"\(1, 5\)"),
+        (lambda: Curve("bezier", points(2).astype(int)), "int64"),
+        (lambda: Curve("bezier", points(2) * np.nan), "NaN"),
+        (lambda: Curve("bezier", points(2)).at(1.01), "t=1.01"),
+        (lambda: Curve("chain", points(2)).control_gradient(-0.1, np.zeros(5)), "t=-0.1"),
+        (lambda: straight("bezier", np.zeros(3), np.zeros(4), 2), r"\(3,\) and float64 \(4,\)"),
+        (lambda: straight("bezier", np.zeros(3), np.zeros(3), 0), "order=0"),
+        (lambda: even_parameters(1), "curve_points=1"),
+    ],
+)
+def test_what_is_refused(build, message):
+    with pytest.raises(UsageError, match=message):
+        build()
