@@ -166,6 +166,7 @@ def describe(config: TrainConfig, given: Iterable[str]) -> list[tuple[str, str]]
         ("data", _describe_data(config)),
         ("model", _describe_model(config)),
         ("attack", describe_attack(config)),
+        ("method", _describe_method(config)),
         ("epsilon", _describe_epsilon(config)),
         ("optimizer", _describe_optimizer(config)),
         ("compute", f"{config.precision}, jit {config.jit}, strategy {config.strategy}, seed {config.seed}"),
@@ -193,6 +194,12 @@ def describe_attack(config: Any) -> str:
         f"PGD, {config.norm}, ε {format_epsilon(config.eps)}, {config.attack_steps} steps of {step} "
         f"({config.relative_step:.3g} ε), {start}"
     )
+
+
+def _describe_method(config: TrainConfig) -> str:
+    strength = "" if config.strength is None else f" {config.strength:g}{' ramped' * config.strength_ramp}"
+    awp = f", awp {config.awp:g}" if config.awp else ""
+    return f"{config.objective}{strength} against {config.adversary}{awp}"
 
 
 def _describe_epsilon(config: TrainConfig) -> str:

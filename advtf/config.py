@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from advtf.errors import UsageError, nearest
+from advtf.method_settings import MethodSettings, fill_method
 from advtf.models import ACTIVATIONS, MODELS
 from advtf.presets import preset
 from advtf.rules import check
@@ -35,7 +36,7 @@ DATASET_NAME = text(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(MethodSettings):
     """Everything that determines the numbers of a training run; `resolve` fills what is not given.
 
     Values may be flag text (``eps="8/255"``); fractional `periods` become whole epochs.
@@ -116,6 +117,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         normalise(self)
+        fill_method(self)
         object.__setattr__(self, "periods", period_epochs(self.periods, self.epochs))
         check(self)
 

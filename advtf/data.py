@@ -8,7 +8,7 @@ import tensorflow as tf
 from advtf import arrays, augmentation
 from advtf.errors import UsageError
 
-_AUGMENTATION_STREAM = 1  # folded into (seed, step): other users of the same pair draw other numbers
+_AUGMENTATION_STREAMS = (1, 2)  # folded into (seed, step), one a view: other users draw other numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +128,7 @@ def training_batches(
     start_step: int = 0,
     total_steps: int | None = None,
     augment: bool = False,
+    views: int = 1,
 ) -> tf.data.Dataset:
     """Batches for training; batch s (counted over all epochs) is a function of `seed` and s alone.
 
@@ -143,9 +144,11 @@ def training_batches(
         start_step: the first step to deliver.
         total_steps: where the stream ends, counted from step 0; default never.
         augment: random crop (zero padding of one eighth of the size) and horizontal flip.
+        views: 2 for two augmentations of the same images.
 
     Returns:
-        A dataset of (x float32 (B, H, W, C) in [0, 1], y int32 (B,)).
+        A dataset of (x float32 (B, H, W, C) in [0, 1], y int32 (B,)); of ((x, x'), y) with two views,
+        of which the first is that of a stream with one.
 
     Raises:
         UsageError: a batch larger than the data, or more steps per epoch than there are.
@@ -158,7 +161,7 @@ def training_batches(
             f"{len(split)} examples. Received: steps_per_epoch={steps}."
         )
     with tf.device("CPU:0"):  # the pipeline runs there; a copy on a GPU would travel back at every step
-        batch_at = _batch_function(split, batch_size, seed, steps, augment)
+        batch_at = _batch_function(split, batch_size, seed, steps, augment, views)
         batches = tf.data.Dataset.counter(start=start_step)
         if total_steps is not None:
             batches = batches.take(max(0, total_steps - start_step))
@@ -192,8 +195,8 @@ def _ready(batches: tf.data.Dataset) -> tf.data.Dataset:
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _batch_function(split: Split, batch_size: int, seed: int, steps_per_epoch: int, augment: bool):
-    """The function step -> (x, y)."""
+def _batch_function(split, batch_size, seed, steps_per_epoch, augment, views):
+    """The function step -> (x, y), or ((x, x'), y)."""
     images, labels = tf.constant(split.images), tf.constant(split.labels)
     last = tf.constant(len(split) - 1, tf.int64)
     seed = tf.constant(seed, tf.int64)
@@ -204,10 +207,13 @@ def _batch_function(split: Split, batch_size: int, seed: int, steps_per_epoch: i
         places = position * batch_size + tf.range(batch_size, dtype=tf.int64)
         chosen = tf.random.experimental.index_shuffle(places, tf.stack([seed, epoch]), last)
         x = tf.gather(images, chosen)
+        seen = [x] * views
         if augment:
-            key = tf.random.fold_in(tf.stack([seed, step]), _AUGMENTATION_STREAM)
-            x = augmentation.augment_batch(x, key, padding)
-        return augmentation.to_unit_float(x), tf.gather(labels, chosen)
+            pair = tf.stack([seed, step])
+            keys = [tf.random.fold_in(pair, stream) for stream in _AUGMENTATION_STREAMS[:views]]
+            seen = [augmentation.augment_batch(x, key, padding) for key in keys]
+        seen = tuple(augmentation.to_unit_float(view) for view in seen)
+        return seen[0] if views == 1 else seen, tf.gather(labels, chosen)
 
     return batch_at
 

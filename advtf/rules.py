@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from advtf.errors import UsageError
+from advtf.method_settings import check_method
 from advtf.models import model_size
 from advtf.settings import format_epsilon, relative_step
 from advtf.training.schedules import epsilon_schedule, rate_schedule
@@ -27,6 +28,7 @@ def check(config: "TrainConfig") -> None:
     _check_epsilon_schedule(config)
     _check_rate_schedule(config)
     _check_optimizer(config)
+    check_method(config)
     if config.strategy == "mirrored" and config.jit == "on":
         raise UsageError(
             "jit=on works on one device only. Received: jit=on, strategy=mirrored; use --jit=auto."

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from advtf.attacks.losses import cross_entropy, is_correct
-from advtf.training.objectives import adversarial, standard
+from advtf.training.objectives import Batch, adversarial, standard
 
 LOGITS = np.array([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0], [1000.0, 0.0, -1000.0]])
 LABELS = np.array([0, 1, 2])
@@ -35,7 +35,8 @@ def test_is_correct(label_type):
 def called_on(objective):
     clean, attacked = tf.constant(LOGITS, tf.float32), tf.constant(LOGITS[:, ::-1].copy(), tf.float32)
     calls = []
-    losses, accuracies = objective(lambda x: calls.append(x) or x, clean, attacked, tf.constant(LABELS))
+    batch = Batch(clean, attacked, tf.constant(LABELS), 0.1, 1.0, None)
+    losses, accuracies = objective.losses(lambda x: calls.append(x) or x, batch)
     return losses, accuracies, calls, clean, attacked
 
 

@@ -22,6 +22,20 @@ def cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(logits, tf.float32))
 
 
+def kl_divergence(p: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """KL(p ‖ softmax(logits)), what TRADES climbs: `p` stands where other losses have the classes.
+
+    Args:
+        p: (B, K) probabilities; gradients flow through them as well.
+        logits: (B, K).
+
+    Returns:
+        (B,) float32 nats, at least 0.
+    """
+    logits = tf.cast(logits, tf.float32)
+    return tf.reduce_sum(tf.math.xlogy(p, p) - p * tf.nn.log_softmax(logits), axis=-1)
+
+
 def margin(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """How far the strongest wrong class leads: max_{i≠y} z_i − z_y, positive when misclassified.
 

@@ -112,9 +112,37 @@ def as_attack(perturb: Attack) -> Attack:
     return attack
 
 
-def fgsm(norm: str = "linf", random_start: str = "none") -> Attack:
-    """The fast gradient sign method: PGD with one step of length ε."""
-    return pgd(norm, steps=1, relative_step=1.0, random_start=random_start)
+def fgsm(norm: str = "linf", random_start: str = "none", loss: Callable = cross_entropy) -> Attack:
+    """The fast gradient sign method: PGD with one step of ε; FGSM-R with ``random_start="uniform"``."""
+    return pgd(norm, steps=1, relative_step=1.0, random_start=random_start, loss=loss)
+
+
+def noisy(norm: str = "linf") -> Callable:
+    """Builds ``view(x, epsilon, seed)``: x plus uniform noise of the ε-ball, clipped to [0, 1].
+
+    With the seed of `fgsm_n` it is the point from which that attack steps, its noised clean image.
+    """
+    ball = get_ball(norm)
+
+    def view(x, epsilon, seed):
+        return tf.clip_by_value(x + ball.random_point(tf.shape(x), epsilon, seed), 0.0, 1.0)
+
+    return view
+
+
+def fgsm_n(norm: str = "linf", loss: Callable = cross_entropy) -> Attack:
+    """FGSM centred on noise (de Jorge et al. 2022): x̃ = x + U(−ε, ε), one step of ε from x̃, no projection.
+
+    The result lies in [0, 1] and within 2ε of `x`, ε of x̃ = ``noisy(norm)(x, epsilon, seed)``.
+    """
+    ball, view = get_ball(norm), noisy(norm)
+
+    def perturb(logits_fn, x, y, epsilon, seed):
+        start = view(x, epsilon, seed)
+        step = ball.steepest_step(input_gradient(logits_fn, start, y, loss), epsilon)
+        return tf.clip_by_value(start + step, 0.0, 1.0)
+
+    return as_attack(perturb)
 
 
 def _ascend(ball: Ball, logits_fn, x, y, start, epsilon, steps, relative_step, loss):

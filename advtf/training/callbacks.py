@@ -69,6 +69,15 @@ class RateSchedule(_Scheduled):
         return self.model.optimizer.learning_rate
 
 
+class StrengthSchedule(_Scheduled):
+    """Drives ``trainer.strength``, logs it as "strength"; arguments as for `EpsilonSchedule`."""
+
+    name = "strength"
+
+    def _variable(self):
+        return self.model.strength
+
+
 class PeriodicReset(keras.callbacks.Callback):
     """Zeroes the optimizer's slots (momentum, moments) at the start of each period after the first.
 

@@ -16,6 +16,7 @@ from advtf.landscape.dynamics import GradientDynamics
 from advtf.rundir import RunDirectory
 from advtf.runtime import Runtime, bfloat16_rewrite
 from advtf.training import callbacks as cb
+from advtf.training import methods
 from advtf.training.checkpoint import Checkpoint, CheckpointFolder, stop_on_signals
 from advtf.training.logs import JsonLines, TensorBoard
 from advtf.training.optimizers import build_optimizer
@@ -54,7 +55,7 @@ def build_classifier(
 
 
 def build_attack(config: TrainConfig, restarts: int = 1) -> Attack:
-    """Builds the training attack of a configuration, with `restarts` for evaluation."""
+    """Builds PGD as configured, which measures robustness whatever adversary trains, with `restarts`."""
     return pgd(config.norm, config.attack_steps, config.relative_step, config.random_start, restarts)
 
 
@@ -76,9 +77,20 @@ def build_trainer(config: TrainConfig, data: ImageData, runtime: Runtime) -> Adv
             f"batch_size must be a multiple of the number of replicas, {replicas}. "
             f"Received: batch_size={config.batch_size}."
         )
+    objective = methods.build_objective(config, data.num_classes)  # loads teachers: outside the scope
     with runtime.strategy.scope():
         classifier = build_classifier(config, data, runtime.model_policy, synchronized=replicas > 1)
-        trainer = AdversarialTrainer(classifier, build_attack(config), config.eps, seed=config.seed)
+        trainer = AdversarialTrainer(
+            classifier,
+            methods.build_adversary(config),
+            config.eps,
+            objective=objective,
+            clean_view=methods.clean_view(config),
+            attack_mode=config.attack_mode,
+            awp=config.awp,
+            eval_attack=build_attack(config),
+            seed=config.seed,
+        )
         optimizer = build_optimizer(
             config.optimizer,
             config.lr,
@@ -158,6 +170,11 @@ def _callbacks(config, options, run, trainer, data, spe, stop_requested, rewrite
     chain = [
         cb.EpsilonSchedule(epsilon, config.schedule_unit, spe),
         cb.RateSchedule(rate, config.schedule_unit, spe),
+        *(
+            [cb.StrengthSchedule(lambda epoch: epoch / config.epochs, config.schedule_unit, spe)]
+            if config.strength_ramp
+            else []
+        ),
         *([cb.PeriodicReset(config.periods)] if config.reset_optimizer else []),
         *([_EvaluateInFloat32()] if rewrite else []),
         statistics,
@@ -226,6 +243,7 @@ def _fit(trainer, config, data, chain, done, spe):
                 start_step=start,
                 total_steps=config.epochs * spe,
                 augment=config.augment,
+                views=trainer.objective.views,
             ),
             initial_epoch=start // spe,
             epochs=config.epochs,

@@ -8,8 +8,10 @@ import tensorflow as tf
 
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.pgd import Attack
-from advtf.errors import UsageError
-from advtf.training import objectives
+from advtf.errors import UsageError, one_of, require_real
+from advtf.training.objectives import Batch, Objective, adversarial, as_objective
+from advtf.training.requirements import require_logits, require_radius, unpack
+from advtf.training.weight_perturbation import gradients_at_worst_weights
 
 TRAIN_STREAM, TEST_STREAM = 0, 1  # separate random streams of one run seed
 
@@ -40,13 +42,18 @@ class AdversarialTrainer(keras.Model):
         classifier: Keras model, float32 (B, H, W, C) in [0, 1] -> (B, K) logits (no softmax).
         attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``, such as ``advtf.pgd(...)``.
         epsilon: target radius ε in units of the image range [0, 1].
-        objective: pure function, see `advtf.training.objectives`.
+        objective: what is minimised, see `advtf.training.objectives`; also a plain function.
+        clean_view: ``clean_view(x, epsilon, seed)`` -> what the objective sees as clean images, such as
+            ``advtf.attacks.pgd.noisy()`` with FGSM-N; the images themselves if None.
+        attack_mode: "inference", or "training": BatchNorm uses the attacked batch's statistics and moves.
+        awp: γ of adversarial weight perturbation; 0 does without.
         eval_attack: attack of validation and evaluation; the training attack if None.
         eval_epsilon: radius of validation and evaluation; `epsilon` if None.
         seed: with the step number, the source of every random start.
 
     Attributes:
         epsilon: scalar variable read by the training step; a schedule assigns it.
+        strength: scalar variable, the share of the objective's strength in force; a schedule may ramp it.
         gradient_norm: scalar variable, ‖∇θ L̂_ε‖₂ of the last mini-batch.
 
     Raises:
@@ -59,22 +66,29 @@ class AdversarialTrainer(keras.Model):
         attack: Attack,
         epsilon: float,
         *,
-        objective: Callable = objectives.adversarial,
+        objective: Objective | Callable = adversarial,
+        clean_view: Callable | None = None,
+        attack_mode: str = "inference",
+        awp: float = 0.0,
         eval_attack: Attack | None = None,
         eval_epsilon: float | None = None,
         seed: int = 0,
     ):
         super().__init__(name="adversarial_trainer")
-        _require_logits(classifier)
+        require_logits(classifier)
         self.classifier = classifier
         self.attack = attack
         self.eval_attack = eval_attack or attack
-        self.objective = objective
+        self.objective = as_objective(objective)
+        self.clean_view = clean_view
+        self.attack_mode = one_of("attack_mode", attack_mode, ("inference", "training"))
+        self.awp = _require_awp(awp)
         self.seed = int(seed)
-        target = _require_radius("epsilon", epsilon)
-        eval_target = target if eval_epsilon is None else _require_radius("eval_epsilon", eval_epsilon)
+        target = require_radius("epsilon", epsilon)
+        eval_target = target if eval_epsilon is None else require_radius("eval_epsilon", eval_epsilon)
         self.epsilon = self._scalar("epsilon", target)
         self.eval_epsilon = self._scalar("eval_epsilon", eval_target)
+        self.strength = self._scalar("strength", 1.0)
         self.gradient_norm = self._scalar("gradient_norm", 0.0)
         self.clean_accuracy = keras.metrics.Mean(name="clean_accuracy")
         self.robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
@@ -115,21 +129,43 @@ class AdversarialTrainer(keras.Model):
 
     def train_step(self, data):
         """One attack and one weight update; returns the running epoch metrics."""
-        x, y, sample_weight = _unpack(data)
-        x_adv = self.attack(self._inference, x, y, self.epsilon.value, self._step_seed())
-        with tf.GradientTape() as tape:
-            losses, accuracies = self.objective(self._training, x, x_adv, y)
-            losses = losses * sample_weight
-            loss = self._global_mean(losses)
+        x, neighbor, y, sample_weight = unpack(data)
+        batch = self._attacked(x, neighbor, y)
         weights = self.classifier.trainable_variables
-        gradients = tape.gradient(loss, weights)
+
+        def step():
+            with tf.GradientTape() as tape:
+                losses, accuracies = self.objective.losses(self._training, batch)
+                losses = losses * sample_weight
+                loss = self._global_mean(losses)
+            return tape.gradient(loss, weights), losses, accuracies
+
+        if self.awp:
+            gradients, losses, accuracies = gradients_at_worst_weights(self.classifier, self.awp, step)
+        else:
+            gradients, losses, accuracies = step()
         self.gradient_norm.assign(tf.linalg.global_norm(_summed_over_replicas(gradients)))
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        return self._record(losses, accuracies, x, x_adv, y)
+        return self._record(losses, accuracies, x, batch.x_adv, y)
+
+    def _attacked(self, x, neighbor, y) -> Batch:
+        """Makes the adversarial examples of one batch, outside any tape."""
+        objective, epsilon, seed = self.objective, self.epsilon.value, self._step_seed()
+        if objective.neighbor:
+            neighbor = objective.neighbor(x, epsilon, _other(seed))
+        logits_fn = self._training if self.attack_mode == "training" else self._inference
+        # Both views climb in one loop.
+        views, labels = (x, y) if neighbor is None else (tf.concat([x, neighbor], 0), tf.concat([y, y], 0))
+        if objective.attacks:
+            aim = objective.aim(logits_fn, views, labels) if objective.aim else labels
+            views = self.attack(logits_fn, views, aim, epsilon, seed)
+        x_adv, neighbor_adv = (views, None) if neighbor is None else tf.split(views, 2)
+        clean = self.clean_view(x, epsilon, seed) if self.clean_view else x
+        return Batch(clean, x_adv, y, epsilon, self.strength.value, seed, neighbor, neighbor_adv)
 
     def test_step(self, data):
         """Measures one batch at `eval_epsilon`, in float32 and inference mode."""
-        x, y, sample_weight = _unpack(data)
+        x, _, y, sample_weight = unpack(data)
         examples = tf.shape(x)[0]
         x, y = _never_empty(x), _never_empty(y)
         with full_precision(self.classifier):
@@ -185,20 +221,15 @@ class AdversarialTrainer(keras.Model):
         return self.get_metrics_result()
 
 
-def _unpack(data):
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
-    if not x.dtype.is_floating:
-        raise UsageError(
-            f"images must be floating point in [0, 1]. Received: dtype {x.dtype.name}. Divide by 255."
-        )
-    if y.shape.rank not in (None, 1) and y.shape[1:].num_elements() != 1:
-        raise UsageError(
-            f"labels must be integers (batch,). Received: y of shape {tuple(y.shape)}. "
-            "Use argmax(axis=1) of one-hot labels."
-        )
-    weight = 1.0 if sample_weight is None else tf.cast(tf.reshape(sample_weight, [-1]), tf.float32)
-    return tf.cast(x, tf.float32), tf.cast(tf.reshape(y, [-1]), tf.int32), weight
+def _require_awp(gamma):
+    require_real("awp", gamma, 0.0)
+    if gamma and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        raise UsageError(f"awp works on one device only. Received: awp={gamma} under a strategy.")
+    return float(gamma)
+
+
+def _other(seed):
+    return tf.random.experimental.stateless_fold_in(seed, tf.constant(1, tf.int64), alg="philox")
 
 
 def _never_empty(batch):
@@ -213,38 +244,3 @@ def _summed_over_replicas(tensors):
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return tensors
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
-
-
-def _require_radius(name, value):
-    value = float(value)
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"{name} must be a finite radius >= 0. Received: {name}={value}.")
-    return value
-
-
-def _require_logits(classifier):
-    if not isinstance(classifier, keras.Model):
-        raise UsageError(
-            f"classifier must be a keras.Model from images to logits. Received: {type(classifier).__name__}."
-        )
-    if not classifier.built:
-        raise UsageError(
-            "classifier must have its weights. Received: a model that is not built. "
-            "Begin it with keras.Input, or call it on one batch."
-        )
-    shape = getattr(classifier, "output_shape", None)
-    if shape is not None and (not isinstance(shape, tuple) or len(shape) != 2):
-        raise UsageError(f"classifier must return (batch, classes) logits. Received: output shape {shape}.")
-    last = _last_layer(classifier)
-    activation = getattr(last, "activation", None)
-    if activation is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
-        raise UsageError(
-            "classifier must return logits: cross-entropy on probabilities hides gradients from attacks. "
-            "Received: a model ending in softmax. Build it without the last activation."
-        )
-
-
-def _last_layer(layer):
-    while isinstance(layer, keras.Model) and layer.layers:
-        layer = layer.layers[-1]
-    return layer

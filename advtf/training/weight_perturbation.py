@@ -1,0 +1,46 @@
+"""Adversarial weight perturbation (AWP, Wu et al. 2020): gradients taken at the worst weights."""
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+
+def perturbation(weights: Sequence, gradients: Sequence[tf.Tensor], gamma: float) -> list[tf.Tensor]:
+    """Returns v = γ ‖w‖₂ ∇w/‖∇w‖₂ layer by layer (eq. 9); zero for biases and BatchNorm's vectors.
+
+    Args:
+        weights, gradients: of one classifier, in the same order.
+        gamma: γ, the length of v relative to the weights'.
+    """
+
+    def worst(weight, gradient):
+        if weight.shape.rank < 2:
+            return tf.zeros_like(gradient)
+        length = gamma * tf.norm(weight) * tf.math.reciprocal_no_nan(tf.norm(gradient))
+        return length * gradient
+
+    return [worst(tf.convert_to_tensor(w), g) for w, g in zip(weights, gradients, strict=True)]
+
+
+def gradients_at_worst_weights(classifier, gamma: float, step: Callable[[], tuple]) -> tuple:
+    """Runs ``step() -> (gradients, *rest)`` at w, then at w + v, and returns what the second run returned.
+
+    The first run only finds v: what it did to variables that are not trained (BatchNorm's running
+    statistics, random states) is undone. The weights come back as the same bits.
+
+    Args:
+        classifier: its variables are moved.
+        gamma: γ of `perturbation`.
+        step: one forward and backward pass; its gradients are those of `classifier.trainable_variables`.
+    """
+    weights, others = classifier.trainable_variables, classifier.non_trainable_variables
+    kept = [tf.identity(variable) for variable in (*weights, *others)]
+    gradients = step()[0]
+    for variable, value in zip(others, kept[len(weights) :], strict=True):
+        variable.assign(value)
+    for weight, move in zip(weights, perturbation(weights, gradients, gamma), strict=True):
+        weight.assign_add(move)
+    result = step()
+    for weight, value in zip(weights, kept[: len(weights)], strict=True):
+        weight.assign(value)
+    return result
