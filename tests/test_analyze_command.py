@@ -190,7 +190,7 @@ def test_help_and_mistakes_are_answered_at_once_and_without_tensorflow(tmp_path)
 
 
 def test_every_public_name_is_there():
-    assert all(callable(getattr(advtf, name)) for name in advtf.__all__)
+    assert all(getattr(advtf, name) is not None for name in advtf.__all__)
     assert {"analyze", "HessianOperator", "lanczos", "as_subject"} <= set(dir(advtf))
 
 
