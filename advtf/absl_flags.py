@@ -178,7 +178,9 @@ def describe(config: TrainConfig, given: Iterable[str]) -> list[tuple[str, str]]
 def _describe_data(config: TrainConfig) -> str:
     size = f" at {config.image_size}x{config.image_size}" if config.image_size else ""
     augment = ", crop and flip" if config.augment else ""
-    return f"{config.dataset}{size}, batch {config.batch_size}, {config.val_fraction:.3g} held out{augment}"
+    held_out = f"{config.val_fraction:.3g} held out"
+    best = "best epoch by the test images" if config.select_on == "test" else held_out
+    return f"{config.dataset}{size}, batch {config.batch_size}, {best}{augment}"
 
 
 def _describe_model(config: TrainConfig) -> str:
@@ -199,7 +201,8 @@ def describe_attack(config: Any) -> str:
 def _describe_method(config: TrainConfig) -> str:
     strength = "" if config.strength is None else f" {config.strength:g}{' ramped' * config.strength_ramp}"
     awp = f", awp {config.awp:g}" if config.awp else ""
-    return f"{config.objective}{strength} against {config.adversary}{awp}"
+    average = "" if config.averaging == "none" else f"; weights averaged ({config.averaging})"
+    return f"{config.objective}{strength} against {config.adversary}{awp}{average}"
 
 
 def _describe_epsilon(config: TrainConfig) -> str:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from advtf.averaging_settings import AveragingSettings
 from advtf.errors import UsageError, nearest
 from advtf.method_settings import MethodSettings, fill_method
 from advtf.models import ACTIVATIONS, MODELS
@@ -36,7 +37,7 @@ DATASET_NAME = text(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig(MethodSettings):
+class TrainConfig(AveragingSettings, MethodSettings):
     """Everything that determines the numbers of a training run; `resolve` fills what is not given.
 
     Values may be flag text (``eps="8/255"``); fractional `periods` become whole epochs.
@@ -48,6 +49,12 @@ class TrainConfig(MethodSettings):
     dataset: str = setting("data", DATASET_NAME, "digits (embedded), or an image data set of TFDS", "digits")
     image_size: int | None = setting("data", whole(8), "resize images to this square, in pixels", None)
     val_fraction: float = setting("data", real(0, 0.5), "part of the training data held out for validation")
+    select_on: str = setting(
+        "data",
+        choice("validation", "test"),
+        "images that pick the best epoch; test: as published tables do",
+        "validation",
+    )
     augment: bool = setting("data", switch(), "random crop and horizontal flip of training images")
     batch_size: int = setting("data", whole(1), "images per step, over all devices")
 
@@ -175,6 +182,8 @@ def resolve(given: Mapping[str, Any]) -> TrainConfig:
     chosen = _parsed(TrainConfig, given)
     names = ("model", "norm", "eps", "eps_sched", "optimizer", "lr_sched")
     base = preset(chosen.get("dataset", "digits"), **{name: chosen[name] for name in names if name in chosen})
+    if chosen.get("select_on") == "test":
+        base["val_fraction"] = 0.0  # nothing needs to be held out
     return TrainConfig(**{**base, **chosen})
 
 

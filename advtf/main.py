@@ -92,11 +92,13 @@ def _finish(config, run, exports, data):
 
     print("\nAttacking the test set …", flush=True)
     classifiers = results.load_classifiers(config, run, data)
-    records = results.summarise(results.measure(classifiers, config, data), classifiers)
+    measured = results.measure(classifiers, config, data)
+    records = results.summarise(measured, classifiers, config.select_on)
+    gaps = results.robust_overfitting(records)
     results.write_examples(classifiers["last"][0], config, data, run)
     figures = results.draw_figures(config, run)
     exported = results.export_all(classifiers, records, config, data, exports)
-    print(_table(records, config))
+    print(_table(records, gaps, config))
     written = [run.metrics, run.evaluation, *figures, *(exports / name for name in exported)]
     print("\nWrote " + "\n      ".join(map(str, written)))
     attack = {"name": f"PGD-{config.attack_steps}", "norm": config.norm, "epsilon": config.eps}
@@ -104,6 +106,7 @@ def _finish(config, run, exports, data):
     summary = {
         "attack": attack,
         "results": records,
+        "robust_overfitting": gaps,
         "exports": {name: str(p) for name, p in exported.items()},
     }
     write_json(run.evaluation, provenance() | summary)
@@ -129,7 +132,7 @@ def _describe_images(data):
     )
 
 
-def _table(records, config):
+def _table(records, gaps, config):
     examples = next(iter(records.values()))["examples"]
     attack = f"PGD-{config.attack_steps}" + (f"×{config.eval_restarts}" if config.eval_restarts > 1 else "")
     epsilon = format_epsilon(config.eps)
@@ -137,7 +140,10 @@ def _table(records, config):
     rows.append(f"{'':<22}{'clean':>8}{attack:>10}")
     for name, record in records.items():
         label = f"{name} (epoch {record['epoch']})" if record["epoch"] else name
-        rows.append(f"{label:<22}{record['clean_error']:>8.2f}{record['pgd_error']:>10.2f}")
+        chosen = "  chosen on the test images" if record.get("selected_on") == "test" else ""
+        rows.append(f"{label:<22}{record['clean_error']:>8.2f}{record['pgd_error']:>10.2f}{chosen}")
+    for name, gap in gaps.items():
+        rows.append(f"robust overfitting of {name}: {gap:.2f} points (its error less that of the best)")
     return "\n".join(rows)
 
 

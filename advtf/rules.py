@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from advtf.averaging_settings import check_averaging
 from advtf.errors import UsageError
 from advtf.method_settings import check_method
 from advtf.models import model_size
@@ -29,6 +30,12 @@ def check(config: "TrainConfig") -> None:
     _check_rate_schedule(config)
     _check_optimizer(config)
     check_method(config)
+    check_averaging(config)
+    if config.select_on == "test" and config.val_fraction:
+        raise UsageError(
+            "select_on=test leaves validation images without a use. "
+            f"Received: val_fraction={config.val_fraction:g}; use --val_fraction=0."
+        )
     if config.strategy == "mirrored" and config.jit == "on":
         raise UsageError(
             "jit=on works on one device only. Received: jit=on, strategy=mirrored; use --jit=auto."

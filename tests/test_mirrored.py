@@ -82,7 +82,7 @@ from advtf.training import run as whole
 
 config = resolve({
     "epochs": 2, "steps_per_epoch": 2, "periods": "1", "random_start": "none", "attack_steps": 2, "width": 1,
-    "schedule_unit": "step", "reset_optimizer": True, "seed": 3,
+    "schedule_unit": "step", "reset_optimizer": True, "seed": 3, "averaging": "ema", "ema_decay": 0.5,
 })
 digits = images.load("digits", val_fraction=0.1)
 for name, runtime in {

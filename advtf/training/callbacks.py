@@ -158,19 +158,19 @@ class Snapshots(keras.callbacks.Callback):
     """Saves the classifier at each period end, at the best validation robustness, and at the end.
 
     Files ``period<k>.npz``, ``best.npz`` and ``last.npz``, each with its epoch and logs, for `load_snapshot`.
-    "best" needs "val_robust_accuracy" in the logs; the test set is never looked at.
+    "best" needs "val_robust_accuracy" in the logs.
 
     Args:
         directory: where the files go; created if missing.
         period_ends: epochs (1-based) after which a period is complete; the last one ends training.
+        prefix: of the files' names and of the name in the logs.
     """
 
-    monitor = "val_robust_accuracy"
-
-    def __init__(self, directory: Path, period_ends: Sequence[int]):
+    def __init__(self, directory: Path, period_ends: Sequence[int], prefix: str = ""):
         super().__init__()
         self.directory = Path(directory)
         self.period_ends = list(period_ends)
+        self.prefix, self.monitor = prefix, f"{prefix}val_robust_accuracy"
         self.best = -math.inf
 
     def state(self) -> dict:
@@ -192,6 +192,7 @@ class Snapshots(keras.callbacks.Callback):
             self._save("last", finished, logs)
 
     def _save(self, name, epoch, logs):
+        name = self.prefix + name
         self.directory.mkdir(parents=True, exist_ok=True)
         values = {key: float(value) for key, value in logs.items()}
         variables = {"classifier": self.model.classifier.variables}

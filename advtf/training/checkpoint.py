@@ -166,6 +166,7 @@ class Checkpoint(keras.callbacks.Callback):
         steps_per_epoch: of the uninterrupted run.
         minutes: longest time between two checkpoints; None for epoch ends only.
         stop_requested: polled after every step.
+        extra: further variables by group.
     """
 
     def __init__(
@@ -175,6 +176,7 @@ class Checkpoint(keras.callbacks.Callback):
         steps_per_epoch: int,
         minutes: float | None = 10.0,
         stop_requested: Callable[[], bool] = lambda: False,
+        extra: Mapping[str, Sequence] | None = None,
     ):
         super().__init__()
         self.folder = folder
@@ -182,6 +184,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.steps_per_epoch = steps_per_epoch
         self.minutes = minutes
         self.stop_requested = stop_requested
+        self.extra = dict(extra or {})
         self.saved_at = time.monotonic()
         self.resumed = None
 
@@ -200,14 +203,15 @@ class Checkpoint(keras.callbacks.Callback):
         groups, meta = loaded
         assign(trainer.variables, groups.get("model", []), "the checkpoint")
         assign(trainer.optimizer.variables, groups.get("optimizer", []), "the checkpoint's optimizer state")
+        for name, variables in self.extra.items():
+            assign(variables, groups.get(name, []), f"the checkpoint's {name}")
         self.resumed = (groups["metrics"], meta["callbacks"])
         self._restore_callbacks(meta["callbacks"])
         return meta["step"]
 
     def on_epoch_begin(self, epoch, logs=None):
-        if (
-            self.resumed is not None
-        ):  # Keras and the other callbacks have just reset what an epoch accumulates
+        # Keras and the other callbacks have just reset what an epoch accumulates.
+        if self.resumed is not None:
             metrics, states = self.resumed
             if int(self.model.optimizer.iterations.numpy()) % self.steps_per_epoch:
                 assign(self.model.metrics_variables, metrics, "the checkpoint's metrics")
@@ -235,6 +239,7 @@ class Checkpoint(keras.callbacks.Callback):
             "model": self.model.variables,
             "optimizer": self.model.optimizer.variables,
             "metrics": self.model.metrics_variables,
+            **self.extra,
         }
         states = {name: callback.state() for name, callback in self.stateful.items()}
         self.folder.save(int(self.model.optimizer.iterations.numpy()), variables, {"callbacks": states})

@@ -15,7 +15,8 @@ from advtf.ensemble import build_ensemble
 from advtf.export import export_classifier
 from advtf.rundir import RunDirectory
 from advtf.training.callbacks import load_snapshot
-from advtf.training.run import SAMPLE_IMAGES, build_attack, build_classifier, period_ends
+from advtf.training.chain import SAMPLE_IMAGES, period_ends
+from advtf.training.run import build_attack, build_classifier
 
 EVALUATION_BATCH = 250
 
@@ -25,9 +26,11 @@ def load_classifiers(
 ) -> dict[str, tuple[keras.Model, dict]]:
     """Returns name -> (classifier, record) of the run's snapshots, and of the ensemble of the periods'.
 
-    Order: last, best (if there is validation data), period1..., ensemble.
+    Order: last, best (if there is data to select on), those of the average, period1..., ensemble.
     """
-    names = ["last", "best"] if data.validation else ["last"]
+    names = ["last", "best"] if data.validation or config.select_on == "test" else ["last"]
+    if config.averaging != "none":
+        names += [f"{config.averaging}_{name}" for name in names]
     periods = [f"period{number}" for number, _ in enumerate(period_ends(config), start=1)]
     periods = periods if len(periods) > 1 else []
     loaded = {}
@@ -100,17 +103,32 @@ def draw_figures(config: TrainConfig, run: RunDirectory) -> list[Path]:
 
 
 def summarise(
-    errors: dict[str, RobustError], classifiers: dict[str, tuple[keras.Model, dict]]
+    errors: dict[str, RobustError], classifiers: dict[str, tuple[keras.Model, dict]], select_on: str
 ) -> dict[str, dict]:
-    """Returns JSON-able records of the errors in percent, by name."""
+    """Returns JSON-able records of the errors in percent, by name; of the best also what it was chosen on."""
     return {
         name: {
             "clean_error": error.clean_error,
             "pgd_error": error.robust_error,
             "examples": error.examples,
             "epoch": classifiers[name][1].get("epoch"),
+            **({"selected_on": select_on} if name.endswith("best") else {}),
         }
         for name, error in errors.items()
+    }
+
+
+def robust_overfitting(records: dict[str, dict]) -> dict[str, float]:
+    """Returns PGD accuracy of the best minus that of the last epoch, in points, by name of the last.
+
+    Li & Spratling 2023, Table 1 ("diff."): how much robustness training further has cost.
+    """
+    lasts = [name for name in records if name.endswith("last")]
+    pairs = {name: name.removesuffix("last") + "best" for name in lasts}
+    return {
+        last: records[last]["pgd_error"] - records[best]["pgd_error"]
+        for last, best in pairs.items()
+        if best in records
     }
 
 

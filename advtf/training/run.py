@@ -1,29 +1,21 @@
 """One training run from its configuration: model, trainer, callbacks, epochs, and the way back in."""
 
 import sys
-from collections.abc import Callable
-from functools import partial
 
 import keras
-import tensorflow as tf
 
 from advtf import jsonl, models
 from advtf.attacks.pgd import Attack, pgd
 from advtf.config import RunOptions, TrainConfig
 from advtf.data import ImageData, evaluation_batches, steps_per_epoch_of, training_batches
 from advtf.errors import UsageError
-from advtf.landscape.dynamics import GradientDynamics
 from advtf.rundir import RunDirectory
 from advtf.runtime import Runtime, bfloat16_rewrite
-from advtf.training import callbacks as cb
 from advtf.training import methods
-from advtf.training.checkpoint import Checkpoint, CheckpointFolder, stop_on_signals
-from advtf.training.logs import JsonLines, TensorBoard
+from advtf.training.chain import build_callbacks
+from advtf.training.checkpoint import stop_on_signals
 from advtf.training.optimizers import build_optimizer
-from advtf.training.schedules import epsilon_schedule, rate_schedule
-from advtf.training.trainer import AdversarialTrainer, full_precision
-
-SAMPLE_IMAGES = 8  # test images shown in TensorBoard and in the grid of adversarial examples
+from advtf.training.trainer import AdversarialTrainer
 
 
 def build_classifier(
@@ -57,11 +49,6 @@ def build_classifier(
 def build_attack(config: TrainConfig, restarts: int = 1) -> Attack:
     """Builds PGD as configured, which measures robustness whatever adversary trains, with `restarts`."""
     return pgd(config.norm, config.attack_steps, config.relative_step, config.random_start, restarts)
-
-
-def period_ends(config: TrainConfig) -> list[int]:
-    """Returns the epochs (1-based) after which a period is complete; the last one ends training."""
-    return [*config.periods, config.epochs]
 
 
 def build_trainer(config: TrainConfig, data: ImageData, runtime: Runtime) -> AdversarialTrainer:
@@ -113,79 +100,10 @@ def _steps_per_epoch(config, data):
     return config.steps_per_epoch or available
 
 
-def schedules(config: TrainConfig) -> tuple[Callable[[float], float], Callable[[float], float]]:
-    """Returns (ε, learning rate) of a configuration as functions of the position in epochs."""
-    curve = {} if config.eps_sched == "constant" else {"minimum": config.eps_min, "maximum": config.eps_max}
-    shared = {"boundaries": config.periods, "epochs": config.epochs}
-    epsilon = epsilon_schedule(config.eps_sched, target=config.eps, **curve, **shared)
-    shape = {"milestones": config.lr_milestones, "factor": config.lr_factor, "warmup": config.lr_warmup}
-    return epsilon, rate_schedule(config.lr_sched, config.lr, **shape, **shared)
-
-
-class _EvaluateInFloat32(keras.callbacks.Callback):
-    """Switches oneDNN's bfloat16 rewriting off while Keras validates."""
-
-    def on_test_begin(self, logs=None):
-        self.context = bfloat16_rewrite(False)
-        self.context.__enter__()
-
-    def on_test_end(self, logs=None):
-        self.context.__exit__(None, None, None)
-
-
-def _tensorboard(config, options, run, trainer, data) -> TensorBoard:
-    shown = next(iter(evaluation_batches(data.validation or data.train, SAMPLE_IMAGES, limit=SAMPLE_IMAGES)))
-    seed = tf.constant([config.seed, 0], tf.int64)
-
-    @tf.function
-    def attack(x, y):
-        with full_precision(trainer.classifier):
-            return trainer.eval_attack(partial(trainer.classifier, training=False), x, y, config.eps, seed)
-
-    sample = tuple(part.numpy() for part in shown)
-    return TensorBoard(
-        run.tensorboard, sample, attack, options.histograms, examples_per_step=config.batch_size
-    )
-
-
-def _dynamics(config, options, run, trainer, spe):
-    if options.dynamics_steps is None:
-        return {}
-    updates, total = options.dynamics_steps, config.epochs * spe
-    return {"dynamics": GradientDynamics(trainer.classifier, run.dynamics, updates=updates, total=total)}
-
-
-def _callbacks(config, options, run, trainer, data, spe, stop_requested, rewrite):
-    epsilon, rate = schedules(config)
-    statistics = cb.WeightStatistics(trainer.classifier)
-    snapshots = cb.Snapshots(run.snapshots, period_ends(config))
-    dynamics = _dynamics(config, options, run, trainer, spe)
-    checkpoint = Checkpoint(
-        CheckpointFolder(run.checkpoints),
-        {"statistics": statistics, "snapshots": snapshots, **dynamics},
-        spe,
-        options.checkpoint_minutes,
-        stop_requested,
-    )
-    chain = [
-        cb.EpsilonSchedule(epsilon, config.schedule_unit, spe),
-        cb.RateSchedule(rate, config.schedule_unit, spe),
-        *(
-            [cb.StrengthSchedule(lambda epoch: epoch / config.epochs, config.schedule_unit, spe)]
-            if config.strength_ramp
-            else []
-        ),
-        *([cb.PeriodicReset(config.periods)] if config.reset_optimizer else []),
-        *([_EvaluateInFloat32()] if rewrite else []),
-        statistics,
-        *dynamics.values(),
-        cb.StopOnNonFiniteLoss(),
-        JsonLines(run.metrics, examples_per_step=config.batch_size),
-        _tensorboard(config, options, run, trainer, data),
-        snapshots,
-        checkpoint,  # last: it saves what the others have done
-    ]
-    return chain, checkpoint
+def _validation(config, data):
+    """Batches of what `select_on` names: held-out training data, or the test images if asked for."""
+    images = data.test if config.select_on == "test" else data.validation
+    return evaluation_batches(images, config.batch_size) if images else None
 
 
 def train(
@@ -213,16 +131,17 @@ def train(
         NonFiniteLoss: the loss became NaN or infinite.
     """
     spe = _steps_per_epoch(config, data)
+    validation = _validation(config, data)
     with stop_on_signals() as signals:
-        chain, checkpoint = _callbacks(
-            config, options, run, trainer, data, spe, lambda: bool(signals), rewrite
+        chain, checkpoint = build_callbacks(
+            trainer, config, options, run, data, validation, spe, lambda: bool(signals), rewrite
         )
         done = checkpoint.restore(trainer, report)
         jsonl.truncate(run.metrics, done // spe)
         if done:
             report(f"Continuing after step {done} of {config.epochs * spe}.")
         with bfloat16_rewrite(rewrite):
-            _fit(trainer, config, data, chain, done, spe)
+            _fit(trainer, config, data, validation, chain, done, spe)
 
 
 class _OneEpoch(keras.callbacks.Callback):
@@ -230,7 +149,7 @@ class _OneEpoch(keras.callbacks.Callback):
         self.model.stop_training = True
 
 
-def _fit(trainer, config, data, chain, done, spe):
+def _fit(trainer, config, data, validation, chain, done, spe):
     """Calls Keras' fit, twice when the run continues within an epoch: Keras counts steps from 0."""
 
     def fit(start, steps, extra=()):
@@ -254,7 +173,6 @@ def _fit(trainer, config, data, chain, done, spe):
             verbose=1 if sys.stdout.isatty() else 2,
         )
 
-    validation = evaluation_batches(data.validation, config.batch_size) if data.validation else None
     if done % spe:
         fit(done, spe - done % spe, [_OneEpoch()])
         done += spe - done % spe

@@ -1,0 +1,134 @@
+"""Averages of the weights along a training, and the callback that validates and saves them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import keras
+import tensorflow as tf
+
+from advtf.errors import UsageError, one_of, require_real, require_whole
+from advtf.landscape.batch_statistics import BatchStatistics
+from advtf.training.callbacks import Snapshots
+
+
+class WeightAverage:
+    """A running average of a classifier's trainable weights.
+
+    "swa" (Izmailov et al. 2018): the arithmetic mean, w̄ₙ = w̄ₙ₋₁ + (wₙ − w̄ₙ₋₁)/n.
+    "ema": w̄ₙ = d·w̄ₙ₋₁ + (1 − d)·wₙ, which begins at w̄₁ = w₁.
+
+    Args:
+        classifier: Keras model.
+        kind: "swa" or "ema".
+        decay: d of "ema", in [0, 1].
+
+    Attributes:
+        count: n, how many weights have entered.
+        variables: w̄ₙ, float32, in the order of ``classifier.trainable_variables``.
+    """
+
+    def __init__(self, classifier: keras.Model, kind: str, decay: float = 0.999):
+        self.kind = one_of("kind", kind, ("swa", "ema"))
+        require_real("decay", decay, 0.0, 1.0)
+        self.decay, self.count = decay, 0
+        self.classifier = classifier
+        self.variables = [
+            keras.Variable(weight.numpy(), trainable=False, dtype="float32", name=f"average_{number}")
+            for number, weight in enumerate(classifier.trainable_variables)
+        ]
+        self._move = tf.function(self._moved, autograph=False)
+
+    def update(self) -> None:
+        """Lets the classifier's present weights enter."""
+        self.count += 1
+        share = 1 / self.count if self.kind == "swa" or self.count == 1 else 1 - self.decay
+        self._move(tf.constant(share, tf.float32))
+
+    def _moved(self, share):
+        for average, weight in zip(self.variables, self.classifier.trainable_variables, strict=True):
+            value = tf.cast(tf.convert_to_tensor(weight.value), tf.float32)
+            old = tf.convert_to_tensor(average.value)
+            # At a share of 1 the sum would round: the first average is the weights, bit for bit.
+            average.assign(tf.where(share == 1, value, old + share * (value - old)))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within, the classifier has the average for weights; afterwards every variable has its old bits."""
+        variables = self.classifier.variables
+        kept = [variable.numpy() for variable in variables]
+        try:
+            for weight, average in zip(self.classifier.trainable_variables, self.variables, strict=True):
+                weight.assign(average.numpy())
+            yield
+        finally:
+            for variable, value in zip(variables, kept, strict=True):
+                variable.assign(value)
+
+
+class WeightAveraging(keras.callbacks.Callback):
+    """Averages the weights of ``trainer.classifier``; validates and saves the average after every epoch.
+
+    The training itself has the bits it has without. The average's validation is logged as ``<kind>_val_loss``
+    and so on; its snapshots are ``<kind>_best.npz`` and ``<kind>_last.npz``.
+
+    Args:
+        average: what is updated.
+        start: step from which weights enter: at this step and every `every` steps after it.
+        every: steps between two weights.
+        snapshots: saves the average, see `snapshots_of`.
+        images: float32 (N, H, W, C) in [0, 1]; BatchNorm's statistics are those of the average on them.
+        validate: returns the trainer's validation logs by name, such as ``val_loss``; None without.
+        jit_compile: compile the estimation of statistics with XLA.
+    """
+
+    def __init__(
+        self,
+        average: WeightAverage,
+        *,
+        start: int,
+        every: int,
+        snapshots: Snapshots,
+        images=None,
+        validate: Callable[[], Mapping[str, float]] | None = None,
+        jit_compile: bool = False,
+    ):
+        super().__init__()
+        require_whole("every", every)
+        self.average, self.start, self.every = average, start, every
+        self.snapshots, self.images, self.validate = snapshots, images, validate
+        self.statistics = BatchStatistics(average.classifier, jit_compile=jit_compile)
+        if self.statistics.layers and images is None:
+            raise UsageError("images are required to estimate BatchNorm's statistics. Received: images=None.")
+
+    def state(self) -> dict:
+        """What a checkpoint has to keep besides ``average.variables``."""
+        return {"count": self.average.count, "snapshots": self.snapshots.state()}
+
+    def restore(self, state: dict) -> None:
+        """Continues from `state`."""
+        self.average.count = state["count"]
+        self.snapshots.restore(state["snapshots"])
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.snapshots.set_model(model)
+
+    def on_train_batch_end(self, batch, logs=None):
+        steps = int(self.model.optimizer.iterations.numpy()) - self.start
+        if steps >= 0 and steps % self.every == 0:
+            self.average.update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self.average.count:
+            return
+        logs = {} if logs is None else logs
+        with self.average.applied():
+            self.statistics(self.images)
+            for name, value in (self.validate() if self.validate else {}).items():
+                logs[f"{self.average.kind}_{name}"] = value
+            self.snapshots.on_epoch_end(epoch, logs)
+
+
+def snapshots_of(kind: str, directory, period_ends: Sequence[int]) -> Snapshots:
+    """Returns what saves the average's best and last weights; the periods' ends are the weights' own."""
+    return Snapshots(directory, period_ends[-1:], prefix=f"{kind}_")
