@@ -18,11 +18,10 @@ from advtf.landscape.density import (
     quadrature,
     smooth,
 )
-from advtf.landscape.hvp import HessianOperator
-from advtf.landscape.objective import adversarial_examples
 from advtf.landscape.subject import Subject
 from advtf.settings import format_epsilon
 from advtf.studies.context import StudyContext
+from advtf.studies.operators import Hessians
 
 OF_DENSITY = ("trace", "trace_standard_error", "square_trace", "square_trace_standard_error", "products")
 
@@ -72,7 +71,7 @@ def _of_subject(
     for probe, name in enumerate(names):
         kept = replay.get(name)
         if kept is None:
-            operator = operator or _hessian(context, subject)
+            operator = operator or Hessians(context, subject)()
 
             def product(vector, operator=operator):
                 shown.update(1)
@@ -86,14 +85,6 @@ def _of_subject(
             shown.update(len(kept["nodes"]))
         quadratures.append(Quadrature(**kept))
     return average(quadratures, subject.parameters.size)
-
-
-def _hessian(context: StudyContext, subject: Subject) -> HessianOperator:
-    settings, attack = context.settings, (context.attack, context.epsilon)
-    batches = {"batch_size": settings.batch_size}
-    compute = batches | {"seed": settings.seed, "jit_compile": context.jit_compile}
-    x_adv = adversarial_examples(subject, context.x, context.y, *attack, **compute)
-    return HessianOperator(subject, x_adv, context.y, **batches)
 
 
 def _named(context: StudyContext) -> dict[str, np.ndarray]:

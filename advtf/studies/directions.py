@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from advtf.landscape.hvp import HessianOperator
 from advtf.landscape.lanczos import lanczos
-from advtf.landscape.objective import adversarial_examples
 from advtf.studies.context import StudyContext
+from advtf.studies.operators import Hessians
 
 SAVED = ("hessian/hessian", "similarity/eigenvectors", "surface/eigenvectors")
 FOUND = 2  # a plane takes two; so the study that comes first finds what the next one needs
@@ -32,10 +31,7 @@ def top_eigenvectors(context: StudyContext, number: int, count: int) -> tuple[np
         Eigenvalues (count,) descending, and unit vectors (P, count).
     """
     settings, subject = context.settings, context.subjects[number]
-    compute = {"batch_size": settings.batch_size, "jit_compile": context.jit_compile}
-    attack = (context.attack, context.epsilon)
-    x_adv = adversarial_examples(subject, context.x, context.y, *attack, seed=settings.seed, **compute)
-    operator = HessianOperator(subject, x_adv, context.y, batch_size=settings.batch_size)
+    operator = Hessians(context, subject)()
     suffix = number or ""
     for name in SAVED:
         path = context.folder.parent / f"{name}{suffix}.npz"

@@ -10,12 +10,12 @@ import numpy as np
 
 from advtf.errors import UsageError
 from advtf.figures import dynamics as figures
-from advtf.landscape.objective import adversarial_examples
 from advtf.landscape.subject import Subject
 from advtf.landscape.units import LayerUnits, UnitCounter
 from advtf.runfiles import RunDirectory
 from advtf.settings import format_epsilon
 from advtf.studies.context import StudyContext
+from advtf.studies.operators import attacked
 
 
 def run(context: StudyContext) -> list[Path]:
@@ -109,22 +109,11 @@ def _model(subject):
 
 
 def _units(context: StudyContext, subject: Subject, counter: UnitCounter) -> dict:
-    settings = context.settings
-    attacked = adversarial_examples(
-        subject,
-        context.x,
-        context.y,
-        context.attack,
-        context.epsilon,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-        jit_compile=context.jit_compile,
-        label=f"attacking {subject.name}",
-    )
+    x_adv = attacked(context, subject, f"attacking {subject.name}")
     layers = [
         {"name": one.name, "units": one.units, "channels": one.channels}
         | {"clean": _counts(one), "adversarial": _counts(two)}
-        for one, two in zip(counter(context.x), counter(attacked), strict=True)
+        for one, two in zip(counter(context.x), counter(x_adv), strict=True)
     ]
     return {"name": subject.name, "examples": len(context.x), "layers": layers}
 

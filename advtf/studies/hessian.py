@@ -14,12 +14,11 @@ from advtf.figures.hessian import layer_spectra, spectra
 from advtf.landscape.eigen import Eigenpairs
 from advtf.landscape.hvp import HessianOperator
 from advtf.landscape.lanczos import lanczos
-from advtf.landscape.objective import adversarial_examples
 from advtf.landscape.power import power_iteration
 from advtf.landscape.random_loss import RandomLoss, random_loss
-from advtf.landscape.subject import Subject
 from advtf.settings import format_epsilon
 from advtf.studies.context import StudyContext
+from advtf.studies.operators import Hessians
 
 COLUMNS = 10  # eigenvalues in a line of the table
 OF_PAIRS = ("values", "residuals", "converged", "products", "iterations")
@@ -98,7 +97,7 @@ def _of_subject(
 ) -> tuple[Path, dict]:
     """The file of a classifier's eigenpairs, and what the results say about them."""
     settings, subject = context.settings, context.subjects[number]
-    operator = _Operators(context, subject)
+    operator = Hessians(context, subject)
 
     def make():
         whole = operator()
@@ -118,31 +117,6 @@ def _of_subject(
     if settings.per_layer:
         record["layers"] = list(_layers(context, number, operator, scale, replay))
     return path, record
-
-
-class _Operators:
-    """Hessians of one classifier on its adversarial examples, which are made when first needed."""
-
-    def __init__(self, context: StudyContext, subject: Subject):
-        self._context, self._subject, self._x_adv = context, subject, None
-
-    def __call__(self, block: slice | None = None) -> HessianOperator:
-        context, settings = self._context, self._context.settings
-        if self._x_adv is None:
-            self._x_adv = adversarial_examples(
-                self._subject,
-                context.x,
-                context.y,
-                context.attack,
-                context.epsilon,
-                seed=settings.seed,
-                batch_size=settings.batch_size,
-                jit_compile=context.jit_compile,
-                label="adversarial examples",
-            )
-        return HessianOperator(
-            self._subject, self._x_adv, context.y, batch_size=settings.batch_size, block=block
-        )
 
 
 def _layers(context, number, operator, scale, replay) -> Iterator[dict]:
