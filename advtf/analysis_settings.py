@@ -28,6 +28,8 @@ _AS_TRAINED = "default as in training"
 # λ₁ of adversarially trained models is 10 to 100: a step of 0.2 adds 0.2 to 2 nats, 0.01 turns perturbations.
 _OFFSETS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 
+ASSESSED = ("pgd", "fgsm", "fgsm_r", "fgsm_n")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnalyzeSettings:
@@ -92,9 +94,17 @@ class AnalyzeSettings:
 
     curve: str = setting("connectivity", choice("bezier", "chain"), "kind of the path", "bezier")
     curve_order: int = setting("connectivity", whole(2, 10), "order; 2: one point is trained", 2)
-    curve_epochs: int = setting("connectivity", whole(1), "length of the curve's training", 20)
+    curve_epochs: int = setting("connectivity", whole(1), "length of the curve's training", 100)
     curve_lr: float = setting("connectivity", real(open_low=True), "learning rate (Adam)", 1e-3)
     curve_points: int = setting("connectivity", whole(2), "points of the scan", 51)
+
+    assessed_attack: str = setting(
+        "input", choice(*ASSESSED), "whose effectiveness is measured; pgd: as configured", "pgd"
+    )
+    reference_steps: int = setting("input", whole(1), "of the PGD that effectiveness is relative to", 50)
+    hs_examples: int = setting("input", whole(0), "images of the Hessian spectrum; 0: none", 200)
+    input_eigenvalues: int = setting("input", whole(1), "of each input Hessian, by absolute value", 20)
+    softplus_twin: bool = setting("input", switch(), "also with softplus for ReLU, same weights", False)
 
     seed: int = setting("compute", whole(0, 2**31 - 1), "of attacks, directions and start vectors", 0)
     batch_size: int = setting("compute", whole(1), "images at a time", 250)

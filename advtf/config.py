@@ -50,10 +50,7 @@ class TrainConfig(AveragingSettings, MethodSettings):
     image_size: int | None = setting("data", whole(8), "resize images to this square, in pixels", None)
     val_fraction: float = setting("data", real(0, 0.5), "part of the training data held out for validation")
     select_on: str = setting(
-        "data",
-        choice("validation", "test"),
-        "images that pick the best epoch; test: as published tables do",
-        "validation",
+        "data", choice("validation", "test"), "images that pick the best epoch", "validation"
     )
     augment: bool = setting("data", switch(), "random crop and horizontal flip of training images")
     batch_size: int = setting("data", whole(1), "images per step, over all devices")
@@ -159,6 +156,10 @@ class RunOptions:
     dynamics_steps: int | None = setting(
         "files", whole(1), "record so many first and last updates in dynamics.npz; none: nothing", None
     )
+    input_every: int | None = setting(
+        "files", whole(1), "log the input loss landscape every so many epochs; none: never", None
+    )
+    input_examples: int = setting("files", whole(1), "of it: training and validation images", 200)
     histograms: bool = setting("files", switch(), "weight histograms in TensorBoard", False)
     verbose: bool = setting("files", switch(), "show TensorFlow's start-up messages", False)
 

@@ -48,7 +48,8 @@ class SavedClassifier:
         if not x.dtype.is_floating or not x.shape.is_compatible_with((None, *self.input_shape)):
             raise UsageError(
                 f"images must be float in [0, 1], of shape {(None, *self.input_shape)}. "
-                f"Received: x of {x.dtype.name} {x.shape} for {self.path}"
+                f"Received: x of {x.dtype.name} {x.shape} for {self.path}. "
+                "Give it images like those it was trained on."
             )
         (key,) = self._signature.structured_input_signature[1]
         (output,) = self._signature(**{key: tf.cast(x, tf.float32)}).values()

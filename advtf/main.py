@@ -19,7 +19,8 @@ from advtf.dataset_names import require_known
 from advtf.manifest import provenance
 from advtf.settings import format_epsilon
 
-KEPT_OPTIONS = ("data_dir", "export_dir", "dynamics_steps")  # of a resumed run, unless given anew
+# Of a resumed run, unless given anew.
+KEPT_OPTIONS = ("data_dir", "export_dir", "dynamics_steps", "input_every")
 
 
 def main(argv: list[str]) -> None:

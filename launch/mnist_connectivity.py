@@ -21,7 +21,7 @@ from advtf.figures.connectivity import path_between_minima
 from advtf.runfiles import ANALYSIS, RunDirectory
 
 EPSILONS = ("0", "0.2", "0.4")
-STUDY = ["--study=connectivity", "--num_examples=5000", "--curve_epochs=60", "--curve_points=21"]
+STUDY = ["--study=connectivity", "--num_examples=2000", "--curve_epochs=40", "--curve_points=21"]
 
 
 def main():

@@ -43,7 +43,9 @@ def averaged(tmp_path, kind, epochs=3, decay=0.7, **when):
     average = WeightAverage(trainer.classifier, kind, decay)
     recorder = Recorder(trainer.classifier)
     averaging = WeightAveraging(average, snapshots=snapshots_of(kind, tmp_path, [epochs]), **when)
-    trainer.fit(still(*batch(12), 4), epochs=epochs, callbacks=[recorder, averaging], verbose=0, shuffle=False)
+    trainer.fit(
+        still(*batch(12), 4), epochs=epochs, callbacks=[recorder, averaging], verbose=0, shuffle=False
+    )
     return average, recorder.weights
 
 

@@ -141,7 +141,9 @@ def test_the_command(folder, tmp_path):
     done = command(folder, *given, *few, "--eps_grid=0.04,20/255", "--save_examples")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Error in % of 80 images (linf, ε 0.08)" in done.stdout
-    assert "\nmodel             clean   PGD   FAB-T   Square   worst case\ndigits-run/last" in done.stdout
+    assert (
+        "\nmodel              clean      PGD    FAB-T   Square   worst case\ndigits-run/last" in done.stdout
+    )
     record = json.loads((out / "evaluation.json").read_text())
     assert (record["dataset"], record["norm"], record["epsilon"], record["seed"]) == (
         "digits",

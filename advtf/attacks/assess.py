@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from advtf import runtime
 from advtf.attacks.autoattack import AttackSettings
+from advtf.attacks.keyed_random import image_keys
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.pgd import NEGLIGIBLE_EPSILON, LogitsFn
 from advtf.attacks.points import Points, Spent, Stored
@@ -74,8 +75,7 @@ class Engine:
         settings: AttackSettings,
     ):
         self.x, self.y, self._settings = x, y, settings
-        # An image draws its random numbers under its own pixels, wherever it stands and in whatever company.
-        self._keys = np.array([zlib.crc32(image.tobytes()) for image in x], np.uint32).view(np.int32)
+        self._keys = image_keys(x).astype(np.uint32).view(np.int32)
         self._size = min(settings.batch_size, len(x))
         self._compiled = runtime.compiles(settings.jit)
         self._stages = Stages(logits_fn, x.shape[1:], num_classes, settings, self._compiled)

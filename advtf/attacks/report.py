@@ -139,8 +139,9 @@ class Evaluation:
         if len(self.attacks) > 1:
             columns["worst case"] = self.robust_error
         width = max(len(self.model), 5)
-        head = f"{'model':<{width}}" + "".join(f"{name:>{len(name) + 3}}" for name in columns)
-        row = f"{self.model:<{width}}" + "".join(f"{v:>{len(name) + 3}.2f}" for name, v in columns.items())
+        wide = {name: max(len(name), len("100.00")) + 3 for name in columns}
+        head = f"{'model':<{width}}" + "".join(f"{name:>{wide[name]}}" for name in columns)
+        row = f"{self.model:<{width}}" + "".join(f"{v:>{wide[name]}.2f}" for name, v in columns.items())
         ball = f"{settings.norm}, ε {format_epsilon(settings.eps)}"
         title = f"Error in % of {len(self.clean.wrong):,} images ({ball})"
         return "\n".join([title, head, row])

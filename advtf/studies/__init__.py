@@ -58,6 +58,9 @@ STUDIES = {
         test_images=True,
         sections=("connectivity",),
     ),
+    "input": Study(
+        "advtf.studies.input", requirements.input_landscape, test_images=True, sections=("input",)
+    ),
     "theory": Study("advtf.studies.theory", models=0),
 }
 

@@ -58,6 +58,12 @@ class StudyContext:
         """The study's."""
         return self.folder.name
 
+    @property
+    def splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Images and labels by name: "test", and before it "train" unless the test images were asked for."""
+        test = {"test": (self.x_test, self.y_test)}
+        return {"train": (self.x, self.y)} | test if self.settings.split == "train" else test
+
     def write_json(self, name: str, content: Mapping) -> Path:
         """Writes ``<name>.json``: versions and command, classifiers and images, settings, then `content`.
 

@@ -94,6 +94,22 @@ def connectivity(settings: "AnalyzeSettings", models: int) -> None:
         )
 
 
+def input_landscape(settings: "AnalyzeSettings", models: int) -> None:
+    """Effectiveness compares perturbations with those of a stronger attack.
+
+    Raises:
+        UsageError: ε = 0, or the assessed PGD takes more steps than the reference.
+    """
+    if not settings.eps:
+        raise UsageError("study=input needs perturbations. Received: eps=0. Give --eps above 0.")
+    steps = settings.attack_steps
+    if settings.assessed_attack == "pgd" and steps and steps > settings.reference_steps:
+        raise UsageError(
+            f"reference_steps must be at least attack_steps, {steps}. "
+            f"Received: reference_steps={settings.reference_steps}. Raise --reference_steps."
+        )
+
+
 def _require_at_least(name, value, least):
     if value is not None and value < least:
         raise UsageError(

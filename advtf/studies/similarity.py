@@ -39,7 +39,7 @@ def run(context: StudyContext) -> list[Path]:
             f"study=similarity needs perturbations. Received: eps={context.epsilon:g}. Give --eps above 0."
         )
     pairs = [top_eigenvectors(context, number, 1) for number in range(len(context.subjects))]
-    splits = _splits(context)
+    splits = context.splits
     arrays = _measured(context, splits, [vectors[:, 0] for _, vectors in pairs]) | {
         "offsets": np.array(context.settings.offsets, np.float64),
         "models": np.array([subject.name for subject in context.subjects]),
@@ -55,11 +55,6 @@ def run(context: StudyContext) -> list[Path]:
     record = context.write_json("similarity", _record(arrays))
     figure = perturbation_similarity({"": results}, context.folder / "similarity.png")
     return [record, results, figure]
-
-
-def _splits(context):
-    test = {"test": (context.x_test, context.y_test)}
-    return {"train": (context.x, context.y)} | test if context.settings.split == "train" else test
 
 
 def _measured(context: StudyContext, splits: dict, eigenvectors: list[np.ndarray]) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ from functools import partial
 import keras
 import tensorflow as tf
 
+from advtf.attacks.losses import cross_entropy
 from advtf.augmentation import to_unit_float
 from advtf.averaging_settings import swa_start_epoch
 from advtf.config import RunOptions, TrainConfig
@@ -16,7 +17,9 @@ from advtf.runtime import bfloat16_rewrite
 from advtf.training import callbacks as cb
 from advtf.training.averaging import WeightAverage, WeightAveraging, snapshots_of
 from advtf.training.checkpoint import Checkpoint, CheckpointFolder
+from advtf.training.input_callback import InputLandscape
 from advtf.training.logs import JsonLines, TensorBoard
+from advtf.training.methods import build_adversary
 from advtf.training.schedules import epsilon_schedule, rate_schedule
 from advtf.training.trainer import AdversarialTrainer, full_precision
 
@@ -76,7 +79,8 @@ def build_callbacks(
         statistics,
         *dynamics.values(),
         cb.StopOnNonFiniteLoss(),
-        *averaging.values(),  # before the logs, to which it adds
+        *averaging.values(),  # before the logs, to which it and the next add
+        *_input_landscape(config, options, data),
         JsonLines(run.metrics, examples_per_step=config.batch_size),
         _tensorboard(config, options, run, trainer, data),
         snapshots,
@@ -128,6 +132,19 @@ def _averaging(config, run, trainer, data, validation, spe, measuring):
         validate=None if validation is None else validate,
     )
     return {"averaging": callback}
+
+
+def _input_landscape(config, options, data):
+    if options.input_every is None:
+        return []
+    sets = [data.train.select(slice(options.input_examples))]
+    if data.validation:
+        sets.append(data.validation.select(slice(options.input_examples)))
+    (x, y), *held_out = [(to_unit_float(part.images).numpy(), part.labels) for part in sets]
+    x_val, y_val = held_out[0] if held_out else (None, None)
+    attack = build_adversary(config, cross_entropy)  # that of trades climbs a divergence, not the loss
+    settings = {"every": options.input_every, "norm": config.norm, "seed": config.seed}
+    return [InputLandscape(x, y, config.eps, attack, x_val=x_val, y_val=y_val, **settings)]
 
 
 def _tensorboard(config, options, run, trainer, data) -> TensorBoard:

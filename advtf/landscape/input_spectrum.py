@@ -1,0 +1,139 @@
+"""The largest eigenvalues of each example's input Hessian ∇²ₓ L(x, y), for many examples at once.
+
+An example's Hessian does not depend on the rest of its batch in inference mode, so one differentiation of
+the summed loss multiplies every example's Hessian with a vector of its own.
+"""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from advtf.attacks.pgd import input_gradient
+from advtf.errors import UsageError, one_of, require_whole
+from advtf.landscape.batched_lanczos import Spectra, largest_magnitudes
+from advtf.landscape.input_graphs import exact_cross_entropy
+from advtf.landscape.objective import batches, require_pairs
+
+BASIS_BYTES = 2**30  # of the bases of the examples in hand
+
+
+def require_second_derivatives(model: keras.Model | None) -> None:
+    """Refuses layers of Keras whose second derivatives are wrong without a sign, in inference mode, too.
+
+    They take the variance by `tf.nn.moments`, which holds the mean back from the gradient.
+
+    Raises:
+        UsageError: such a layer is there. A model that is None, of a foreign SavedModel, cannot be checked.
+    """
+    inexact = keras.layers.LayerNormalization, keras.layers.GroupNormalization
+    for layer in model._flatten_layers() if model is not None else ():
+        if isinstance(layer, inexact):
+            raise UsageError(
+                "the input Hessian needs exact second derivatives. Received: layer "
+                f"{layer.name}, a {type(layer).__name__} of Keras. Leave the Hessian out with hs_examples=0."
+            )
+
+
+class InputHessian:
+    """(x, y, v) ↦ ∇²ₓ L(x, y) v for every example of a batch, at the weights that the classifier has then.
+
+    L is the cross-entropy. The gradient of ⟨∇ₓ Σ_i L_i, v⟩, both by reverse mode in one graph, traced once.
+    Never compiled: XLA's second derivative of max-pooling is wrong on the CPU, see `advtf.landscape.hvp`.
+
+    Args:
+        logits_fn: (B, H, W, C) in [0, 1] -> (B, K), in inference mode.
+        input_shape: (H, W, C) of the images.
+        dtype: "float32", or "float64" for a classifier that computes in it.
+
+    Attributes:
+        dimension: n = H·W·C.
+    """
+
+    def __init__(self, logits_fn: Callable, input_shape: tuple, *, dtype: str = "float32"):
+        self.dtype = tf.as_dtype(one_of("dtype", dtype, ("float32", "float64")))
+        self.dimension = int(np.prod(input_shape))
+        images = tf.TensorSpec((None, *input_shape), self.dtype)
+
+        @tf.function(input_signature=(images, tf.TensorSpec((None,), tf.int32), images), autograph=False)
+        def product(x, y, direction):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(x)
+                gradient = input_gradient(logits_fn, x, y, exact_cross_entropy)
+            return tape.gradient(gradient, x, direction, unconnected_gradients="zero")
+
+        self._product = product
+
+    def __call__(self, x: tf.Tensor, y: tf.Tensor, vectors: np.ndarray) -> np.ndarray:
+        """Returns the products (B, n) with `vectors` (B, n), in the operator's dtype.
+
+        Raises:
+            UsageError: the classifier cannot be differentiated twice.
+        """
+        direction = tf.constant(np.reshape(vectors, x.shape), self.dtype)
+        try:
+            return self._product(x, y, direction).numpy().reshape(vectors.shape)
+        except LookupError as error:  # of a SavedModel whose operations have no such gradient
+            raise UsageError(
+                f"the input Hessian needs second derivatives. Received: a classifier without ({error}). "
+                "Leave the Hessian out with hs_examples=0."
+            ) from error
+
+
+def input_spectra(
+    hessian: InputHessian,
+    x: np.ndarray,
+    y: np.ndarray,
+    k: int = 20,
+    *,
+    keys: np.ndarray,
+    tolerance: float = 1e-3,
+    max_products: int = 200,
+    seed: int = 0,
+    batch_size: int = 250,
+    report: Callable[[int], None] | None = None,
+) -> Spectra:
+    """Finds the k eigenvalues of largest absolute value of every example's input Hessian.
+
+    Args:
+        hessian: of the classifier.
+        x: images (N, H, W, C) in [0, 1].
+        y: labels (N,), integers.
+        k: 1 to H·W·C.
+        keys: (N,) of the images, from `keyed_random.image_keys`: an image starts alike everywhere.
+        tolerance: of residuals, relative to the example's max|λ|.
+        max_products: of an example, at least k.
+        seed: at least 0.
+        batch_size: images at a time; fewer where their bases would take more than 1 GiB.
+        report: called with the number of examples just finished.
+
+    Returns:
+        Eigenvalues in nats per squared unit of the image range.
+
+    Raises:
+        UsageError: no images, a number out of range, or a classifier without second derivatives.
+        FloatingPointError: a product is not finite.
+    """
+    require_pairs(x, y)
+    require_whole("batch_size", batch_size)
+    limits = {"tolerance": tolerance, "max_products": max_products, "seed": seed}
+    dtype = hessian.dtype.as_numpy_dtype
+    held = (1 + min(max_products, hessian.dimension)) * hessian.dimension * hessian.dtype.size
+    size, parts = max(min(batch_size, BASIS_BYTES // held), 1), []
+    for number, (images, labels) in enumerate(batches(x, y, size, hessian.dtype)):
+        part = keys[number * size : (number + 1) * size]
+        of_batch = _of_batch(hessian, images, labels)
+        parts.append(largest_magnitudes(of_batch, hessian.dimension, k, keys=part, dtype=dtype, **limits))
+        if report:
+            report(len(part))
+    return Spectra.joined(parts)
+
+
+def _of_batch(hessian: InputHessian, images: tf.Tensor, labels: tf.Tensor) -> Callable:
+    """The input Hessians of one batch, for `largest_magnitudes`."""
+
+    def operators(rows, vectors):
+        return hessian(tf.gather(images, rows), tf.gather(labels, rows), vectors)
+
+    return operators

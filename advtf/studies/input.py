@@ -1,0 +1,190 @@
+"""The study ``input``: slope, curvature and attacks of the loss around each image.
+
+Li & Spratling 2023, sections 3 and 4, figures 1, 3 and A2.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from advtf.attacks.pgd import Attack, fgsm, fgsm_n, pgd
+from advtf.attacks.replay import Replay, fingerprint
+from advtf.figures.input import input_landscape
+from advtf.landscape.input_spectrum import require_second_derivatives
+from advtf.landscape.inputs import REFERENCE_STEP, InputMeasures, InputMeter
+from advtf.landscape.subject import Subject
+from advtf.landscape.twin import twin_subject
+from advtf.settings import format_epsilon
+from advtf.studies.context import StudyContext
+
+COLUMNS = {"ig": "IG", "hs": "HS", "av": "AV", "effectiveness": "effectiveness", "ga": "GA"}
+FIELDS = tuple(field.name for field in dataclasses.fields(InputMeasures))
+
+Splits = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def run(context: StudyContext) -> list[Path]:
+    """Writes input.json, input.npz and input.png, and says the table.
+
+    The measures are those of `context.x`, and of the test images where that is the training set. Each
+    classifier on each set is kept as soon as it is measured.
+
+    Raises:
+        UsageError: a softplus twin that cannot be, a classifier without second derivatives, or state of
+            another study in the folder.
+        FloatingPointError: a product with a Hessian is not finite.
+    """
+    subjects = _subjects(context)
+    splits = context.splits
+    measured = _measured(context, subjects, splits)
+    content = {
+        "epsilon": context.epsilon,
+        "models": [
+            {"name": subject.name, "splits": {name: each.summary() for name, each in of_model.items()}}
+            for subject, of_model in zip(subjects, measured, strict=True)
+        ],
+    }
+    for line in _table(context, content["models"]):
+        context.say(line)
+    results = context.write_arrays("input", **_arrays(context, subjects, splits, measured))
+    record = context.write_json("input", content)
+    figure = input_landscape({"": results}, context.folder / "input.png")
+    return [record, results, figure]
+
+
+def _subjects(context: StudyContext) -> list[Subject]:
+    """The classifiers, each followed by its softplus twin if that is asked for."""
+    if not context.settings.softplus_twin:
+        return list(context.subjects)
+    return [each for subject in context.subjects for each in (subject, twin_subject(subject))]
+
+
+def _attack(context: StudyContext) -> Attack:
+    norm = context.settings.norm
+    others = {
+        "fgsm": lambda: fgsm(norm),
+        "fgsm_r": lambda: fgsm(norm, "uniform"),
+        "fgsm_n": lambda: fgsm_n(norm),
+    }
+    return others.get(context.settings.assessed_attack, lambda: context.attack)()
+
+
+def _measured(
+    context: StudyContext, subjects: list[Subject], splits: Splits
+) -> list[dict[str, InputMeasures]]:
+    settings = context.settings
+    weights = [subject.parameters.value() for subject in subjects]
+    images = [part for pair in splits.values() for part in pair]
+    identity = fingerprint(settings.of("attack", "compute", "input"), *weights, *images)
+    replay = Replay(context.folder / "state", identity)
+    lengths = [len(y) for _, y in splits.values()]
+    total = len(subjects) * sum(length + min(length, settings.hs_examples) for length in lengths)
+    with tqdm(total=total, desc="input", unit="image", leave=False, disable=not sys.stdout.isatty()) as shown:
+        return [
+            _of_subject(context, subject, number, splits, replay, shown.update)
+            for number, subject in enumerate(subjects)
+        ]
+
+
+def _of_subject(
+    context: StudyContext,
+    subject: Subject,
+    number: int,
+    splits: Splits,
+    replay: Replay,
+    report: Callable[[int], None],
+) -> dict[str, InputMeasures]:
+    found, meter = {}, None
+    for name, (x, y) in splits.items():
+        arrays = replay.get(f"model{number}-{name}")
+        if arrays is None:
+            meter = meter or _meter(context, subject, x.shape[1:])
+            found[name] = meter(x, y, report)
+            replay.put(f"model{number}-{name}", {field: getattr(found[name], field) for field in FIELDS})
+        else:
+            found[name] = InputMeasures(**arrays)
+            report(len(x) + len(found[name].hs))
+    return found
+
+
+def _meter(context: StudyContext, subject: Subject, shape: tuple) -> InputMeter:
+    settings = context.settings
+    if settings.hs_examples:
+        require_second_derivatives(subject.model)
+    return InputMeter(
+        subject.logits_fn,
+        shape,
+        context.epsilon,
+        attack=_attack(context),
+        reference=pgd(settings.norm, settings.reference_steps, REFERENCE_STEP),
+        norm=settings.norm,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        eigenvalues=settings.input_eigenvalues,
+        hs_examples=settings.hs_examples,
+        jit_compile=context.jit_compile,
+    )
+
+
+def _arrays(
+    context: StudyContext,
+    subjects: list[Subject],
+    splits: Splits,
+    measured: list[dict[str, InputMeasures]],
+) -> dict[str, np.ndarray]:
+    """``<split>_<measure>``: one row per model, one entry per image; NaN: no effectiveness."""
+    named = {
+        f"{split}_{field}": np.stack([getattr(each[split], field) for each in measured])
+        for split in splits
+        for field in FIELDS
+    }
+    for split in splits:
+        named[f"{split}_effectiveness"] = np.full_like(named[f"{split}_av"], np.nan)
+        for row, each in zip(named[f"{split}_effectiveness"], measured, strict=True):
+            row[each[split].assessable] = each[split].effectiveness
+    return named | {
+        "models": np.array([subject.name for subject in subjects]),
+        "splits": np.array(list(splits)),
+        "epsilon": np.float64(context.epsilon),
+    }
+
+
+def _table(context: StudyContext, models: list[dict]) -> Iterator[str]:
+    settings = context.settings
+    yield (
+        f"Input loss landscape, ε {format_epsilon(context.epsilon)}, {settings.assessed_attack} relative to "
+        f"PGD{settings.reference_steps}, mean ± standard error"
+    )
+    yield "".join(f"{title:>18}" for title in COLUMNS.values()) + "  split  classifier"
+    for model in models:
+        for split, summary in model["splits"].items():
+            cells = "".join(f"{_with_error(summary[name]):>18}" for name in COLUMNS)
+            yield f"{cells}  {split:<5}  {model['name']}"
+    yield from _remarks(models)
+
+
+def _with_error(estimate: dict) -> str:
+    mean, error = estimate["mean"], estimate["standard_error"]
+    if mean is None:
+        return "-"
+    return f"{mean:.4g}" if error is None else f"{mean:.4g} ± {error:.2g}"
+
+
+def _remarks(models: list[dict]) -> Iterator[str]:
+    for model in models:
+        for split, summary in model["splits"].items():
+            place, hs, ratio = f"{split}, {model['name']}", summary["hs"], summary["effectiveness"]
+            if ratio["left_out"]:
+                yield (
+                    f"{ratio['left_out']} images have no effectiveness, as the reference attack does not "
+                    f"raise their loss: {place}."
+                )
+            if hs["examples"] > hs.get("converged", 0):
+                yield (
+                    f"{hs['examples'] - hs['converged']} of {hs['examples']} spectra have not converged, "
+                    f"residuals up to {hs['largest_residual']:.1g}·max|λ|: {place}."
+                )
