@@ -23,6 +23,7 @@ SHOWN_PRESETS = (  # one column of the table in --help each
     ("cifar10", "resnet18"),
     ("cifar10", "vgg"),
     ("svhn_cropped", "resnet18"),
+    ("tiny_imagenet", "preact_resnet18"),
 )
 
 
@@ -148,7 +149,7 @@ def _preset_table() -> list[str]:
 
 
 def _cell(name: str, value: Any) -> str:
-    return format_epsilon(value) if name in ("eps", "eps_max") else show(value)
+    return format_epsilon(value) if name in ("eps", "eps_max") and value is not None else show(value)
 
 
 def show(value: Any) -> str:

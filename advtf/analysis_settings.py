@@ -135,7 +135,10 @@ class AnalyzeOptions:
     """Where the command reads and writes and what it shows; none of it changes the numbers."""
 
     data_dir: str | None = setting(
-        "files", text(), "prepared TFDS data; else TFDS_DATA_DIR, ~/tensorflow_datasets", None
+        "files",
+        text(),
+        "prepared TFDS or Tiny ImageNet data; else TFDS_DATA_DIR, ~/tensorflow_datasets",
+        None,
     )
     out_dir: str | None = setting("files", text(), "results; default runs/analyze-<run>-<export>", None)
     resume: bool = setting("files", switch(), "continue the analysis in out_dir, or add to it", False)

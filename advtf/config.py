@@ -142,7 +142,10 @@ class RunOptions:
     """Where a run reads and writes and what it shows; none of it changes the numbers."""
 
     data_dir: str | None = setting(
-        "files", text(), "prepared TFDS data; else TFDS_DATA_DIR, ~/tensorflow_datasets", None
+        "files",
+        text(),
+        "prepared TFDS or Tiny ImageNet data; else TFDS_DATA_DIR, ~/tensorflow_datasets",
+        None,
     )
     out_dir: str | None = setting(
         "files", text(), "results; default runs/<dataset>-<model>-<eps_sched>-seed<seed>", None

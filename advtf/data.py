@@ -1,11 +1,12 @@
-"""Image data: digits, TFDS sets or arrays, and batches whose order depends only on the seed and the step."""
+"""Image data by name or from arrays, and batches whose order depends only on the seed and the step."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
-from advtf import arrays, augmentation
+from advtf import arrays, augmentation, tfds_images, tiny_imagenet
+from advtf.dataset_names import TINY_IMAGENET, tiny_imagenet_folder
 from advtf.errors import UsageError
 
 _AUGMENTATION_STREAMS = (1, 2)  # folded into (seed, step), one a view: other users draw other numbers
@@ -48,7 +49,8 @@ def load(
     """Loads a data set by name.
 
     Args:
-        name: ``digits`` (1,797 images 8x8 of scikit-learn, no download) or a TFDS image-classification set.
+        name: ``digits`` (1,797 images 8x8 of scikit-learn, no download), ``tiny_imagenet`` (also unpacked as
+            it comes, in `data_dir`) or a TFDS image-classification set.
         data_dir: the folder of prepared TFDS data; default TFDS_DATA_DIR, else ``~/tensorflow_datasets``.
         val_fraction: share of the training examples held out for validation, by a fixed rule, in [0, 1).
         image_size: resize the images to this square.
@@ -61,9 +63,9 @@ def load(
     _require_fraction(val_fraction)
     if name == "digits":
         parts = _digits(image_size)
+    elif name == TINY_IMAGENET and (folder := tiny_imagenet_folder(data_dir)):
+        parts = tiny_imagenet.read(folder, image_size)
     else:
-        from advtf import tfds_images
-
         parts = tfds_images.read(name, data_dir, image_size)
     return from_arrays(**parts, val_fraction=val_fraction, name=name)
 

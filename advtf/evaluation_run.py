@@ -28,7 +28,10 @@ class EvaluateOptions:
     model: str | None = setting("target", text(), "SavedModel of a classifier or an ensemble", None)
     dataset: str | None = setting("target", DATASET_NAME, "test images; default those of its training", None)
     data_dir: str | None = setting(
-        "target", text(), "prepared TFDS data; else TFDS_DATA_DIR, ~/tensorflow_datasets", None
+        "target",
+        text(),
+        "prepared TFDS or Tiny ImageNet data; else TFDS_DATA_DIR, ~/tensorflow_datasets",
+        None,
     )
     num_examples: int | None = setting("target", whole(1), "first test images only; default all", None)
     eps_grid: tuple[float, ...] = setting(

@@ -1,8 +1,9 @@
 """Values of the settings that depend on the data set and the model. Imports nothing heavy.
 
 Published values are those of Liu et al. 2020, "On the Loss Landscape of Adversarial Training", section 5
-and appendix (schedules: eq. 5; architectures and optimizers: experimental settings). The others, `digits`
-among them, are this library's choices and are marked so.
+and appendix (schedules: eq. 5; architectures and optimizers: experimental settings); for tiny_imagenet those
+of Li & Spratling 2023, section 5.1. The others, `digits` among them, are this library's choices and are
+marked so.
 """
 
 from typing import Any
@@ -19,6 +20,10 @@ DATA = {
     "cifar10": dict(model="resnet18", eps=8 / 255, epochs=200, batch_size=128, augment=True),
     # Mirrored digits are other symbols, so no crop and flip: our choice.
     "svhn_cropped": dict(model="resnet18", eps=8 / 255, epochs=200, batch_size=128),
+    # Li & Spratling 2023, section 5.1.
+    "tiny_imagenet": dict(
+        model="preact_resnet18", eps=8 / 255, eps_sched="constant", epochs=200, batch_size=100, augment=True
+    ),
 }
 COMMON = dict(val_fraction=0.02, augment=False, periods=())
 L2_EPSILON = {"digits": 0.5, "mnist": 2.0, "fashion_mnist": 2.0}  # our choice, as is 0.5 elsewhere
@@ -33,6 +38,7 @@ OPTIMIZERS = {
     "mnist": dict(optimizer="adam", lr=1e-4, lr_sched="constant", weight_decay=0.0),
     "digits": dict(optimizer="adam", lr=3e-3, lr_sched="constant", weight_decay=0.0),  # our choice
     "resnet": dict(optimizer="sgd", lr=0.1, lr_sched="step", weight_decay=1e-3),
+    "tiny_imagenet": dict(optimizer="sgd", lr=0.1, lr_sched="step", weight_decay=1e-4),
     "vgg": dict(optimizer="adam", lr=1e-3, lr_sched="exponential", weight_decay=1e-3),
     "small": dict(optimizer="adam", lr=1e-3, lr_sched="constant", weight_decay=0.0),  # our choice
 }
@@ -57,7 +63,7 @@ def preset(
     norm: str = "linf",
     *,
     eps: float | None = None,
-    eps_sched: str = "cosine",
+    eps_sched: str | None = None,
     optimizer: str | None = None,
     lr_sched: str | None = None,
 ) -> dict[str, Any]:
@@ -73,6 +79,7 @@ def preset(
     model = model or data["model"]
     if eps is None:
         eps = data["eps"] if norm == "linf" else L2_EPSILON.get(dataset, 0.5)
+    curve = eps_sched or data.get("eps_sched", "cosine")
     recipe = dict(OPTIMIZERS[_recipe(dataset, model)])
     if optimizer not in (None, recipe["optimizer"]):
         recipe.update(optimizer=optimizer, lr=OTHER_RATE[optimizer])
@@ -83,7 +90,7 @@ def preset(
         **dict(
             model=model, width=_width(dataset, model), depth=DEFAULT_DEPTH if model == "wide_resnet" else None
         ),
-        **dict(eps=eps, eps_max=_peak(dataset, eps_sched, eps), **_attack(dataset, norm, eps)),
+        **dict(eps=eps, eps_max=_peak(dataset, curve, eps), **_attack(dataset, norm, eps)),
         **recipe,
         **RATE_SHAPES[recipe["lr_sched"]],
     }
@@ -98,7 +105,9 @@ def _recipe(dataset: str, model: str) -> str:
         return "digits" if dataset == "digits" else "mnist"
     if model in ("lenet", "linear", "mlp"):
         return "small"
-    return "vgg" if model == "vgg" else "resnet"
+    if model == "vgg":
+        return "vgg"
+    return "tiny_imagenet" if dataset == "tiny_imagenet" else "resnet"
 
 
 def _width(dataset: str, model: str) -> int | None:

@@ -20,7 +20,6 @@ AutoAttack    the standard version: 100 iterations, 5000 queries, each attack on
 import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ import torch
 import torchattacks
 from art.attacks.evasion import AutoProjectedGradientDescent, ProjectedGradientDescent
 from peers import Bench, art_classifier, load_bench, versions
+from timing import seconds_of, timed_in_turn
 
 from advtf import apgd, pgd
 from advtf.atomic import write_json
@@ -70,23 +70,6 @@ class Pair:
         rates = "".join(f"{rate:>12,.4g}" for rate in self.rates)
         spread = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}"
         return f"{self.slow + ' / ' + self.fast:<44}{rates}{statistics.median(self.ratios):>9.2f}   {spread}"
-
-
-def timed_in_turn(slow: Callable, fast: Callable, rounds: int) -> tuple[tuple[float, float], ...]:
-    """Returns the seconds of both in every round."""
-    pairs = []
-    for number in range(rounds):
-        order = (slow, fast) if number % 2 == 0 else (fast, slow)
-        spent = {call: seconds_of(call) for call in order}
-        pairs.append((spent[slow], spent[fast]))
-    return tuple(pairs)
-
-
-def seconds_of(call: Callable) -> float:
-    """Returns the wall time of one call."""
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
 
 
 def bare(bench: Bench, passes: int) -> Callable:

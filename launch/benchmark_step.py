@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from timing import timed_in_turn
 
 from advtf.config import resolve, resolve_options
 from advtf.rundir import RunDirectory
@@ -55,13 +56,6 @@ def bare_step(classifier, config, rate=0.1, momentum=0.9):
     return run
 
 
-def seconds(function, *arguments):
-    """Returns the wall time of one call."""
-    begin = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - begin
-
-
 def compare_steps(config, data, runtime, rounds):
     """Times bare and real steps in turn; returns (bare seconds, real seconds), one entry a round."""
     import tensorflow as tf
@@ -75,7 +69,7 @@ def compare_steps(config, data, runtime, rounds):
     bare = bare_step(build_classifier(config, data), config)
     repeated = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
     bare(x, y), trainer.train_function(repeated)  # trace
-    pairs = [(seconds(bare, x, y), seconds(trainer.train_function, repeated)) for _ in range(rounds)]
+    pairs = timed_in_turn(lambda: bare(x, y), lambda: trainer.train_function(repeated), rounds)
     return zip(*pairs, strict=True)
 
 

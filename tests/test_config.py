@@ -350,7 +350,7 @@ def test_help_shows_every_flag_fast_and_without_tensorflow():
     shown = {word.lstrip("-").removeprefix("[no]") for word in result.stdout.split() if word.startswith("--")}
     assert {field.name for cls in (TrainConfig, RunOptions) for field in dataclasses.fields(cls)} <= shown
     table = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line.strip()}
-    assert table["eps_max"] == ["0.15", "0.6", "0.15", "16/255", "16/255", "16/255"]
+    assert table["eps_max"] == ["0.15", "0.6", "0.15", "16/255", "16/255", "16/255", "none"]
     assert min(seconds) < 1.0
 
 

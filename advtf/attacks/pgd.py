@@ -35,10 +35,18 @@ def input_gradient(
     Returns:
         float32, the shape of `x`.
     """
+    return input_gradient_and_logits(logits_fn, x, y, loss)[0]
+
+
+def input_gradient_and_logits(
+    logits_fn: LogitsFn, x: tf.Tensor, y: tf.Tensor, loss: Callable = cross_entropy
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns `input_gradient` and the logits (B, K) of its forward pass."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
-        total = tf.reduce_sum(loss(y, logits_fn(x)))
-    return tape.gradient(total, x)
+        logits = logits_fn(x)
+        total = tf.reduce_sum(loss(y, logits))
+    return tape.gradient(total, x), logits
 
 
 def pgd(
@@ -99,6 +107,27 @@ def pgd(
     return as_attack(perturb)
 
 
+def pgd_onwards(
+    norm: str = "linf", steps: int = 10, relative_step: float = 0.25, loss: Callable = cross_entropy
+) -> Callable:
+    """Builds PGD without a random start from its first gradient, whose pass somebody else has made.
+
+    Returns:
+        ``onwards(logits_fn, x, y, epsilon, gradient) -> x_adv``: what `pgd` returns with
+        ``random_start="none"`` where `gradient` is that of the loss at `x`. With one step of ε from a noised
+        image it is the second half of `fgsm_n`.
+    """
+    ball = get_ball(norm)
+
+    def onwards(logits_fn, x, y, epsilon, gradient):
+        first = _moved(ball, x, x, gradient, epsilon, relative_step)
+        if steps > 1:
+            first = _ascend(ball, logits_fn, x, y, first, epsilon, steps - 1, relative_step, loss)
+        return tf.stop_gradient(tf.where(epsilon < NEGLIGIBLE_EPSILON, x, first))
+
+    return onwards
+
+
 def as_attack(perturb: Attack) -> Attack:
     """Completes a perturbation rule: float32 tensors in, `x` itself for ε below 1e-6, no gradient out."""
 
@@ -125,7 +154,8 @@ def noisy(norm: str = "linf") -> Callable:
     ball = get_ball(norm)
 
     def view(x, epsilon, seed):
-        return tf.clip_by_value(x + ball.random_point(tf.shape(x), epsilon, seed), 0.0, 1.0)
+        noise = tf.cast(ball.random_point(tf.shape(x), epsilon, seed), x.dtype)
+        return tf.clip_by_value(x + noise, 0.0, 1.0)
 
     return view
 
@@ -149,13 +179,17 @@ def _ascend(ball: Ball, logits_fn, x, y, start, epsilon, steps, relative_step, l
     gradient = isolated(lambda x_adv: input_gradient(logits_fn, x_adv, y, loss))
 
     def step(i, x_adv):
-        move = ball.steepest_step(gradient(x_adv), relative_step * epsilon)
-        delta = ball.project(x_adv + move - x, epsilon)
-        return i + 1, tf.clip_by_value(x + delta, 0.0, 1.0)
+        return i + 1, _moved(ball, x, x_adv, gradient(x_adv), epsilon, relative_step)
 
     # int32 loop counters live on the host under GPU placement; the loop bound is static for XLA.
     _, x_adv = tf.while_loop(lambda i, _: i < steps, step, (0, start), maximum_iterations=steps)
     return x_adv
+
+
+def _moved(ball, x, x_adv, gradient, epsilon, relative_step):
+    move = ball.steepest_step(gradient, relative_step * epsilon)
+    delta = ball.project(x_adv + move - x, epsilon)
+    return tf.clip_by_value(x + delta, 0.0, 1.0)
 
 
 def _worst_of(climb, logits_fn, x, y, seed, restarts, loss):

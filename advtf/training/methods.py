@@ -3,12 +3,18 @@
 from collections.abc import Callable
 
 from advtf.attacks.losses import cross_entropy, kl_divergence
-from advtf.attacks.pgd import Attack, fgsm, fgsm_n, noisy, pgd
+from advtf.attacks.pgd import Attack, fgsm, fgsm_n, noisy, pgd, pgd_onwards
 from advtf.config import TrainConfig
 from advtf.errors import UsageError
 from advtf.export import load_classifier
 from advtf.training import objectives, regularizers
 from advtf.training.objectives import Objective
+
+PAIRED = (
+    "at_minus_st",
+    "advlc",
+    "mart",
+)  # compare clean and adversarial logits; their attack climbs the loss
 
 
 def build_objective(config: TrainConfig, num_classes: int) -> Objective:
@@ -35,9 +41,13 @@ def build_objective(config: TrainConfig, num_classes: int) -> Objective:
     return builders[config.objective]()
 
 
-def build_adversary(config: TrainConfig) -> Attack:
-    """Returns the attack on training batches; it climbs KL(f(x) ‖ f(x')) for trades, cross-entropy else."""
-    loss = kl_divergence if config.objective == "trades" else cross_entropy
+def build_adversary(config: TrainConfig, loss: Callable | None = None) -> Attack:
+    """Returns the attack on training batches; it climbs KL(f(x) ‖ f(x')) for trades, cross-entropy else.
+
+    Args:
+        loss: what it climbs instead.
+    """
+    loss = loss or (kl_divergence if config.objective == "trades" else cross_entropy)
     builders = {
         "pgd": lambda: pgd(
             config.norm, config.attack_steps, config.relative_step, config.random_start, loss=loss
@@ -48,6 +58,19 @@ def build_adversary(config: TrainConfig) -> Attack:
         "none": lambda: _no_attack,
     }
     return builders[config.adversary]()
+
+
+def build_onwards(config: TrainConfig) -> Callable | None:
+    """Returns the adversary from its first gradient, where the objective makes that pass anyway; else None.
+
+    So it is with attacks in training mode that begin at what the objective takes for clean images: FGSM, PGD
+    without a random start, and FGSM-N with `noised_clean`, as in the published code.
+    """
+    if config.attack_mode != "training" or config.awp or config.objective not in PAIRED:
+        return None
+    step = {"fgsm": (1, 1.0), "fgsm_n": (1, 1.0), "pgd": (config.attack_steps, config.relative_step)}
+    at_clean = {"fgsm": True, "fgsm_n": config.noised_clean, "pgd": config.random_start == "none"}
+    return pgd_onwards(config.norm, *step[config.adversary]) if at_clean.get(config.adversary) else None
 
 
 def clean_view(config: TrainConfig) -> Callable | None:

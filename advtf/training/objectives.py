@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence, target_class
-from advtf.errors import require_real
+from advtf.errors import UsageError, require_real
+from advtf.models.layers import BatchNormalization
 
 
 class Batch(NamedTuple):
@@ -50,6 +52,7 @@ class Objective:
         aim: ``aim(logits_fn, x, y)`` -> what the attack's loss gets in place of `y`; None: `y` itself.
         neighbor: ``neighbor(x, epsilon, seed)`` -> second view of the images, attacked as well.
         views: 2 if the second view is another augmentation of the same images, made by the data pipeline.
+        second_order: whether the losses hold input gradients, so that weights get second derivatives.
     """
 
     losses: Callable
@@ -57,11 +60,32 @@ class Objective:
     aim: Callable | None = None
     neighbor: Callable | None = None
     views: int = 1
+    second_order: bool = False
 
 
 def as_objective(objective: "Objective | Callable") -> Objective:
     """Returns an `Objective`, also of a plain function of ``(logits_fn, batch)``."""
     return objective if isinstance(objective, Objective) else Objective(objective)
+
+
+def require_exact_derivatives(classifier: keras.Model) -> None:
+    """Refuses layers of Keras whose second derivatives are wrong, for a `second_order` objective.
+
+    They take the variance by `tf.nn.moments`, which holds the mean back from the gradient: right to first
+    order only. Our BatchNorm, and Keras' with synchronized=True, do not.
+
+    Raises:
+        UsageError: such a layer is there.
+    """
+    inexact = keras.layers.LayerNormalization, keras.layers.GroupNormalization
+    for layer in classifier._flatten_layers():
+        own_moments = isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized
+        if isinstance(layer, inexact) or (own_moments and not isinstance(layer, BatchNormalization)):
+            raise UsageError(
+                "an objective with input gradients needs exact second derivatives. Received: layer "
+                f"{layer.name}, a {type(layer).__name__} of Keras. "
+                "Use advtf.models.layers.BatchNormalization."
+            )
 
 
 def _adversarial(logits_fn, batch: Batch):
@@ -128,7 +152,8 @@ def mart(beta: float = 5.0) -> Objective:
     def losses(logits_fn, batch):
         clean, robust = logits_fn(batch.x), logits_fn(batch.x_adv)
         # log(1 − p_k) from the logits of the other classes: finite where p_k rounds to 1.
-        others = tf.one_hot(target_class(batch.y, robust, 1), robust.shape[-1], -float("inf"), 0.0)
+        others = target_class(batch.y, robust, 1)
+        others = tf.one_hot(others, robust.shape[-1], -float("inf"), 0.0, dtype=robust.dtype)
         rest = tf.reduce_logsumexp(robust + others, axis=-1) - tf.reduce_logsumexp(robust, axis=-1)
         weight = 1 - tf.gather(tf.nn.softmax(clean), batch.y, batch_dims=1)
         divergence = kl_divergence(tf.nn.softmax(clean), robust)

@@ -2,16 +2,19 @@
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 
 import keras
 import tensorflow as tf
 
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.pgd import Attack
-from advtf.errors import UsageError, one_of, require_real
-from advtf.training.objectives import Batch, Objective, adversarial, as_objective
+from advtf.errors import UsageError, one_of
+from advtf.training.objectives import Batch, Objective, adversarial, as_objective, require_exact_derivatives
+from advtf.training.replicas import never_empty, summed_over_replicas
 from advtf.training.requirements import require_logits, require_radius, unpack
-from advtf.training.weight_perturbation import gradients_at_worst_weights
+from advtf.training.shared_pass import attacked_on_tape
+from advtf.training.weight_perturbation import gradients_at_worst_weights, require_gamma
 
 TRAIN_STREAM, TEST_STREAM = 0, 1  # separate random streams of one run seed
 
@@ -46,6 +49,8 @@ class AdversarialTrainer(keras.Model):
         clean_view: ``clean_view(x, epsilon, seed)`` -> what the objective sees as clean images, such as
             ``advtf.attacks.pgd.noisy()`` with FGSM-N; the images themselves if None.
         attack_mode: "inference", or "training": BatchNorm uses the attacked batch's statistics and moves.
+        onwards: `attack` from its first gradient, see `advtf.attacks.pgd.pgd_onwards`, where that is taken in
+            training mode at the objective's clean images: both then share that forward pass.
         awp: γ of adversarial weight perturbation; 0 does without.
         eval_attack: attack of validation and evaluation; the training attack if None.
         eval_epsilon: radius of validation and evaluation; `epsilon` if None.
@@ -69,6 +74,7 @@ class AdversarialTrainer(keras.Model):
         objective: Objective | Callable = adversarial,
         clean_view: Callable | None = None,
         attack_mode: str = "inference",
+        onwards: Callable | None = None,
         awp: float = 0.0,
         eval_attack: Attack | None = None,
         eval_epsilon: float | None = None,
@@ -80,9 +86,17 @@ class AdversarialTrainer(keras.Model):
         self.attack = attack
         self.eval_attack = eval_attack or attack
         self.objective = as_objective(objective)
+        if self.objective.second_order:
+            require_exact_derivatives(classifier)
         self.clean_view = clean_view
         self.attack_mode = one_of("attack_mode", attack_mode, ("inference", "training"))
-        self.awp = _require_awp(awp)
+        self.awp = require_gamma(awp)
+        self.onwards = onwards
+        if onwards and (self.awp or attack_mode == "inference" or self.objective.second_order):
+            raise UsageError(
+                "onwards needs attack_mode=training, no awp and no objective with input gradients. "
+                f"Received: attack_mode={attack_mode}, awp={awp}, second_order={self.objective.second_order}."
+            )
         self.seed = int(seed)
         target = require_radius("epsilon", epsilon)
         eval_target = target if eval_epsilon is None else require_radius("eval_epsilon", eval_epsilon)
@@ -130,21 +144,23 @@ class AdversarialTrainer(keras.Model):
     def train_step(self, data):
         """One attack and one weight update; returns the running epoch metrics."""
         x, neighbor, y, sample_weight = unpack(data)
-        batch = self._attacked(x, neighbor, y)
+        attacked = None if self.onwards else self._attacked(x, neighbor, y)
         weights = self.classifier.trainable_variables
 
         def step():
-            with tf.GradientTape() as tape:
-                losses, accuracies = self.objective.losses(self._training, batch)
+            with tf.GradientTape(persistent=bool(self.onwards)) as tape:
+                batch, logits_fn = (
+                    self._attacked_on(tape, x, y) if self.onwards else (attacked, self._training)
+                )
+                losses, accuracies = self.objective.losses(logits_fn, batch)
                 losses = losses * sample_weight
                 loss = self._global_mean(losses)
-            return tape.gradient(loss, weights), losses, accuracies
+            return tape.gradient(loss, weights), losses, accuracies, batch
 
         if self.awp:
-            gradients, losses, accuracies = gradients_at_worst_weights(self.classifier, self.awp, step)
-        else:
-            gradients, losses, accuracies = step()
-        self.gradient_norm.assign(tf.linalg.global_norm(_summed_over_replicas(gradients)))
+            step = partial(gradients_at_worst_weights, self.classifier, self.awp, step)
+        gradients, losses, accuracies, batch = step()
+        self.gradient_norm.assign(tf.linalg.global_norm(summed_over_replicas(gradients)))
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return self._record(losses, accuracies, x, batch.x_adv, y)
 
@@ -163,11 +179,18 @@ class AdversarialTrainer(keras.Model):
         clean = self.clean_view(x, epsilon, seed) if self.clean_view else x
         return Batch(clean, x_adv, y, epsilon, self.strength.value, seed, neighbor, neighbor_adv)
 
+    def _attacked_on(self, tape, x, y):
+        """As `_attacked`, on the tape of the weights; also returns the logits function of the objective."""
+        epsilon, seed = self.epsilon.value, self._step_seed()
+        clean = tf.identity(self.clean_view(x, epsilon, seed) if self.clean_view else x)
+        x_adv, logits_fn = attacked_on_tape(tape, self._training, self.onwards, clean, y, epsilon)
+        return Batch(clean, x_adv, y, epsilon, self.strength.value, seed), logits_fn
+
     def test_step(self, data):
         """Measures one batch at `eval_epsilon`, in float32 and inference mode."""
         x, _, y, sample_weight = unpack(data)
         examples = tf.shape(x)[0]
-        x, y = _never_empty(x), _never_empty(y)
+        x, y = never_empty(x), never_empty(y)
         with full_precision(self.classifier):
             # The examples measured so far number the batch: each pass over the data draws the same starts.
             seed = self._seed(TEST_STREAM, self._loss_tracker.count)
@@ -205,7 +228,7 @@ class AdversarialTrainer(keras.Model):
         # The optimizer sums gradients over replicas: divide by the examples of all of them, since a last
         # batch need not split evenly.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        (examples,) = _summed_over_replicas([tf.cast(tf.size(losses), losses.dtype)])
+        (examples,) = summed_over_replicas([tf.cast(tf.size(losses), losses.dtype)])
         mean = tf.reduce_sum(losses) / examples
         penalties = self.classifier.losses  # the user's own kernel_regularizer and the like
         return mean + tf.add_n(penalties) / replicas if penalties else mean
@@ -221,26 +244,5 @@ class AdversarialTrainer(keras.Model):
         return self.get_metrics_result()
 
 
-def _require_awp(gamma):
-    require_real("awp", gamma, 0.0)
-    if gamma and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        raise UsageError(f"awp works on one device only. Received: awp={gamma} under a strategy.")
-    return float(gamma)
-
-
 def _other(seed):
     return tf.random.experimental.stateless_fold_in(seed, tf.constant(1, tf.int64), alg="philox")
-
-
-def _never_empty(batch):
-    # A replica may get nothing of a short last batch, and convolutions of nothing fail: add one example.
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return batch
-    missing = tf.maximum(1 - tf.shape(batch)[0], 0)
-    return tf.pad(batch, [[0, missing]] + [[0, 0]] * (batch.shape.rank - 1))
-
-
-def _summed_over_replicas(tensors):
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return tensors
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)

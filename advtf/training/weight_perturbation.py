@@ -4,6 +4,16 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from advtf.errors import UsageError, require_real
+
+
+def require_gamma(gamma: float) -> float:
+    """Returns γ of at least 0, which is 0 under a strategy with several replicas."""
+    require_real("awp", gamma, 0.0)
+    if gamma and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        raise UsageError(f"awp works on one device only. Received: awp={gamma} under a strategy.")
+    return float(gamma)
+
 
 def perturbation(weights: Sequence, gradients: Sequence[tf.Tensor], gamma: float) -> list[tf.Tensor]:
     """Returns v = γ ‖w‖₂ ∇w/‖∇w‖₂ layer by layer (eq. 9); zero for biases and BatchNorm's vectors.

@@ -1,0 +1,247 @@
+"""Figures of the experiments on the input landscape (Li & Spratling 2023, sec. 4, app. A). No TensorFlow."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from advtf.drawing import BLACK, BLUE, GREEN, ORANGE, VERMILLION, sheet
+from advtf.errors import UsageError
+
+ATTACKS = {"fgsm": ("FGSM", VERMILLION), "pgd10": ("PGD10", BLUE)}
+MEASURES = {"ig": "IG", "hs": "HS"}
+SPLITS = {"train": ("training images", BLUE), "test": ("test images", VERMILLION)}
+TOLERATED = 0.1  # appendix A3: deviations of ±10 % are reasonably small
+EFFECTIVENESS = "effectiveness\n(AV / AV of PGD50)"
+
+
+def degraded_training(path: str | Path, output: str | Path) -> Path:
+    """Draws effectiveness and HS after training on degraded perturbations; cf. Fig. 4b and c.
+
+    Dotted is HS before that training; bars are standard errors.
+
+    Args:
+        path: degraded_training.json of launch/degraded_training.py.
+        output: .png, .pdf or .svg to write; its folder is made.
+
+    Raises:
+        UsageError: no such file, or another suffix of `output`.
+    """
+    records = _records(path, "kind", skip=("before",))
+    before = _records(path, "hs", only="before")
+    labels = {"scaled": "factor on δ", "flipped": "part of signs reversed"}
+    with sheet(output, rows=2, columns=2, height=3.3, shared=False) as panels:
+        for column, (kind, label) in enumerate(labels.items()):
+            found = _series(records, kind)
+            upper, lower = panels[column], panels[2 + column]
+            for name, (_, color) in ATTACKS.items():
+                _bars(upper, [r["value"] for r in found], [r[name] for r in found], color)
+            trained = [(r["value"], r["train"]["mean"]) for r in found if r["train"]["mean"] is not None]
+            upper.plot(*zip(*trained, strict=True) if trained else ([], []), color=BLACK, marker="s")
+            _bars(lower, [r["value"] for r in found], [r["hs"] for r in found], GREEN)
+            lower.axhline(before[0]["hs"]["mean"], color=GREEN, linestyle=":", linewidth=0.8)
+            lower.set_xlabel(label)
+            upper.tick_params(labelbottom=False)
+        spectra = [r["hs"]["mean"] for r in records]
+        for axes in panels[2:]:
+            _logarithmic(axes.yaxis, spectra)
+        _share(panels[:2])
+        _share(panels[2:])
+        for axes in (panels[1], panels[3]):
+            axes.tick_params(labelleft=False)
+        panels[0].set_ylabel(EFFECTIVENESS)
+        panels[2].set_ylabel("HS (ℓ1 norm of the\ntop eigenvalues)")
+        looks = {
+            **{shown: (color, "o") for shown, color in ATTACKS.values()},
+            "training examples": (BLACK, "s"),
+        }
+        _legend(panels, looks, "Fig. 4b and c", {"HS before": (GREEN, ":")})
+    return Path(output)
+
+
+def _series(records, kind):
+    """The records of one kind by value; with no sign reversed they are those of the whole perturbation."""
+    found = [r for r in records if r["kind"] == kind]
+    if kind == "flipped" and all(r["value"] for r in found):
+        found += [r | {"value": 0.0} for r in records if (r["kind"], r["value"]) == ("scaled", 1)]
+    return sorted(found, key=lambda r: r["value"])
+
+
+def weight_noise(path: str | Path, output: str | Path) -> Path:
+    """Draws effectiveness against IG and HS over noisy variants of a classifier; cf. Fig. 4a.
+
+    Each point is a variant; the classifier itself is the black-rimmed one. Titles hold Spearman's ρ.
+
+    Args:
+        path: weight_noise.json of launch/weight_noise.py.
+        output: .png, .pdf or .svg to write; its folder is made.
+
+    Raises:
+        UsageError: no such file, or another suffix of `output`.
+    """
+    records, correlations = _records(path, "scale"), _content(path).get("correlations", {})
+    with sheet(output, rows=2, height=4.1, shared=False) as panels:
+        for axes, (measure, label) in zip(panels, MEASURES.items(), strict=True):
+            for name, (_, color) in ATTACKS.items():
+                pairs = [(r[measure]["mean"], r[name]["mean"], r["scale"] == 0) for r in records]
+                pairs = [pair for pair in pairs if None not in pair]
+                x, y, own = zip(*pairs, strict=True) if pairs else ([], [], [])
+                rims = [BLACK if mine else "none" for mine in own]
+                axes.scatter(x, y, s=10, color=color, edgecolors=rims, linewidths=0.8, zorder=3)
+            axes.set_xlabel(label)
+            axes.set_title(_correlation_title(correlations, measure), fontsize=7)
+            axes.set_ylabel(EFFECTIVENESS)
+            _logarithmic(axes.xaxis, x)
+        _share(panels)
+        _legend(panels, {shown: (color, "o") for shown, color in ATTACKS.values()}, "Fig. 4a")
+    return Path(output)
+
+
+def _correlation_title(correlations, measure):
+    lines = []
+    for name, (shown, _) in ATTACKS.items():
+        found = correlations.get(f"{name}, {measure}")
+        if found and found["rho"] is not None:
+            interval = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
+            lines.append(f"{shown}: ρ = {found['rho']:.2f}{interval}".replace("-", "−"))
+    return "\n".join(lines)
+
+
+def pgd_convergence(path: str | Path, output: str | Path) -> Path:
+    """Draws adversarial variance and robust accuracy against the steps of PGD; cf. Fig. A1.
+
+    Args:
+        path: pgd_convergence.json of launch/pgd_convergence.py.
+        output: .png, .pdf or .svg to write; its folder is made.
+
+    Raises:
+        UsageError: no such file, or another suffix of `output`.
+    """
+    records = _records(path, "steps")
+    with sheet(output, rows=2, height=3.2, shared=False) as panels:
+        for split, (_, color) in SPLITS.items():
+            found = sorted((r for r in records if r["split"] == split), key=lambda r: r["steps"])
+            steps = [r["steps"] for r in found]
+            _bars(panels[0], steps, [r["av"] for r in found], color)
+            panels[1].plot(steps, [r["accuracy"] for r in found], color=color, marker="o")
+        steps = sorted({r["steps"] for r in records})
+        for axes in panels:
+            axes.set_xscale("log")
+            axes.set_xticks(steps, labels=map(str, steps))
+            axes.set_xticks([], minor=True)
+            axes.axvline(50, color="0.6", linestyle=":", linewidth=0.8)
+        panels[0].tick_params(labelbottom=False)
+        panels[0].set_ylabel("adversarial\nvariance (nats)")
+        panels[1].set_ylabel("robust\naccuracy (%)")
+        panels[1].set_xlabel("steps of PGD, each ε/4")
+        panels[0].figure.align_ylabels(panels)
+        _legend(panels, {shown: (color, "o") for shown, color in SPLITS.values()}, "Fig. A1")
+    return Path(output)
+
+
+def sampling_faithfulness(path: str | Path, output: str | Path) -> Path:
+    """Draws how far means over random subsets stray from the mean of all images; cf. Fig. A3.
+
+    Args:
+        path: sampling_faithfulness.npz of launch/sampling_faithfulness.py.
+        output: .png, .pdf or .svg to write; its folder is made.
+
+    Raises:
+        UsageError: no such file, or another suffix of `output`.
+    """
+    arrays = _arrays(path)
+    titles = MEASURES | {name: f"{shown} effectiveness" for name, (shown, _) in ATTACKS.items()}
+    with sheet(output, rows=2, columns=2, height=3.4, shared=False) as panels:
+        for axes, (name, title) in zip(panels, titles.items(), strict=True):
+            values, sizes, means = (arrays[f"{name}_{part}"] for part in ("values", "sizes", "means"))
+            whole = values.mean()
+            axes.fill_between(sizes, means.min(axis=0), means.max(axis=0), color=ORANGE, alpha=0.35, lw=0)
+            low, high = np.quantile(means, [0.025, 0.975], axis=0)
+            axes.fill_between(sizes, low, high, color=ORANGE, alpha=0.8, lw=0)
+            axes.axhline(whole, color=BLACK)
+            for bound in (1 - TOLERATED, 1 + TOLERATED):
+                axes.axhline(bound * whole, color="0.4", linestyle=":", linewidth=0.8)
+            _logarithmic(axes.xaxis, sizes)
+            axes.set_title(f"{title} ({len(values):,})", fontsize=7)
+        for axes in panels[2:]:
+            axes.set_xlabel("images averaged")
+        looks = {"mean of all (number)": (BLACK, "-"), "±10 %": ("0.4", ":")}
+        bands = {"all means of subsets": 0.35, "95 % of them": 0.8}
+        patches = [Patch(color=ORANGE, alpha=alpha, lw=0, label=label) for label, alpha in bands.items()]
+        _legend(panels, {}, "Fig. A3", looks, patches)
+    return Path(output)
+
+
+def _bars(axes, x: Sequence[float], estimates: Sequence[dict], color: str) -> None:
+    """Means with their standard errors where there are any."""
+    known = [(place, e["mean"], e["standard_error"] or 0) for place, e in zip(x, estimates, strict=True)
+             if e["mean"] is not None]  # fmt: skip
+    if known:
+        places, means, errors = zip(*known, strict=True)
+        axes.errorbar(places, means, yerr=errors, color=color, marker="o", capsize=1.5)
+
+
+def _share(panels):
+    """One vertical scale for all panels."""
+    limits = np.array([axes.get_ylim() for axes in panels])
+    for axes in panels:
+        axes.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+
+
+def _logarithmic(axis, values):
+    """Logarithmic from a factor of three on, with plain numbers at the ticks."""
+    if len(values) and min(values) > 0 and max(values) > 3 * min(values):
+        getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _legend(panels, points, source, lines=None, patches=()):
+    handles = [
+        Line2D([], [], color=color, marker=marker, linestyle="", label=label)
+        for label, (color, marker) in points.items()
+    ]
+    handles += [
+        Line2D([], [], color=color, linestyle=style, label=label)
+        for label, (color, style) in (lines or {}).items()
+    ]
+    handles += patches
+    panels[0].figure.legend(
+        handles=handles, loc="outside upper center", ncols=2 if len(handles) > 3 else 3,
+        title=f"cf. Li & Spratling 2023, {source}", title_fontsize=7,
+    )  # fmt: skip
+
+
+def _content(path):
+    try:
+        content = json.loads(Path(path).read_text())
+        if not content["records"]:
+            raise ValueError("no records")
+        return content
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"a result file with records is required. Received: {path} ({error}).") from error
+
+
+def _records(path, entry, *, only=None, skip=()):
+    """The records that are asked for, each of which must have `entry`."""
+    records = _content(path)["records"]
+    chosen = [r for name, r in records.items() if name not in skip and only in (None, name)]
+    if not chosen or any(entry not in record for record in chosen):
+        raise UsageError(f"a result file with {entry} in its records is required. Received: {path}.")
+    return chosen
+
+
+def _arrays(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = [
+                f"{name}_{part}" for name in (*MEASURES, *ATTACKS) for part in ("values", "sizes", "means")
+            ]
+            return {name: file[name] for name in names}
+    except Exception as error:  # damage shows as almost any exception of zipfile, zlib and NumPy
+        raise UsageError(f"a sampling_faithfulness.npz is required. Received: {path} ({error}).") from error

@@ -1,0 +1,125 @@
+"""Weaker training examples, a more curved landscape: one epoch of training with degraded PGD20 perturbations.
+
+    python launch/degraded_training.py --model=saved_models/mnist-cosine-eps0.3/last --out=runs/degraded
+    python launch/degraded_training.py --model=... --out=... --steps=100 --num_examples=500 --hs_examples=100
+
+From the weights of a classifier, trains for one epoch on PGD20 perturbations that are multiplied by a factor,
+or of which a part has its sign reversed; then measures IG, HS and the effectiveness of FGSM and PGD10 on
+training images, relative to PGD50 (cf. Li & Spratling 2023, Fig. 4b and c). The effectiveness of the degraded
+training examples themselves is the mean over --moments points of the epoch. The optimizer is that of the
+model's training, fresh, at a tenth of its initial learning rate unless --lr is given: the paper does not say.
+Every variant sees the same batches. Results go to <out>/degraded_training.json, the figure is drawn from it;
+what is finished is not repeated, so a killed experiment continues by the same command.
+"""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+from input_series import HEADER, Landscape, Records, add_spectrum, identity, line, load, parser
+
+from advtf.absl_flags import exit_on_usage_error
+from advtf.figures.input_experiments import degraded_training
+
+OWN = ("steps", "lr", "moments", "hs_examples", "eigenvalues")
+
+
+def arguments():
+    made = parser(__doc__, examples=1000)
+    add_spectrum(made, 200)
+    made.add_argument("--factors", type=float, nargs="*", default=[0, 0.2, 0.4, 0.6, 0.8, 1])
+    made.add_argument("--flips", type=float, nargs="*", default=[0.1, 0.2, 0.3, 0.4, 0.5])
+    made.add_argument("--steps", type=int, help="of the epoch; default all its batches")
+    made.add_argument("--lr", type=float)
+    made.add_argument("--moments", type=int, default=4, help="where the training examples are assessed")
+    return made.parse_args()
+
+
+def main():
+    chosen = arguments()
+    subject, material, settings = load(chosen)
+    training = Training(subject, settings, chosen)
+    landscape = Landscape(
+        subject, material, settings, hs_examples=chosen.hs_examples, eigenvalues=chosen.eigenvalues
+    )
+    # Variants may be added later, by another grid: each is a record of its own.
+    known = identity(material, settings, chosen, *OWN)
+    records = Records(Path(chosen.out) / "degraded_training.json", known)
+    print(f"{HEADER}{'train':>10}", flush=True)
+    before = records.measured("before", landscape)
+    print(line("before", before), flush=True)
+    for kind, value in [("scaled", f) for f in chosen.factors] + [("flipped", f) for f in chosen.flips]:
+        found = records.measured(
+            f"{kind} {value:g}", lambda k=kind, v=value: variant(training, landscape, k, v)
+        )
+        mean = found["train"]["mean"]
+        print(line(f"{kind} {value:g}", found) + f"{np.nan if mean is None else mean:>10.4g}", flush=True)
+    print(records.path)
+    print(degraded_training(records.path, Path(chosen.out) / "degraded_training.png"))
+
+
+def variant(training, landscape, kind, value):
+    """Trains on one kind of degraded examples, measures, and gives the classifier its weights back."""
+    from advtf.attacks import degraded
+    from advtf.attacks.pgd import pgd
+
+    attack = getattr(degraded, kind)(pgd(landscape.settings.norm, 20, 0.25), value)
+    variance = landscape.variance(attack)
+    model, weights = landscape.subject.model, landscape.subject.model.get_weights()
+    try:
+        moments = [landscape.effectiveness(variance) for _ in training.run(attack)]
+        measured = landscape()
+    finally:
+        model.set_weights(weights)
+    known = [moment for moment in moments if moment is not None]
+    train = {"mean": float(np.mean(known)) if known else None, "moments": moments}
+    return {"kind": kind, "value": value, "train": train} | measured
+
+
+class Training:
+    """One epoch of the model's own training, with another attack each time."""
+
+    def __init__(self, subject, settings, chosen):
+        from advtf import data
+        from advtf.errors import UsageError
+
+        self.subject, self.settings, self.chosen = subject, settings, chosen
+        self.config = subject.config
+        if subject.model is None or not self.config:
+            raise UsageError(
+                f"model must be a classifier trained and exported by advtf. Received: {chosen.model}."
+            )
+        fraction, size = self.config["val_fraction"], self.config["image_size"]
+        self.split = data.load(settings.dataset, chosen.data_dir, fraction, size).train
+        self.steps = chosen.steps or data.steps_per_epoch_of(self.split, self.config["batch_size"])
+
+    def run(self, attack):
+        """Trains the subject's model on the attack; yields at each moment, the first before any step."""
+        from advtf.data import training_batches
+        from advtf.training.trainer import AdversarialTrainer
+
+        trainer = AdversarialTrainer(self.subject.model, attack, self.settings.eps, seed=self.chosen.seed)
+        trainer.compile(self._optimizer(), jit_compile=False)
+        stops = np.linspace(0, self.steps, self.chosen.moments).astype(int).tolist()
+        yield
+        for start, end in itertools.pairwise(stops):
+            batches = training_batches(
+                self.split, self.config["batch_size"], seed=self.chosen.seed, steps_per_epoch=self.steps,
+                start_step=start, total_steps=end, augment=self.config["augment"],
+            )  # fmt: skip
+            trainer.fit(batches, steps_per_epoch=end - start, shuffle=False, verbose=0)
+            yield
+
+    def _optimizer(self):
+        from advtf.training.optimizers import build_optimizer
+
+        names = ("momentum", "nesterov", "weight_decay")
+        kept = {name: self.config[name] for name in names} | {
+            "decoupled": self.config["decoupled_weight_decay"]
+        }
+        return build_optimizer(self.config["optimizer"], self.chosen.lr or self.config["lr"] / 10, **kept)
+
+
+if __name__ == "__main__":
+    with exit_on_usage_error():
+        main()

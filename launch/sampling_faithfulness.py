@@ -1,0 +1,94 @@
+"""How many images a measure of the input landscape needs: means of subsets against the mean of all.
+
+    python launch/sampling_faithfulness.py --model=saved_models/mnist-cosine-eps0.3/last --out=runs/sampling
+    python launch/sampling_faithfulness.py --model=... --out=... --num_examples=10000 --trials=10000
+
+Measures IG, HS and the effectiveness of FGSM and PGD10 of each image (test images, unless --split says
+otherwise), then draws random subsets of growing size (cf. Li & Spratling 2023, appendix A3 and Fig. A3, with
+10,000 images and trials). The measures of the images go to <out>/images.json, batch by batch, so that a
+killed experiment continues; the means of the subsets to <out>/sampling_faithfulness.npz, from which the
+figure is drawn.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from input_series import Landscape, Records, identity, load, parser
+
+from advtf.absl_flags import exit_on_usage_error
+from advtf.figures.input_experiments import sampling_faithfulness
+
+SIZES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+MEASURES = ("ig", "hs", "fgsm", "pgd10")
+
+
+def main():
+    made = parser(__doc__, split="test")
+    made.add_argument("--eigenvalues", type=int, default=20)
+    made.add_argument("--trials", type=int, default=1000)
+    made.add_argument(
+        "--sizes", type=int, nargs="+", default=SIZES, help="those above the images are left out"
+    )
+    chosen = made.parse_args()
+    subject, material, settings = load(chosen)
+    known = identity(material, settings, chosen, "eigenvalues", "batch_size")
+    records = Records(Path(chosen.out) / "images.json", known)
+    values = measure(subject, material, settings, chosen, records)
+    path = Path(chosen.out) / "sampling_faithfulness.npz"
+    write(path, values, chosen)
+    print(path)
+    print(sampling_faithfulness(path, path.with_suffix(".png")))
+
+
+def measure(subject, material, settings, chosen, records):
+    """Returns each measure of the images it is defined for, by name."""
+    batch = chosen.batch_size
+    first = dataclasses.replace(material, x=material.x[:batch], y=material.y[:batch])
+    landscape = Landscape(subject, first, settings, eigenvalues=chosen.eigenvalues)
+    parts = []
+    for start in range(0, len(material.x), batch):
+        landscape.x, landscape.y = material.x[start : start + batch], material.y[start : start + batch]
+        parts.append(records.measured(str(start), lambda: image_values(landscape)))
+        print(f"{min(start + batch, len(material.x)):>6} of {len(material.x)} images", flush=True)
+    return {name: np.concatenate([part[name] for part in parts]) for name in MEASURES}
+
+
+def image_values(landscape):
+    """Returns lists; effectiveness only of the images it is defined for."""
+    measures, variance = landscape.per_image()
+    kept = measures.assessable
+    effectiveness = {"fgsm": measures.av, "pgd10": variance}
+    ratios = {name: av[kept] / measures.av_reference[kept] for name, av in effectiveness.items()}
+    return {"ig": measures.ig.tolist(), "hs": measures.hs.tolist()} | {
+        name: ratio.tolist() for name, ratio in ratios.items()
+    }
+
+
+def write(path, values, chosen):
+    """Draws the subsets, prints how far their means stray, and writes everything."""
+    from advtf.atomic import write_atomically
+    from advtf.errors import UsageError
+    from advtf.landscape.resampling import subset_means
+
+    arrays = {}
+    print(f"{'':<8}{'mean':>10}  largest deviation of the mean of n images, %: n =")
+    for name in MEASURES:
+        found = values[name]
+        if not found.any():
+            raise UsageError(
+                f"model must react to its input. Received: {chosen.model}, whose {name} is 0 or undefined "
+                "for every image; is it a constant classifier?"
+            )
+        sizes = [size for size in sorted(chosen.sizes) if size <= len(found)] or [len(found)]
+        means = subset_means(found, sizes, chosen.trials, chosen.seed)
+        arrays |= {f"{name}_values": found, f"{name}_sizes": np.array(sizes), f"{name}_means": means}
+        strays = 100 * np.abs(means / found.mean() - 1).max(axis=0)
+        shown = "".join(f"{size:>8}: {stray:<5.3g}" for size, stray in zip(sizes, strays, strict=True))
+        print(f"{name:<8}{found.mean():>10.4g}{shown}")
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+if __name__ == "__main__":
+    with exit_on_usage_error():
+        main()
