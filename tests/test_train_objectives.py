@@ -5,6 +5,8 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
+from resume_helpers import attempt
+from run_helpers import epoch_values
 from trainer_helpers import batch, compiled, convolutional_net, still
 
 from advtf import runtime
@@ -125,3 +127,10 @@ def test_sharing_follows_from_the_settings():
         assert bool(build_onwards(resolve(published | settings))) is expected
     with pytest.raises(UsageError, match="onwards needs"):
         compiled(onwards=pgd_onwards(), attack_mode="inference")
+
+
+@pytest.mark.parametrize(("unit", "reached"), [("epoch", [0, 0.5, 1]), ("step", [1 / 6, 0.5, 5 / 6])])
+def test_a_ramped_strength_rises_to_the_whole(tmp_path, unit, reached):
+    settings = SMALL | dict(objective="advlc", strength_ramp=True, epochs=3, steps_per_epoch=2)
+    run = attempt(tmp_path / "run", settings | {"schedule_unit": unit}, minutes=10).run
+    assert [record["strength"] for record in epoch_values(run.metrics)] == pytest.approx(reached)

@@ -96,8 +96,9 @@ def _scheduled(config, spe):
         cb.RateSchedule(rate, config.schedule_unit, spe),
     ]
     if config.strength_ramp:
-        ramp = cb.StrengthSchedule(lambda epoch: epoch / config.epochs, config.schedule_unit, spe)
-        chain.append(ramp)
+        # From 0 to 1 in the last epoch, or at the last step: each is set once, at its beginning.
+        span = max(config.epochs - 1, 1) if config.schedule_unit == "epoch" else config.epochs
+        chain.append(cb.StrengthSchedule(lambda epoch: epoch / span, config.schedule_unit, spe))
     if config.reset_optimizer:
         chain.append(cb.PeriodicReset(config.periods))
     return chain
