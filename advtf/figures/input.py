@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from advtf.drawing import BLACK, BLUE, VERMILLION, sheet
 from advtf.errors import UsageError
@@ -82,6 +83,8 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
     low, high = np.percentile(values, (2, 98))
     if low > 0 and high > 10 * low:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(panels: list[Axes], splits: list[str]) -> None:
