@@ -32,12 +32,13 @@ MARKED_EPOCHS = 12  # up to here single points are worth seeing; one epoch alone
 GRID_KEYS = ("clean", "adversarial", "labels", "clean_predictions", "adversarial_predictions", "epsilon")
 
 
-def learning_curves(metrics_path: str | Path, output: str | Path) -> Path:
+def learning_curves(metrics_path: str | Path, output: str | Path, validated_on: str = "validation") -> Path:
     """Draws loss, and clean and robust error, of training (dashed) and validation (solid) by epoch.
 
     Args:
         metrics_path: metrics.jsonl of a run.
         output: .png, .pdf or .svg to write; its folder is made.
+        validated_on: name of the images validated on, for the legend.
 
     Returns:
         `output`.
@@ -46,7 +47,7 @@ def learning_curves(metrics_path: str | Path, output: str | Path) -> Path:
         UsageError: no such file, no finished epoch or other data in it, or another suffix of `output`.
     """
     run = _epochs(metrics_path)
-    looks = {"training": (BLACK, "--"), "validation": (BLACK, "-")}
+    looks = {"training": (BLACK, "--"), validated_on: (BLACK, "-")}
     validated = any(name.startswith("val_") for record in run for name in record)
     with sheet(output, rows=2, height=3.6) as (loss, error):
         for prefix in ("", "val_"):

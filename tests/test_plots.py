@@ -68,6 +68,8 @@ def test_learning_curves_are_errors_in_percent(tmp_path, drawn):
     assert error.get_ylabel() == "error (%)"
     assert error.get_xlabel() == "epoch"
     assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "validation"]
+    plots.learning_curves(path, tmp_path / "test.png", "test")
+    assert [text.get_text() for text in drawn[1][0].get_legend().get_texts()] == ["training", "test"]
 
 
 def test_figure_is_column_width_and_one_epoch_shows_a_marker(tmp_path, drawn):

@@ -96,7 +96,7 @@ def draw_figures(config: TrainConfig, run: RunDirectory) -> list[Path]:
     """Draws learning curves, schedules and the grid of adversarial examples; returns their paths."""
     run.figures.mkdir(exist_ok=True)
     paths = [run.figures / f"{name}.png" for name in ("learning_curves", "schedule", "adversarial_examples")]
-    plots.learning_curves(run.metrics, paths[0])
+    plots.learning_curves(run.metrics, paths[0], config.select_on)
     plots.schedule(run.metrics, paths[1], config.periods, config.schedule_unit)
     plots.adversarial_grid(run.examples, paths[2])
     return paths
