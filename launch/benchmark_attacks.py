@@ -175,6 +175,7 @@ def main():
     )
     results = {"arguments": vars(given), "versions": versions(), "threads": threads}
     results["pairs"] = [pair.to_json() for pair in [*pairs, pair]]
+    Path(given.out).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(given.out), results | {"autoattack": autoattack})
 
 

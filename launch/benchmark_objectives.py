@@ -195,6 +195,7 @@ def main():
             found.append(cost)
             print(cost, flush=True)
     results = {"arguments": vars(arguments), "device": runtime.device}
+    Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(arguments.out), provenance() | results | {"costs": [cost.to_json() for cost in found]})
 
 

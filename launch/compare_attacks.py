@@ -220,6 +220,7 @@ def main():
         | {"difference": row.mean - references[row.attack].mean}
         for row in rows
     ]
+    Path(given.out).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(given.out), results | {"same_starts": {"outcomes": pairs, "differ": same_starts}})
 
 
