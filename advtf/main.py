@@ -34,6 +34,8 @@ def main(argv: list[str]) -> None:
     config = None if options.resume and options.out_dir else resolve(given)
     if config:
         require_known(config.dataset, options.data_dir)
+        for teacher in config.teachers:
+            planning.require_saved_model(teacher)
     run = rundir.choose(
         options.out_dir,
         f"runs/{config.run_name}" if config else "",

@@ -306,6 +306,7 @@ def test_files_that_are_refused(tmp_path, monkeypatch):
         load_torch(file.rename(tmp_path / "x.pt"))
 
 
+@pytest.mark.slow
 def test_command(tmp_path):
     def command(*arguments):
         run = [sys.executable, "-m", "advtf.convert", *arguments]

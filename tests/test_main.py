@@ -184,6 +184,7 @@ def stop(process, checkpoints, step, number, delay=0.0):
     return finish(process)
 
 
+@pytest.mark.slow
 def test_killed_runs_resume_to_the_bits_of_one_that_was_not(finished, folder):
     whole, _ = finished
     run = rundir.RunDirectory(folder / "runs" / f"{NAME}-2")  # the quick start again: the next number
@@ -223,6 +224,7 @@ def test_killed_runs_resume_to_the_bits_of_one_that_was_not(finished, folder):
         (["--eps=nan"], "Received: eps=nan"),
         (["--epochs=10", "--periods=5,12"], "inside (0, epochs=10)"),
         (["--eps_sched=constant", "--eps_max=0.3"], "eps_max needs eps_sched"),
+        (["--objective=kdsa", "--teachers=a,b"], "folder of a SavedModel. Received: model=a"),
         (["--out_dir=foreign"], "holds other files"),
         (["--out_dir=foreign", "--overwrite"], "holds other files"),
         (["--out_dir=foreign/thesis.tex"], "readable directory"),
@@ -311,6 +313,7 @@ def test_an_interruption_before_training_is_one_line(monkeypatch, capsys, tmp_pa
 # Data of TFDS
 
 
+@pytest.mark.slow
 def test_a_flagfile_trains_on_prepared_data(tmp_path):
     tfds = pytest.importorskip("tensorflow_datasets")
     image, label = tfds.features.Image(shape=(28, 28, 1)), tfds.features.ClassLabel(num_classes=10)

@@ -53,6 +53,7 @@ def test_mean_and_standard_error():
     assert RandomLoss(np.array([2.0]), 10).standard_error is None
 
 
+@pytest.mark.slow
 def test_scale_is_that_of_a_classifier_that_knows_nothing():
     """Near log 10 without attack, as the paper's 2.303, and higher under attack."""
     x, y = digits(200)
