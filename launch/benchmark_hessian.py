@@ -5,9 +5,8 @@
 First, products and gradients of one batch in turn: the median of the ratios of their times. Then the largest
 eigenpairs of the Hessian of L_ε on the first training images by Lanczos, to residuals of 1e-3·λ₁, and by the
 power iteration with deflation of Liu et al. 2020 at its own tolerance (at most 50 steps each, relative change
-1e-3), and by Lanczos as exactly as that power iteration has found them: products, seconds, residuals, and the
-peak memory. The attack is that of the model's training. Use a model that is trained to its end: the spectrum
-of another is not what the studies see.
+1e-3): products, seconds, residuals, and the peak memory. The attack is that of the model's training. Use a
+model that is trained to its end: the spectrum of another is not what the studies see.
 """
 
 import argparse
@@ -102,11 +101,8 @@ def main():
     operator = HessianOperator(subject, x, y, **size)
     fast = solve("Lanczos", lanczos, operator, arguments.eigenvalues, tolerance=1e-3)
     slow = solve("power", power_iteration, operator, arguments.eigenvalues, tolerance=1e-3, max_iterations=50)
-    reached = (slow[1].residuals / np.abs(slow[1].values).max()).max()
-    loose = solve("Lanczos", lanczos, operator, arguments.eigenvalues, tolerance=float(reached))
-    for name, one in (("to 1e-3", fast), ("as exact as power", loose)):
-        products, time_taken = slow[1].products / one[1].products, slow[0] / one[0]
-        print(f"Lanczos {name}: {products:.1f}x fewer products and {time_taken:.1f}x less time than power")
+    products, time_taken = slow[1].products / fast[1].products, slow[0] / fast[0]
+    print(f"Lanczos needs {products:.1f}x fewer products and {time_taken:.1f}x less time")
     for rank, (first, second) in enumerate(zip(fast[1].values, slow[1].values, strict=True), start=1):
         print(f"{rank:>4}{first:>12.5g}{second:>12.5g}")
 
