@@ -157,6 +157,7 @@ def test_targets_and_restarts_are_stages_of_one_trace():
     assert len(calls) == traced
 
 
+@pytest.mark.slow
 def test_counted_passes_are_those_that_happen():
     model, counts = Linear(classes=4), {"forward": 0, "backward": 0}
 

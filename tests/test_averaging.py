@@ -213,6 +213,7 @@ def test_contradictions_are_refused(settings, message):
 # The best epoch chosen on the test images
 
 
+@pytest.mark.slow
 def test_the_best_epoch_can_be_chosen_on_the_test_images(tmp_path):
     settings = dict(model="mlp", width=1, attack_steps=1, epochs=2, steps_per_epoch=4, batch_size=32,
                     periods=(), lr=0.01, select_on="test")  # fmt: skip

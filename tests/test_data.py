@@ -440,6 +440,7 @@ except data.UsageError as error:
 """
 
 
+@pytest.mark.slow
 def test_offline_is_answered_within_seconds_in_a_fresh_process(tmp_path):
     closed = "http://127.0.0.1:9"  # a proxy that refuses stands for a machine without network
     environment = {**os.environ, "https_proxy": closed, "http_proxy": closed, "NO_PROXY": "", "no_proxy": ""}

@@ -90,6 +90,7 @@ def test_outside_the_windows_nothing_is_measured_or_written(tmp_path, monkeypatc
     assert written == [1, 12]  # not at the ends of epochs that recorded nothing
 
 
+@pytest.mark.slow
 def test_kills_and_resumes_change_no_bit(tmp_path):
     whole = attempt(tmp_path / "whole", DIGITS, dynamics_steps=6).run
     assert contents(whole.dynamics)["step"].tolist() == [*range(1, 7), *range(15, 21)]

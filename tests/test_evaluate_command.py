@@ -92,6 +92,7 @@ class Killed(Exception):
     """As if by kill -9: nothing tidies up."""
 
 
+@pytest.mark.slow
 def test_a_killed_command_continues_to_the_same_numbers(inside, tmp_path, monkeypatch):
     settings = {"attacks": ("pgd", "screen"), "steps": 4, "targets": 2, "batch_size": 100}
     options = {"num_examples": 150, "eps_grid": (0.04,)}

@@ -117,6 +117,7 @@ def test_compiled_step_updates_statistics_as_eager_does():
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_synchronized_moments_span_the_replicas():
     """Two replicas with 5 and 3 examples give the outputs, statistics and gradients of one batch of 8."""
     code = """

@@ -100,6 +100,7 @@ def test_record_and_table(finished):
     assert "ε 0.03, 256 training and 100 test images" in table and f"{largest:.4f}" in table
 
 
+@pytest.mark.slow
 def test_a_killed_study_continues_with_the_same_bits_and_no_other_settings(tmp_path):
     whole = context_of(tmp_path / "whole", curve_points=2)
     connectivity.run(whole)
