@@ -138,8 +138,8 @@ class Landscape:
         """Builds () -> the adversarial variance (N,) of an attack, at the images and weights of the call."""
         import tensorflow as tf
 
+        from advtf.attacks.keyed_random import image_keys
         from advtf.landscape.input_graphs import variance_graph
-        from advtf.landscape.inputs import image_keys
 
         images, settings = tf.TensorSpec((None, *self.x.shape[1:]), tf.float32), self.settings
         graph = variance_graph(self.subject.logits_fn, images, attack, settings.eps, settings.seed)

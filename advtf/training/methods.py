@@ -10,11 +10,8 @@ from advtf.export import load_classifier
 from advtf.training import objectives, regularizers
 from advtf.training.objectives import Objective
 
-PAIRED = (
-    "at_minus_st",
-    "advlc",
-    "mart",
-)  # compare clean and adversarial logits; their attack climbs the loss
+# Compare clean and adversarial logits; their attack climbs the loss.
+PAIRED = ("at_minus_st", "advlc", "mart")
 
 
 def build_objective(config: TrainConfig, num_classes: int) -> Objective:
