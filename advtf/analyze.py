@@ -20,11 +20,15 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from advtf import absl_flags, analysis_run, planning, rundir, studies
-from advtf.analysis_settings import AnalyzeOptions, AnalyzeSettings
-from advtf.callable_module import CallableModule
+from advtf import studies
 from advtf.errors import UsageError, one_of
-from advtf.runfiles import ANALYSIS, RunDirectory
+from advtf.settings import flags as absl_flags
+from advtf.settings import planning
+from advtf.settings.callable_module import CallableModule
+from advtf.storage import rundir
+from advtf.storage.runfiles import ANALYSIS, RunDirectory
+from advtf.studies import run as analysis_run
+from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +63,7 @@ def analyze(
         out_dir: where results and figures go; the same call continues there after a crash, and other studies
             of the same classifier and images may be added. Without it only the numbers are returned.
         say: called with each line of progress.
-        **settings: other fields of `advtf.analysis_settings.AnalyzeSettings`: eigenvalues, offsets, seed, ...
+        **settings: other fields of `advtf.studies.settings.AnalyzeSettings`: eigenvalues, offsets, seed, ...
 
     Returns:
         The content of ``<study>/<study>.json``.
@@ -96,7 +100,7 @@ def _listed(classifier):
 
 
 def _material(study, classifiers, images, test_images):
-    from advtf.landscape.subject import as_subject
+    from advtf.classifiers.subject import as_subject
 
     x, y = _checked("train", *images)
     x_test, y_test = _checked("test", *test_images)
@@ -118,15 +122,15 @@ def _material(study, classifiers, images, test_images):
 def _checked(part, x, y):
     if x is None and y is None:
         return None, None
-    from advtf import arrays
-    from advtf.augmentation import to_unit_float
+    from advtf.data import arrays
+    from advtf.data.augmentation import to_unit_float
 
     x, y = arrays.checked(part, x, y)
     return to_unit_float(x).numpy(), y
 
 
 def _classes(subjects, *labels):
-    from advtf import arrays
+    from advtf.data import arrays
 
     given = [part for part in labels if part is not None]
     if not given:

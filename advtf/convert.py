@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from advtf import absl_flags
 from advtf.errors import UsageError, nearest, one_of
 from advtf.models import ACTIVATIONS
-from advtf.settings import Parser, choice, normalise, number, setting, switch, text, whole
+from advtf.settings import flags as absl_flags
+from advtf.settings.fields import Parser, choice, normalise, number, setting, switch, text, whole
 
 if TYPE_CHECKING:
     import keras
 
-    from advtf.torch_layouts import Layout
+    from advtf.classifiers.torch_layouts import Layout
 
 PREFIX = re.compile(r"^(?:(?:module|model|_orig_mod|net|normalize|normalizer)\.)+")
 BUFFERS = (("mu", "sigma"), ("mean", "std"))  # of the normalisation in published networks
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     from advtf import runtime
 
     runtime.import_tensorflow(options.verbose)
-    from advtf.export import export_classifier
+    from advtf.classifiers.export import export_classifier
 
     settings = {name: getattr(options, name) for name in ("image_size", "activation", "mean", "std")}
     classifier, layout = _convert(content, options.model, options.entry, **settings)
@@ -136,7 +136,7 @@ def convert_state_dict(
 
 
 def _convert(state, model, entry, image_size, activation, mean, std) -> tuple["keras.Model", "Layout"]:
-    from advtf.torch_layouts import recognise
+    from advtf.classifiers.torch_layouts import recognise
 
     one_of("activation", activation, ACTIVATIONS)
     arrays = _arrays(_entry_of(state, entry))

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from advtf import absl_flags, evaluation_run, planning, rundir
-from advtf.attacks.autoattack import AttackSettings, require_radius
-from advtf.callable_module import CallableModule
-from advtf.evaluation_run import EvaluateOptions
+from advtf.evaluation import run as evaluation_run
+from advtf.evaluation.run import EvaluateOptions
+from advtf.evaluation.settings import AttackSettings, require_radius
+from advtf.settings import flags as absl_flags
+from advtf.settings import planning
+from advtf.settings.callable_module import CallableModule
+from advtf.storage import rundir
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from advtf.attacks.report import Evaluation
+    from advtf.evaluation.report import Evaluation
 
 
 def evaluate(
@@ -47,15 +50,15 @@ def evaluate(
             `advtf.load_classifier` made of it, or any differentiable function from images to logits.
         x: images (N, H, W, C), uint8 or float in [0, 1].
         y: integer labels (N,).
-        attacks: names of `advtf.attacks.autoattack.NAMES`; each is measured on its own.
+        attacks: names of `advtf.evaluation.settings.NAMES`; each is measured on its own.
         epsilon: radius ε for pixels in [0, 1].
         norm: "linf" or "l2".
         epsilon_grid: more radii; the worst case over all attacks is measured there.
         state_dir: folder for what is finished, so that the same call continues after a crash; it is
             removed at the end.
-        checks: look for masked gradients and random outputs; see `advtf.attacks.checks`.
+        checks: look for masked gradients and random outputs; see `advtf.evaluation.sanity_checks`.
         say: called with one line per attack finished.
-        **settings: other fields of `advtf.attacks.autoattack.AttackSettings`: steps, queries, restarts,
+        **settings: other fields of `advtf.evaluation.settings.AttackSettings`: steps, queries, restarts,
             targets, seed, batch_size, ...
 
     Raises:
@@ -65,7 +68,8 @@ def evaluate(
     chosen = AttackSettings(attacks=attacks, eps=epsilon, norm=norm, **settings)
     for radius in epsilon_grid:
         require_radius(radius, norm, "epsilon_grid")
-    from advtf.attacks import replay, worst_case
+    from advtf.evaluation import worst_case
+    from advtf.storage import cache as replay
 
     target, x, y = _checked(classifier, x, y, chosen.outputs)
     evaluation = worst_case.evaluate_target(
@@ -76,9 +80,9 @@ def evaluate(
 
 
 def _checked(classifier, x, y, outputs):
-    from advtf import arrays
-    from advtf.augmentation import to_unit_float
-    from advtf.targets import as_target
+    from advtf.classifiers.target import as_target
+    from advtf.data import arrays
+    from advtf.data.augmentation import to_unit_float
 
     x, y = arrays.checked("test", x, y)
     arrays.class_count([y])
@@ -105,8 +109,9 @@ def _run(run, settings, options):
     devices = runtime.start(jit=settings.jit, verbose=options.verbose)
     print(f"{'device':<10}{devices.device}\n", flush=True)
 
-    from advtf import evaluation_files
-    from advtf.attacks import replay, worst_case
+    from advtf.evaluation import files as evaluation_files
+    from advtf.evaluation import worst_case
+    from advtf.storage import cache as replay
 
     target, images, labels = evaluation_run.load(settings, options)
     with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):

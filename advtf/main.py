@@ -12,12 +12,22 @@ import time
 
 from absl import flags
 
-from advtf import absl_flags, exportdir, planning, rundir
-from advtf.atomic import write_json
-from advtf.config import RunOptions, TrainConfig, from_json, period_epochs, resolve, resolve_options
-from advtf.dataset_names import require_known
-from advtf.manifest import provenance
-from advtf.settings import format_epsilon
+from advtf.classifiers import export_folder as exportdir
+from advtf.classifiers.manifest import provenance
+from advtf.data.names import require_known
+from advtf.settings import flags as absl_flags
+from advtf.settings import planning
+from advtf.settings.fields import format_epsilon
+from advtf.storage import rundir
+from advtf.storage.files import write_json
+from advtf.training.settings import (
+    RunOptions,
+    TrainConfig,
+    from_json,
+    period_epochs,
+    resolve,
+    resolve_options,
+)
 
 # Of a resumed run, unless given anew.
 KEPT_OPTIONS = ("data_dir", "export_dir", "dynamics_steps", "input_every")
@@ -67,7 +77,7 @@ def _train_and_finish(config, options, run, exports):
     devices = runtime.start(config.precision, config.jit, config.strategy, options.verbose)
     print(f"{'device':<10}{devices.device}", flush=True)
 
-    from advtf import data as images
+    from advtf.data import sets as images
     from advtf.training.callbacks import NonFiniteLoss
     from advtf.training.checkpoint import TrainingInterrupted
     from advtf.training.run import build_trainer, train

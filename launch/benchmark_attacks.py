@@ -33,10 +33,10 @@ from peers import Bench, art_classifier, load_bench, versions
 from timing import seconds_of, timed_in_turn
 
 from advtf import apgd, pgd
-from advtf.atomic import write_json
-from advtf.attacks.assess import Engine
-from advtf.attacks.autoattack import SUITES, AttackSettings
 from advtf.attacks.pgd import input_gradient
+from advtf.evaluation.engine import Engine
+from advtf.evaluation.settings import SUITES, AttackSettings
+from advtf.storage.files import write_json
 
 RELATIVE_STEP = 0.25  # of PGD
 SEED = tf.constant([0, 0], tf.int64)

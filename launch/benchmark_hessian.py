@@ -35,12 +35,12 @@ def progress(products, found):
 
 def material(arguments):
     """Returns the classifier and its adversarial examples with labels, by the settings of its training."""
-    from advtf import data
     from advtf.attacks.pgd import pgd
-    from advtf.augmentation import to_unit_float
+    from advtf.classifiers.subject import as_subject
+    from advtf.data import sets as data
+    from advtf.data.augmentation import to_unit_float
     from advtf.landscape.objective import adversarial_examples
-    from advtf.landscape.subject import as_subject
-    from advtf.settings import relative_step
+    from advtf.settings.fields import relative_step
 
     subject = as_subject(arguments.model)
     training = subject.config

@@ -29,10 +29,10 @@ from pathlib import Path
 import numpy as np
 from timing import timed_in_turn
 
-from advtf.atomic import write_json
-from advtf.config import TrainConfig, resolve
-from advtf.manifest import provenance
+from advtf.classifiers.manifest import provenance
 from advtf.runtime import Runtime, start
+from advtf.storage.files import write_json
+from advtf.training.settings import TrainConfig, resolve
 
 # Seconds per batch in Table 1, by adversary and objective.
 PAPER = {
@@ -83,7 +83,7 @@ class Steps:
     """Compiled training steps on one batch.
 
     Args:
-        given: settings common to all, as `advtf.config.resolve` takes them.
+        given: settings common to all, as `advtf.training.settings.resolve` takes them.
         runtime: where they run.
         teachers: folder for two untrained classifiers, the teachers of kdsa.
         metrics: whether a step also measures accuracies for which the objective needs no pass.
@@ -91,7 +91,7 @@ class Steps:
     """
 
     def __init__(self, given: dict, runtime: Runtime, teachers: Path, *, metrics: bool, published: bool):
-        from advtf.data import from_arrays
+        from advtf.data.sets import from_arrays
 
         size = given["batch_size"]
         rng = np.random.default_rng(0)
@@ -133,7 +133,7 @@ class Steps:
         return resolve({**self._given, "objective": name, "adversary": adversary, **needs})
 
     def _teachers(self) -> str:
-        from advtf.export import export_classifier
+        from advtf.classifiers.export import export_classifier
         from advtf.training.run import build_classifier
 
         paths = [self._folder / name for name in ("standard", "robust")]

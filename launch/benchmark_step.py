@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from timing import timed_in_turn
 
-from advtf.config import resolve, resolve_options
-from advtf.rundir import RunDirectory
 from advtf.runtime import start
+from advtf.storage.rundir import RunDirectory
+from advtf.training.settings import resolve, resolve_options
 
 EPOCH_STEPS = 390  # 50,000 images in batches of 128
 
@@ -104,7 +104,7 @@ def main():
     arguments = parser.parse_args()
     runtime = start(jit=arguments.jit)
 
-    from advtf.data import from_arrays
+    from advtf.data.sets import from_arrays
 
     rng = np.random.default_rng(0)
     x = rng.random((128 * arguments.fit_steps, 32, 32, 3), np.float32)

@@ -24,8 +24,8 @@ from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
 from peers import Bench, art_classifier, load_bench, versions
 
 from advtf import apgd, square
-from advtf.atomic import write_json
-from advtf.attacks.balls import get_ball
+from advtf.attacks.norms import get_ball
+from advtf.storage.files import write_json
 
 CLAIM = 0.5  # percentage points
 ART_LOSSES = {"ce": "cross_entropy", "dlr": "difference_logits_ratio"}

@@ -25,11 +25,11 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from advtf.atomic import write_atomically, write_json
+from advtf.classifiers.manifest import provenance
 from advtf.errors import UsageError
-from advtf.manifest import provenance
 from advtf.runtime import import_tensorflow
-from advtf.settings import number
+from advtf.settings.fields import number
+from advtf.storage.files import write_atomically, write_json
 
 EQUAL = {  # what differs from the presets of a data set
     "digits": {"epochs": 60, "periods": "none", "val_fraction": 0.2},

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from input_series import HEADER, Landscape, Records, add_spectrum, identity, line, load, parser
 
-from advtf.absl_flags import exit_on_usage_error
 from advtf.figures.input_experiments import degraded_training
+from advtf.settings.flags import exit_on_usage_error
 
 OWN = ("steps", "lr", "moments", "hs_examples", "eigenvalues")
 
@@ -80,7 +80,7 @@ class Training:
     """One epoch of the model's own training, with another attack each time."""
 
     def __init__(self, subject, settings, chosen):
-        from advtf import data
+        from advtf.data import sets as data
         from advtf.errors import UsageError
 
         self.subject, self.settings, self.chosen = subject, settings, chosen
@@ -95,7 +95,7 @@ class Training:
 
     def run(self, attack):
         """Trains the subject's model on the attack; yields at each moment, the first before any step."""
-        from advtf.data import training_batches
+        from advtf.data.sets import training_batches
         from advtf.training.trainer import AdversarialTrainer
 
         trainer = AdversarialTrainer(self.subject.model, attack, self.settings.eps, seed=self.chosen.seed)

@@ -34,10 +34,11 @@ def load(chosen):
     Raises:
         UsageError: they cannot be had, or ε is 0.
     """
-    from advtf import analysis_run, planning
-    from advtf.analysis_settings import AnalyzeOptions, AnalyzeSettings
     from advtf.errors import UsageError
     from advtf.runtime import start
+    from advtf.settings import planning
+    from advtf.studies import run as analysis_run
+    from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
 
     planning.require_saved_model(chosen.model)
     names = ("eps", "split", "num_examples", "batch_size", "seed")
@@ -71,7 +72,7 @@ class Records:
     """
 
     def __init__(self, path, settings):
-        from advtf.manifest import jsonable
+        from advtf.classifiers.manifest import jsonable
 
         self.path, self.settings, self.more = Path(path), jsonable(settings, "settings"), {}
         self.found = self._stored()
@@ -106,8 +107,8 @@ class Records:
 
     def write(self):
         """Writes the file, with the entries of `more` beside the records."""
-        from advtf.atomic import write_json
-        from advtf.manifest import jsonable, provenance
+        from advtf.classifiers.manifest import jsonable, provenance
+        from advtf.storage.files import write_json
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {"settings": self.settings, "records": self.found} | self.more
@@ -138,7 +139,7 @@ class Landscape:
         """Builds () -> the adversarial variance (N,) of an attack, at the images and weights of the call."""
         import tensorflow as tf
 
-        from advtf.attacks.keyed_random import image_keys
+        from advtf.attacks.random import image_keys
         from advtf.landscape.input_graphs import variance_graph
 
         images, settings = tf.TensorSpec((None, *self.x.shape[1:]), tf.float32), self.settings

@@ -18,7 +18,7 @@ from pathlib import Path
 from mnist_epsilons import SETTINGS
 
 from advtf.figures.connectivity import path_between_minima
-from advtf.runfiles import ANALYSIS, RunDirectory
+from advtf.storage.runfiles import ANALYSIS, RunDirectory
 
 EPSILONS = ("0", "0.2", "0.4")
 STUDY = ["--study=connectivity", "--num_examples=2000", "--curve_epochs=40", "--curve_points=21"]

@@ -19,7 +19,7 @@ from series import command, finished, value_of
 
 from advtf.figures.similarity import perturbation_similarity
 from advtf.figures.surface import loss_surface
-from advtf.runfiles import ANALYSIS, RunDirectory
+from advtf.storage.runfiles import ANALYSIS, RunDirectory
 
 
 def main():

@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from advtf.plots import compare_runs
-from advtf.rundir import RunDirectory
+from advtf.figures.training import compare_runs
+from advtf.storage.rundir import RunDirectory
 
 SCHEDULES = ("constant", "cosine", "linear")
 SETTINGS = ["--dataset=mnist", "--model=lenet", "--width=4", "--eps=0.4"]

@@ -9,18 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from advtf import data, jsonl, rundir
-from advtf.atomic import write_json
-from advtf.augmentation import to_unit_float
-from advtf.config import RunOptions, TrainConfig, from_json, resolve, to_json
+from advtf.classifiers.export import export_classifier
+from advtf.data import sets as data
+from advtf.data.augmentation import to_unit_float
 from advtf.errors import UsageError
 from advtf.evaluate import evaluate
-from advtf.export import export_classifier
 from advtf.landscape.inputs import InputMeter
-from advtf.runfiles import RunDirectory
 from advtf.runtime import start
+from advtf.storage import jsonl, rundir
+from advtf.storage.files import write_json
+from advtf.storage.runfiles import RunDirectory
 from advtf.training.callbacks import NonFiniteLoss, load_snapshot
 from advtf.training.run import build_attack, build_classifier, build_trainer, train
+from advtf.training.settings import RunOptions, TrainConfig, from_json, resolve, to_json
 
 OBJECTIVES = {  # by name in the table, with the settings that only this one has
     "standard": {},

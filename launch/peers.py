@@ -11,10 +11,11 @@ import numpy as np
 import tensorflow as tf
 import torch
 
-from advtf import convert_state_dict, data
-from advtf.augmentation import to_unit_float
+from advtf import convert_state_dict
+from advtf.classifiers.subject import as_subject
+from advtf.data import sets as data
+from advtf.data.augmentation import to_unit_float
 from advtf.errors import UsageError
-from advtf.landscape.subject import as_subject
 
 TOLERANCE = 1e-4  # by which the libraries' logits may differ
 TORCH_NAMES = {"conv1": "conv1", "conv2": "conv2", "dense": "fc1", "logits": "fc2"}

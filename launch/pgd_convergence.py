@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from input_series import Records, identity, load, parser
 
-from advtf.absl_flags import exit_on_usage_error
 from advtf.figures.input_experiments import pgd_convergence
+from advtf.settings.flags import exit_on_usage_error
 
 
 def main():

@@ -26,8 +26,8 @@ def main():
     parser.add_argument("--data_dir")
     chosen = parser.parse_args()
 
-    from advtf.config import resolve
     from advtf.runtime import start
+    from advtf.training.settings import resolve
 
     start("float32", "off")
     names = ("dataset", "model", "width", "seed")
@@ -35,8 +35,8 @@ def main():
     configs = [resolve({**given, "eps": epsilon}) for epsilon in EPSILONS[chosen.dataset]]
     measured = list(measure(chosen, configs))
 
-    from advtf.atomic import write_json
-    from advtf.manifest import provenance
+    from advtf.classifiers.manifest import provenance
+    from advtf.storage.files import write_json
 
     path = Path(f"runs/random-loss-{chosen.dataset}-{configs[0].model}.json")
     path.parent.mkdir(exist_ok=True)
@@ -47,11 +47,11 @@ def main():
 
 def measure(chosen, configs):
     """Yields one record per ε and prints it."""
-    from advtf import data
-    from advtf.augmentation import to_unit_float
+    from advtf.classifiers.subject import as_subject
+    from advtf.data import sets as data
+    from advtf.data.augmentation import to_unit_float
     from advtf.landscape.random_loss import random_loss
-    from advtf.landscape.subject import as_subject
-    from advtf.settings import format_epsilon
+    from advtf.settings.fields import format_epsilon
     from advtf.training.run import build_attack, build_classifier
 
     images = data.load(chosen.dataset, chosen.data_dir)

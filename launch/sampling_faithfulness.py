@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from input_series import Landscape, Records, identity, load, parser
 
-from advtf.absl_flags import exit_on_usage_error
 from advtf.figures.input_experiments import sampling_faithfulness
+from advtf.settings.flags import exit_on_usage_error
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 MEASURES = ("ig", "hs", "fgsm", "pgd10")
@@ -67,9 +67,9 @@ def image_values(landscape):
 
 def write(path, values, chosen):
     """Draws the subsets, prints how far their means stray, and writes everything."""
-    from advtf.atomic import write_atomically
     from advtf.errors import UsageError
     from advtf.landscape.resampling import subset_means
+    from advtf.storage.files import write_atomically
 
     arrays = {}
     print(f"{'':<8}{'mean':>10}  largest deviation of the mean of n images, %: n =")

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from advtf.runfiles import RunDirectory
+from advtf.storage.runfiles import RunDirectory
 
 
 def finished(folder: str, arguments: list[str]) -> RunDirectory:

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from input_series import HEADER, Landscape, Records, add_spectrum, identity, line, load, parser
 
-from advtf.absl_flags import exit_on_usage_error
 from advtf.figures.input_experiments import weight_noise
+from advtf.settings.flags import exit_on_usage_error
 
 
 def arguments():

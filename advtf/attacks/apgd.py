@@ -6,11 +6,11 @@
 import tensorflow as tf
 
 from advtf.attacks.ascent import climb, select, unfinished
-from advtf.attacks.balls import TINY, get_ball, l2_norms
-from advtf.attacks.keyed_random import fold_in
 from advtf.attacks.losses import get_loss, is_correct, target_class, targeted_dlr
+from advtf.attacks.norms import TINY, get_ball, l2_norms
 from advtf.attacks.passes import isolated
 from advtf.attacks.pgd import Attack, as_attack
+from advtf.attacks.random import fold_in
 from advtf.errors import UsageError, require_real, require_whole
 
 MOST_TARGETS = 9  # AutoAttack aims at the nine strongest wrong classes

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from advtf.attacks.balls import Ball, l2_norms
+from advtf.attacks.norms import Ball, l2_norms
 
 Evaluate = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 

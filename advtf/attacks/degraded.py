@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from advtf.attacks.keyed_random import fold_in, uniform
 from advtf.attacks.pgd import Attack
+from advtf.attacks.random import fold_in, uniform
 from advtf.errors import require_real
 
 FLIPS = 1_000_003  # folded into the seed: restarts fold in 1, 2, ...

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from advtf.attacks.balls import TINY, get_ball
-from advtf.attacks.keyed_random import fold_in
 from advtf.attacks.losses import is_correct, target_class
+from advtf.attacks.norms import TINY, get_ball
 from advtf.attacks.passes import isolated
 from advtf.attacks.pgd import Attack, as_attack
 from advtf.attacks.projections import GEOMETRIES
+from advtf.attacks.random import fold_in
 from advtf.errors import require_real, require_whole
 
 SMALLEST_STEP = 1e-8  # two steps shorter than this have no meaningful ratio

@@ -5,10 +5,10 @@ from numbers import Real
 
 import tensorflow as tf
 
-from advtf.attacks.balls import Ball, get_ball
-from advtf.attacks.keyed_random import fold_in
 from advtf.attacks.losses import cross_entropy, is_correct
+from advtf.attacks.norms import Ball, get_ball
 from advtf.attacks.passes import isolated
+from advtf.attacks.random import fold_in
 from advtf.errors import UsageError, one_of, require_whole
 
 LogitsFn = Callable[[tf.Tensor], tf.Tensor]

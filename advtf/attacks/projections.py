@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from advtf.attacks.balls import l2_norms
+from advtf.attacks.norms import l2_norms
 
 
 def project_linf(x: tf.Tensor, normal: tf.Tensor, change: tf.Tensor) -> tf.Tensor:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from advtf.attacks.balls import get_ball
-from advtf.attacks.keyed_random import words_by_key
 from advtf.attacks.losses import get_loss, is_correct
+from advtf.attacks.norms import get_ball
 from advtf.attacks.pgd import NEGLIGIBLE_EPSILON, Attack, LogitsFn
+from advtf.attacks.random import words_by_key
 from advtf.attacks.square_moves import fraction, l2_moves, l2_start, linf_moves, linf_start, side
 from advtf.errors import UsageError
 

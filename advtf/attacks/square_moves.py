@@ -2,7 +2,7 @@
 
 Each start is ``start(shape, draw) -> displacement`` in units of ε; each family of moves is
 ``moves(x, epsilon, sides, draw) -> propose``, and ``propose(query, x_adv)`` the next candidate. `draw` is
-that of `advtf.attacks.keyed_random`. In the authors' program no square ever touches the last row or column;
+that of `advtf.attacks.random`. In the authors' program no square ever touches the last row or column;
 here its corner is uniform over all places where it fits, as in the paper.
 """
 
@@ -11,8 +11,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from advtf.attacks.balls import TINY, l2_norms
-from advtf.attacks.keyed_random import below, signs
+from advtf.attacks.norms import TINY, l2_norms
+from advtf.attacks.random import below, signs
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries, of 10000, after which p is halved
 

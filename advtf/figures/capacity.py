@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 
-from advtf.drawing import BLACK, GREEN, ORANGE, VERMILLION, sheet
 from advtf.errors import UsageError
+from advtf.figures.style import BLACK, GREEN, ORANGE, VERMILLION, sheet
 
 COLORS = {"constant": VERMILLION, "cosine": GREEN, "linear": ORANGE}
 PANELS = {"clean_error": "clean test\nerror (%)", "pgd_error": "robust test\nerror (%)"}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from advtf.drawing import BLUE, RUN_COLORS, VERMILLION, from_zero, legend, sheet
 from advtf.errors import UsageError
-from advtf.settings import format_epsilon
+from advtf.figures.style import BLUE, RUN_COLORS, VERMILLION, from_zero, legend, sheet
+from advtf.settings.fields import format_epsilon
 
 PANELS = {
     "train_loss": "training loss\n$L_\\epsilon$ (nats)",

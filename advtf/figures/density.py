@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 
-from advtf.drawing import BLACK, RUN_COLORS, sheet
 from advtf.errors import UsageError
+from advtf.figures.style import BLACK, RUN_COLORS, sheet
 from advtf.landscape.density import covering_grid, kernel_width, smooth
 
 FIELDS = ("models", "dimensions", "nodes", "weights")

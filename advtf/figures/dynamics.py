@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from advtf import jsonl
-from advtf.drawing import RUN_COLORS, from_zero, sheet
 from advtf.errors import UsageError
+from advtf.figures.style import RUN_COLORS, from_zero, sheet
+from advtf.storage import jsonl
 
 QUANTITIES = {
     "gradient_norm": "gradient norm\n$\\|\\nabla_\\theta \\hat L_\\epsilon\\|_2$",

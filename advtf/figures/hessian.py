@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from advtf.drawing import BLACK, BLUE, RUN_COLORS, VERMILLION, sheet
 from advtf.errors import UsageError
+from advtf.figures.style import BLACK, BLUE, RUN_COLORS, VERMILLION, sheet
 
 MARKERS = "osD^vPX"
 VALUE_LABEL = "eigenvalue of $\\nabla^2_\\theta L_\\epsilon$ (nats)"

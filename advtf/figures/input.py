@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from advtf.drawing import BLACK, BLUE, VERMILLION, sheet
 from advtf.errors import UsageError
+from advtf.figures.style import BLACK, BLUE, VERMILLION, sheet
 
 LOOKS = {"train": (BLUE, "o", -0.15), "test": (VERMILLION, "s", 0.15)}  # colour, marker, place beside a tick
 PANELS = {

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from advtf.drawing import BLACK, BLUE, GREEN, ORANGE, VERMILLION, sheet
 from advtf.errors import UsageError
+from advtf.figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILLION, sheet
 
 ATTACKS = {"fgsm": ("FGSM", VERMILLION), "pgd10": ("PGD10", BLUE)}
 MEASURES = {"ig": "IG", "hs": "HS"}

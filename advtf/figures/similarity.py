@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 
-from advtf.drawing import BLACK, RUN_COLORS, error_axis, sheet
 from advtf.errors import UsageError
+from advtf.figures.style import BLACK, RUN_COLORS, error_axis, sheet
 
 LINES = {"eigenvector": "--", "random": "-"}  # as in the paper
 LABELS = {"eigenvector": "v: top eigenvector", "random": "v: random"}

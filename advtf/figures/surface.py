@@ -9,10 +9,10 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from advtf.atomic import write_atomically
-from advtf.drawing import BLACK, RUN_COLORS, error_axis, from_zero, sheet
 from advtf.errors import UsageError
-from advtf.settings import format_epsilon
+from advtf.figures.style import BLACK, RUN_COLORS, error_axis, from_zero, sheet
+from advtf.settings.fields import format_epsilon
+from advtf.storage.files import write_atomically
 
 QUANTITIES = {
     "adversarial_loss": "adversarial loss Lε (nats)",

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from advtf.drawing import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILLION, from_zero, legend, sheet
 from advtf.errors import UsageError
+from advtf.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILLION, from_zero, legend, sheet
 
 BAND = {"color": SKY, "alpha": 0.3, "linewidth": 0}
 BUDGET = {"linf": "ε (l∞, pixels in [0, 1])", "l2": "ε (l2, pixels in [0, 1])"}

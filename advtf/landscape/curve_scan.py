@@ -9,13 +9,13 @@ import numpy as np
 from tqdm import tqdm
 
 from advtf.attacks.pgd import Attack
-from advtf.attacks.replay import Replay, fingerprint
+from advtf.classifiers.subject import Subject
 from advtf.errors import UsageError
 from advtf.landscape.batch_statistics import BatchStatistics
-from advtf.landscape.connectivity import unchanged
 from advtf.landscape.curves import Curve, even_parameters
 from advtf.landscape.objective import AdversarialObjective
-from advtf.landscape.subject import Subject
+from advtf.storage.cache import Replay, fingerprint
+from advtf.training.curve import unchanged
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from advtf.classifiers.parameters import Parameters
+from advtf.classifiers.subject import Subject
 from advtf.errors import UsageError, require_whole
 from advtf.landscape.objective import batches, require_pairs
-from advtf.landscape.parameters import Parameters
-from advtf.landscape.subject import Subject
 
 
 def softmax_cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

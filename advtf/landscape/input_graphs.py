@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from advtf.attacks.balls import get_ball
-from advtf.attacks.keyed_random import example_seeds
+from advtf.attacks.norms import get_ball
 from advtf.attacks.pgd import Attack, LogitsFn, input_gradient_and_logits
+from advtf.attacks.random import example_seeds
 
 ATTACKS, NOISE = 0, 1  # random streams of one seed
 LABELS, KEYS = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.int64)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from advtf.attacks.keyed_random import image_keys
 from advtf.attacks.pgd import Attack, LogitsFn, pgd
+from advtf.attacks.random import image_keys
 from advtf.errors import require_real, require_whole
 from advtf.landscape.batched_lanczos import Spectra
 from advtf.landscape.input_graphs import noise_graph, slope_graph, variance_graph

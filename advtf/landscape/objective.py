@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.pgd import Attack, LogitsFn
+from advtf.classifiers.subject import Subject
 from advtf.errors import UsageError, require_real, require_whole
-from advtf.landscape.subject import Subject
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from advtf.attacks.pgd import Attack
+from advtf.classifiers.subject import Subject, as_subject
 from advtf.errors import UsageError, require_whole
 from advtf.landscape.objective import AdversarialObjective
-from advtf.landscape.subject import Subject, as_subject
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.pgd import Attack
+from advtf.classifiers.subject import Subject
 from advtf.errors import UsageError, require_real, require_whole
 from advtf.landscape.objective import batches, require_pairs
-from advtf.landscape.subject import Subject
 
 
 @dataclass(frozen=True, eq=False)

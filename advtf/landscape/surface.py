@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from advtf.attacks.replay import Replay
+from advtf.classifiers.parameters import Parameters
 from advtf.errors import UsageError, require_real, require_whole
 from advtf.landscape.objective import AdversarialObjective
-from advtf.landscape.parameters import Parameters
+from advtf.storage.cache import Replay
 
 Place = Callable[..., np.ndarray]  # coordinates -> a vector of parameters (P,)
 QUANTITIES = ("adversarial_loss", "robust_error", "clean_loss", "clean_error")

@@ -5,8 +5,8 @@ import dataclasses
 import keras
 import tensorflow as tf
 
+from advtf.classifiers.subject import Subject, as_subject
 from advtf.errors import UsageError
-from advtf.landscape.subject import Subject, as_subject
 
 RELUS = (keras.activations.relu, keras.ops.relu, tf.nn.relu)
 

@@ -13,8 +13,8 @@ from advtf.errors import UsageError
 from advtf.studies import requirements
 
 if TYPE_CHECKING:
-    from advtf.analysis_settings import AnalyzeSettings
     from advtf.studies.context import StudyContext
+    from advtf.studies.settings import AnalyzeSettings
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from advtf.classifiers.subject import Subject
 from advtf.errors import UsageError
 from advtf.figures.connectivity import path_between_minima
-from advtf.landscape.connectivity import CurveSettings, TrainedCurve, require_connectable, train_curve
 from advtf.landscape.curve_scan import CurveScan, CurveScanner, barrier
 from advtf.landscape.curves import straight
-from advtf.landscape.subject import Subject
-from advtf.settings import format_epsilon
+from advtf.settings.fields import format_epsilon
 from advtf.studies.context import StudyContext
 from advtf.training.callbacks import NonFiniteLoss
+from advtf.training.curve import CurveSettings, TrainedCurve, require_connectable, train_curve
 
 BATCH_SIZE = 128  # of the curve's training where that of the models' is unknown; the paper's
 MEASURED = {  # columns of the table

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from advtf.analysis_settings import AnalyzeSettings
-from advtf.atomic import write_atomically, write_json
-from advtf.manifest import jsonable, provenance
+from advtf.classifiers.manifest import jsonable, provenance
+from advtf.storage.files import write_atomically, write_json
 from advtf.studies import STUDIES
+from advtf.studies.settings import AnalyzeSettings
 
 if TYPE_CHECKING:
     from advtf.attacks.pgd import Attack
-    from advtf.landscape.subject import Subject
+    from advtf.classifiers.subject import Subject
 
 SHARED_SECTIONS = ("attack", "compute")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from advtf.attacks.replay import Replay, fingerprint
+from advtf.classifiers.subject import Subject
 from advtf.figures.density import spectral_densities
 from advtf.landscape.density import (
     Quadrature,
@@ -18,8 +18,8 @@ from advtf.landscape.density import (
     quadrature,
     smooth,
 )
-from advtf.landscape.subject import Subject
-from advtf.settings import format_epsilon
+from advtf.settings.fields import format_epsilon
+from advtf.storage.cache import Replay, fingerprint
 from advtf.studies.context import StudyContext
 from advtf.studies.operators import Hessians
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from advtf.classifiers.subject import Subject
 from advtf.errors import UsageError
 from advtf.figures import dynamics as figures
-from advtf.landscape.subject import Subject
 from advtf.landscape.units import LayerUnits, UnitCounter
-from advtf.runfiles import RunDirectory
-from advtf.settings import format_epsilon
+from advtf.settings.fields import format_epsilon
+from advtf.storage.runfiles import RunDirectory
 from advtf.studies.context import StudyContext
 from advtf.studies.operators import attacked
 

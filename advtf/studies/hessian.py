@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from advtf.attacks.replay import Replay, fingerprint
 from advtf.figures.hessian import layer_spectra, spectra
 from advtf.landscape.eigen import Eigenpairs
 from advtf.landscape.hvp import HessianOperator
 from advtf.landscape.lanczos import lanczos
 from advtf.landscape.power import power_iteration
 from advtf.landscape.random_loss import RandomLoss, random_loss
-from advtf.settings import format_epsilon
+from advtf.settings.fields import format_epsilon
+from advtf.storage.cache import Replay, fingerprint
 from advtf.studies.context import StudyContext
 from advtf.studies.operators import Hessians
 

@@ -12,13 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from advtf.attacks.pgd import Attack, fgsm, fgsm_n, pgd
-from advtf.attacks.replay import Replay, fingerprint
+from advtf.classifiers.subject import Subject
 from advtf.figures.input import input_landscape
 from advtf.landscape.input_spectrum import require_second_derivatives
 from advtf.landscape.inputs import REFERENCE_STEP, InputMeasures, InputMeter
-from advtf.landscape.subject import Subject
 from advtf.landscape.twin import twin_subject
-from advtf.settings import format_epsilon
+from advtf.settings.fields import format_epsilon
+from advtf.storage.cache import Replay, fingerprint
 from advtf.studies.context import StudyContext
 
 COLUMNS = {"ig": "IG", "hs": "HS", "av": "AV", "effectiveness": "effectiveness", "ga": "GA"}

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from advtf.classifiers.subject import Subject
 from advtf.landscape.hvp import HessianOperator
 from advtf.landscape.objective import adversarial_examples
-from advtf.landscape.subject import Subject
 from advtf.studies.context import StudyContext
 
 

@@ -8,7 +8,7 @@ from advtf.errors import UsageError
 LEAST_TOLERANCE = 1e-5  # of a float32 product
 
 if TYPE_CHECKING:
-    from advtf.analysis_settings import AnalyzeSettings
+    from advtf.studies.settings import AnalyzeSettings
 
 
 def hessian(settings: "AnalyzeSettings", models: int) -> None:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advtf import runtime
-from advtf.analysis_run import Material
-from advtf.analysis_settings import AnalyzeSettings
-from advtf.atomic import write_json
 from advtf.attacks.pgd import pgd
+from advtf.classifiers.manifest import provenance
 from advtf.errors import UsageError
-from advtf.manifest import provenance
-from advtf.runfiles import RunDirectory
+from advtf.storage.files import write_json
+from advtf.storage.runfiles import RunDirectory
 from advtf.studies import STUDIES
 from advtf.studies.context import StudyContext
+from advtf.studies.run import Material
+from advtf.studies.settings import AnalyzeSettings
 
 STATE, FINISHED = (
     "state",

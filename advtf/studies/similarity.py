@@ -13,12 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from advtf.attacks.pgd import NEGLIGIBLE_EPSILON
-from advtf.attacks.replay import Replay, fingerprint
+from advtf.classifiers.parameters import unit_direction
 from advtf.errors import UsageError
 from advtf.figures.similarity import perturbation_similarity
-from advtf.landscape.parameters import unit_direction
 from advtf.landscape.similarity import PerturbationSimilarity
-from advtf.settings import format_epsilon
+from advtf.settings.fields import format_epsilon
+from advtf.storage.cache import Replay, fingerprint
 from advtf.studies.context import StudyContext
 from advtf.studies.directions import top_eigenvectors
 

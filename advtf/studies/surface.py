@@ -13,13 +13,12 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from advtf.attacks.replay import Replay, fingerprint
+from advtf.classifiers.export import TOLERANCE
+from advtf.classifiers.parameters import Parameters, filter_normalised, unit_direction
+from advtf.classifiers.subject import Subject
 from advtf.errors import UsageError
-from advtf.export import TOLERANCE
 from advtf.figures.surface import interactive_surface, loss_surface
 from advtf.landscape.objective import AdversarialObjective
-from advtf.landscape.parameters import Parameters, filter_normalised, unit_direction
-from advtf.landscape.subject import Subject
 from advtf.landscape.surface import (
     QUANTITIES,
     Place,
@@ -30,7 +29,8 @@ from advtf.landscape.surface import (
     surface,
     symmetric_axis,
 )
-from advtf.settings import format_epsilon
+from advtf.settings.fields import format_epsilon
+from advtf.storage.cache import Replay, fingerprint
 from advtf.studies.context import StudyContext
 from advtf.studies.directions import top_eigenvectors
 

@@ -61,7 +61,7 @@ def run(context: "StudyContext") -> list[Path]:
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    from advtf.data import load
+    from advtf.data.sets import load
 
     train = load("digits").train
     return train.images.reshape(len(train), -1).astype(np.float64), train.labels.astype(np.int64)

@@ -7,20 +7,20 @@ import keras
 import tensorflow as tf
 
 from advtf.attacks.losses import cross_entropy
-from advtf.augmentation import to_unit_float
-from advtf.averaging_settings import swa_start_epoch
-from advtf.config import RunOptions, TrainConfig
-from advtf.data import ImageData, evaluation_batches
-from advtf.landscape.dynamics import GradientDynamics
-from advtf.rundir import RunDirectory
+from advtf.data.augmentation import to_unit_float
+from advtf.data.sets import ImageData, evaluation_batches
 from advtf.runtime import bfloat16_rewrite
+from advtf.storage.rundir import RunDirectory
 from advtf.training import callbacks as cb
 from advtf.training.averaging import WeightAverage, WeightAveraging, snapshots_of
+from advtf.training.averaging_settings import swa_start_epoch
 from advtf.training.checkpoint import Checkpoint, CheckpointFolder
+from advtf.training.dynamics import GradientDynamics
 from advtf.training.input_callback import InputLandscape
 from advtf.training.logs import JsonLines, TensorBoard
 from advtf.training.methods import build_adversary
 from advtf.training.schedules import epsilon_schedule, rate_schedule
+from advtf.training.settings import RunOptions, TrainConfig
 from advtf.training.trainer import AdversarialTrainer, full_precision
 
 SAMPLE_IMAGES = 8  # test images shown in TensorBoard and in the grid of adversarial examples

@@ -11,8 +11,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from advtf.atomic import write_atomically
 from advtf.errors import UsageError
+from advtf.storage.files import write_atomically
 
 META = "__meta__"
 KEPT = 2  # the newest file and the one to fall back to

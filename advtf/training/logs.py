@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from advtf import jsonl
-from advtf.display import amplified, displayable
 from advtf.errors import UsageError
-from advtf.jsonl import read, truncate
+from advtf.figures.display import amplified, displayable
+from advtf.storage import jsonl
+from advtf.storage.jsonl import read, truncate
 
 __all__ = ["EpochLog", "JsonLines", "TensorBoard", "epoch_record", "read", "truncate"]
 
@@ -99,7 +99,7 @@ class EpochLog(keras.callbacks.Callback):
 
 
 class JsonLines(EpochLog):
-    """Appends one JSON object per epoch to a file, synced to the disk, for people and for `advtf.plots`.
+    """Appends one JSON object per epoch to a file and syncs it; the learning curves are drawn from it.
 
     Callbacks listed before it may add values (epsilon, learning_rate, ...) to `logs` in `on_epoch_end`.
     To continue a run call `truncate(path, finished_epochs)` first.

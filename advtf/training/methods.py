@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from advtf.attacks.losses import cross_entropy, kl_divergence
 from advtf.attacks.pgd import Attack, fgsm, fgsm_n, noisy, pgd, pgd_onwards
-from advtf.config import TrainConfig
+from advtf.classifiers.export import load_classifier
 from advtf.errors import UsageError
-from advtf.export import load_classifier
 from advtf.training import objectives, regularizers
 from advtf.training.objectives import Objective
+from advtf.training.settings import TrainConfig
 
 # Compare clean and adversarial logits; their attack climbs the loss.
 PAIRED = ("at_minus_st", "advlc", "mart")

@@ -6,17 +6,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from advtf import plots
-from advtf.atomic import write_atomically
-from advtf.attacks.evaluation import RobustError, robust_error
-from advtf.config import TrainConfig, to_json
-from advtf.data import ImageData, evaluation_batches
-from advtf.ensemble import build_ensemble
-from advtf.export import export_classifier
-from advtf.rundir import RunDirectory
+from advtf.attacks.robust_error import RobustError, robust_error
+from advtf.classifiers.ensemble import build_ensemble
+from advtf.classifiers.export import export_classifier
+from advtf.data.sets import ImageData, evaluation_batches
+from advtf.figures import training as plots
+from advtf.storage.files import write_atomically
+from advtf.storage.rundir import RunDirectory
 from advtf.training.callbacks import load_snapshot
 from advtf.training.chain import SAMPLE_IMAGES, period_ends
 from advtf.training.run import build_attack, build_classifier
+from advtf.training.settings import TrainConfig, to_json
 
 EVALUATION_BATCH = 250
 

@@ -4,17 +4,18 @@ import sys
 
 import keras
 
-from advtf import jsonl, models
+from advtf import models
 from advtf.attacks.pgd import Attack, pgd
-from advtf.config import RunOptions, TrainConfig
-from advtf.data import ImageData, evaluation_batches, steps_per_epoch_of, training_batches
+from advtf.data.sets import ImageData, evaluation_batches, steps_per_epoch_of, training_batches
 from advtf.errors import UsageError
-from advtf.rundir import RunDirectory
 from advtf.runtime import Runtime, bfloat16_rewrite
+from advtf.storage import jsonl
+from advtf.storage.rundir import RunDirectory
 from advtf.training import methods
 from advtf.training.chain import build_callbacks
 from advtf.training.checkpoint import stop_on_signals
 from advtf.training.optimizers import build_optimizer
+from advtf.training.settings import RunOptions, TrainConfig
 from advtf.training.trainer import AdversarialTrainer
 
 

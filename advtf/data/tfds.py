@@ -1,0 +1,212 @@
+"""Image-classification sets of TensorFlow Datasets as NumPy arrays: prepared data first, else a download."""
+
+import os
+import queue
+import sys
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import tensorflow as tf
+
+from advtf.data import augmentation
+from advtf.data.names import require_known, tfds_directory
+from advtf.errors import UsageError
+
+PROBE_SECONDS = 6.0
+
+
+def read(name: str, data_dir: str | None = None, image_size: int | None = None) -> dict[str, Any]:
+    """Reads the training and test images of a TFDS data set into memory.
+
+    Args:
+        name: a TFDS name, such as ``cifar10`` or ``cifar10_corrupted/fog_3``, or one prepared in `data_dir`.
+        data_dir: the folder of prepared data; default TFDS_DATA_DIR, else ``~/tensorflow_datasets``.
+        image_size: resize every image to this square; needed where the sizes vary.
+
+    Returns:
+        x_train, y_train, x_test, y_test (NumPy) and num_classes (None if the set does not say). A set
+        without a test split is tested on its validation split.
+
+    Raises:
+        UsageError: unknown name, no prepared data and no network, damaged data, or no images with labels.
+    """
+    directory = tfds_directory(data_dir)
+    builder = _find(name, directory)
+    image_key, label_key = _feature_names(builder, name)  # known without the data: no download in vain
+    shape = _image_shape(builder, name, image_key, image_size)
+    if not builder.data_path.exists():
+        _download(builder, name, directory)
+    test = _test_split(builder, name)
+    _require_memory(builder, name, shape, ("train", test))
+    x_train, y_train = _read_split(builder, "train", (image_key, label_key), shape)
+    x_test, y_test = _read_split(builder, test, (image_key, label_key), shape)
+    num_classes = builder.info.features[label_key].num_classes
+    return {
+        "x_train": x_train,
+        "y_train": y_train,
+        "x_test": x_test,
+        "y_test": y_test,
+        "num_classes": num_classes,
+    }
+
+
+def reachable(url: str, seconds: float = PROBE_SECONDS) -> bool:
+    """Whether the host of `url` answers HTTP within `seconds`, look-up and proxies included.
+
+    The question is asked in a thread because a look-up without network has no time limit of its own.
+    """
+    import requests
+
+    answer: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            requests.head(url, timeout=seconds, allow_redirects=False)
+            answer.put(True)
+        except requests.RequestException:
+            answer.put(False)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.get(timeout=seconds)
+    except queue.Empty:
+        return False
+
+
+def _tfds() -> Any:
+    import tensorflow_datasets as tfds
+
+    if not sys.stdout.isatty():
+        tfds.disable_progress_bar()
+    return tfds
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, for a message of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
+
+
+def _find(name: str, directory: str) -> Any:
+    """Returns the TFDS builder of `name`: of any version prepared in `directory`, else the current one."""
+    tfds = _tfds()
+    # A version pattern makes TFDS look at the prepared files before its own code, so that data
+    # prepared by an older or newer release are used instead of downloaded again.
+    pattern = name if ":" in name else f"{name}:*.*.*"
+    try:
+        return tfds.builder(pattern, data_dir=directory)
+    except Exception as error:  # TFDS raises many types here; each means the name or the folder is wrong
+        require_known(name, directory)
+        raise UsageError(
+            f"TFDS cannot open this data set in {directory}: {_reason(error)}. Received: dataset={name}. "
+            "Check the name, or remove a damaged folder and prepare it again."
+        ) from error
+
+
+def _download(builder: Any, name: str, directory: str) -> None:
+    command = (
+        "import tensorflow_datasets as tfds; "
+        f"tfds.builder('{name}', data_dir='{directory}').download_and_prepare()"
+    )
+    ways_out = (
+        "Point --data_dir or TFDS_DATA_DIR at prepared data, prepare it on a machine with network "
+        f'(python -c "{command}") and copy it, or use --dataset=digits.'
+    )
+    where = f"prepared data in {directory}. Received: dataset={name}"
+    url = next(iter(builder.url_infos or {}), None)
+    if url and not reachable(f"{urlsplit(url).scheme}://{urlsplit(url).netloc}/"):
+        raise UsageError(f"no {where}, and no network to download it ({urlsplit(url).netloc}). {ways_out}")
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # downloads, disks, archives and manual steps each fail with their own type
+        raise UsageError(f"no {where}, and preparing it failed: {_reason(error)}. {ways_out}") from error
+
+
+def _feature_names(builder: Any, name: str) -> tuple[str, str]:
+    """The names of the image and the label feature."""
+    tfds = _tfds()
+    features, supervised = builder.info.features, builder.info.supervised_keys
+    image, label = supervised if supervised and len(supervised) == 2 else ("image", "label")
+    if _is(features, image, tfds.features.Image) and _is(features, label, tfds.features.ClassLabel):
+        return image, label
+    raise UsageError(
+        "the data set must have an image and a class label for each example. "
+        f"Received: dataset={name} with {', '.join(sorted(features))}. Use an image-classification set."
+    )
+
+
+def _is(features: Any, key: Any, kind: type) -> bool:
+    return isinstance(key, str) and key in features and isinstance(features[key], kind)
+
+
+def _test_split(builder: Any, name: str) -> str:
+    splits = list(builder.info.splits)
+    for split in ("test", "validation"):
+        if split in splits and "train" in splits:
+            return split
+    raise UsageError(
+        "the data set must have a train and a test (or validation) split. "
+        f"Received: dataset={name} with {', '.join(splits) or 'no splits'}. "
+        "Split it yourself and pass arrays to advtf.data.sets.from_arrays."
+    )
+
+
+def _image_shape(builder: Any, name: str, key: str, image_size: int | None) -> tuple[int, int, int]:
+    """The (H, W, C) that the images will have, which must be fixed."""
+    height, width, channels = builder.info.features[key].shape
+    if image_size is not None:
+        height = width = image_size
+    if None in (height, width):
+        raise UsageError(
+            f"image_size is required: the images of this set differ in size. Received: dataset={name}, "
+            "image_size=None. Pass for example --image_size=64."
+        )
+    if channels is None:
+        raise UsageError(f"the images must have a fixed number of channels. Received: dataset={name}.")
+    return height, width, channels
+
+
+def _require_memory(builder: Any, name: str, shape: tuple[int, int, int], splits: tuple[str, ...]) -> None:
+    """Refuses a set larger than the machine's memory, which the system would answer by a silent kill."""
+    needed = sum(builder.info.splits[split].num_examples for split in splits) * int(np.prod(shape))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UsageError(
+            f"the data set must fit into memory ({memory / 1e9:.0f} GB). Received: dataset={name}, "
+            f"{needed / 1e9:.0f} GB at {shape[0]}x{shape[1]}. Pass a smaller --image_size."
+        )
+
+
+def _read_split(
+    builder: Any, split: str, keys: tuple[str, str], shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    image_key, label_key = keys
+    feature = builder.info.features[image_key]
+    count = builder.info.splits[split].num_examples
+    images = np.empty((count, *shape), feature.np_dtype)
+    labels = np.empty(count, np.int32)
+    filled = 0
+    try:
+        once = _tfds().ReadConfig(try_autocache=False)
+        examples = builder.as_dataset(split=split, shuffle_files=False, read_config=once)
+        # Other features are left out before batching: they may differ in size.
+        examples = examples.map(lambda example: (example[image_key], example[label_key]))
+        if feature.shape != shape:
+            examples = examples.map(lambda x, y: (augmentation.resize(x, shape[0]), y), tf.data.AUTOTUNE)
+        for x, y in examples.batch(1024).prefetch(1).as_numpy_iterator():
+            images[filled : filled + len(y)], labels[filled : filled + len(y)] = x, y
+            filled += len(y)
+    except Exception as error:  # missing, truncated or foreign files: the remedy is the same
+        raise _damaged(builder, split, _reason(error)) from error
+    if filled != count:
+        raise _damaged(builder, split, f"{filled} of {count} examples")
+    return images, labels
+
+
+def _damaged(builder: Any, split: str, what: str) -> UsageError:
+    return UsageError(
+        f"the prepared data must be complete. Received: {builder.data_path}, split {split}: {what}. "
+        "Remove that folder and prepare the data again."
+    )

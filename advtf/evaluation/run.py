@@ -1,0 +1,143 @@
+"""A run of ``python -m advtf.evaluate``: its options, where its settings come from, its directory.
+
+No TensorFlow at import, so that a wrong flag is answered at once.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from advtf.data.names import require_known
+from advtf.errors import UsageError
+from advtf.evaluation.settings import AttackSettings, require_radius
+from advtf.settings import planning
+from advtf.settings.fields import format_epsilon, normalise, numbers, setting, switch, text, whole
+from advtf.storage import rundir
+from advtf.storage.runfiles import EVALUATION, RunDirectory
+from advtf.training.settings import DATASET_NAME, from_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from advtf.classifiers.target import Target
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What the command attacks, and where it writes."""
+
+    model: str | None = setting("target", text(), "SavedModel of a classifier or an ensemble", None)
+    dataset: str | None = setting("target", DATASET_NAME, "test images; default those of its training", None)
+    data_dir: str | None = setting(
+        "target",
+        text(),
+        "prepared TFDS or Tiny ImageNet data; else TFDS_DATA_DIR, ~/tensorflow_datasets",
+        None,
+    )
+    num_examples: int | None = setting("target", whole(1), "first test images only; default all", None)
+    eps_grid: tuple[float, ...] = setting(
+        "target", numbers("radii with commas between"), "more radii, for the curve of robust accuracy", ()
+    )
+    out_dir: str | None = setting("files", text(), "results; default runs/evaluate-<run>-<export>", None)
+    resume: bool = setting("files", switch(), "continue the evaluation in out_dir", False)
+    overwrite: bool = setting("files", switch(), "replace the evaluation in out_dir", False)
+    save_examples: bool = setting("files", switch(), "keep all adversarial examples (NPZ)", False)
+    verbose: bool = setting("files", switch(), "show TensorFlow's start-up messages", False)
+
+    def __post_init__(self) -> None:
+        normalise(self)
+        if self.resume and self.overwrite:
+            raise UsageError(
+                "resume and overwrite exclude each other. Received: resume=True, overwrite=True."
+            )
+
+
+def plan(
+    given_settings: Mapping[str, Any], given_options: Mapping[str, Any]
+) -> tuple[RunDirectory, AttackSettings, EvaluateOptions]:
+    """Decides what to run and where, without writing anything.
+
+    Args:
+        given_settings, given_options: the flags on the command line; with ``resume`` they may only repeat
+            what the evaluation in `out_dir` was started with.
+
+    Raises:
+        UsageError: a bad setting, no such model, an unknown data set, or a directory that is in use.
+    """
+    options = EvaluateOptions(**given_options)
+    AttackSettings(**given_settings)  # answers a mistake before any file is looked at
+    if not (options.resume and options.out_dir):
+        _require_model(options.model)
+    default = planning.default_directory("evaluate", options.model) if options.model else ""
+    switches = {"resume": options.resume, "overwrite": options.overwrite}
+    run = rundir.choose(options.out_dir, default, kind=EVALUATION, **switches)
+    if options.resume:
+        return run, *_stored(run, given_settings, given_options, options)
+    settings, options = _completed(given_settings, options)
+    require_known(options.dataset, options.data_dir)
+    for epsilon in options.eps_grid:
+        require_radius(epsilon, settings.norm, "eps_grid")
+    return run, settings, options
+
+
+def _require_model(model):
+    if model is None:
+        raise UsageError("model must be given. Received: no --model. Name the SavedModel of a classifier.")
+    planning.require_saved_model(model)
+
+
+def _stored(run, given_settings, given_options, options):
+    record = run.read_config()
+    settings = from_json(AttackSettings, record.get("config"))
+    earlier = from_json(EvaluateOptions, record.get("options"))
+    free = ("out_dir", "resume", "overwrite", "verbose", "data_dir", "save_examples")
+    fixed = {name: value for name, value in given_options.items() if name not in free}
+    planning.require_same(settings, given_settings, "evaluation")
+    planning.require_same(earlier, fixed, "evaluation")
+    kept = {name: getattr(options, name) or getattr(earlier, name) for name in ("data_dir", "save_examples")}
+    return settings, dataclasses.replace(
+        earlier, **kept, resume=True, overwrite=False, verbose=options.verbose
+    )
+
+
+def _completed(given, options):
+    """Fills what was not given: from the classifier's training if the export tells, else from presets."""
+    dataset = planning.require_dataset(options.dataset, options.model)
+    training = planning.training_settings(options.model)
+    attack = planning.attack_of_training(training, dataset, given.get("norm"), given.get("eps"))
+    filled = {"norm": attack["norm"], "eps": attack["eps"]}
+    filled |= {"pgd_steps": attack["attack_steps"], "pgd_step_size": attack["attack_step_size"]}
+    return AttackSettings(**{**filled, **given}), dataclasses.replace(options, dataset=dataset)
+
+
+def describe(settings: AttackSettings, options: EvaluateOptions, run: RunDirectory) -> str:
+    """Returns the plan in a few lines."""
+    first = f", first {options.num_examples} test images" if options.num_examples else ", test images"
+    effort = f"iterations {settings.steps}, restarts {settings.restarts}, queries {settings.queries}"
+    lines = {
+        "model": options.model,
+        "data": f"{options.dataset}{first}",
+        "attacks": f"{', '.join(settings.attacks)} ({effort})",
+        "ball": f"{settings.norm}, ε {format_epsilon(settings.eps)}, seed {settings.seed}",
+        "output": str(run.path),
+    }
+    return planning.table(lines)
+
+
+def load(settings: AttackSettings, options: EvaluateOptions) -> tuple["Target", "np.ndarray", "np.ndarray"]:
+    """Returns the classifier, and the test images float32 in [0, 1] with their labels.
+
+    Raises:
+        UsageError: they cannot be had, or do not fit each other.
+    """
+    from advtf.classifiers.target import as_target
+    from advtf.data import sets as data
+    from advtf.data.augmentation import to_unit_float
+
+    size = planning.training_settings(options.model).get("image_size")
+    images = data.load(options.dataset, options.data_dir, image_size=size)
+    test = images.test.select(slice(options.num_examples))
+    x = to_unit_float(test.images).numpy()
+    target = as_target(options.model, x, test.labels, settings.outputs)
+    planning.require_classes(options.model, target.num_classes, options.dataset, images.num_classes)
+    return target, x, test.labels

@@ -1,0 +1,109 @@
+"""Signs that an evaluation flatters the classifier; each is one line that says what it means.
+
+After Carlini et al. 2019, "On evaluating adversarial robustness", and the checks of Croce & Hein 2020.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from advtf.attacks.losses import is_correct
+from advtf.attacks.pgd import LogitsFn, input_gradient, pgd
+from advtf.evaluation.settings import BLACK_BOX
+
+GRADIENT_IMAGES, LARGE_BALL_IMAGES = 200, 100
+ZERO_SHARE = 0.01
+LARGE_BALL_ERROR = 0.95
+SAME_OUTPUT = 1e-4  # of the largest output: GPUs add in any order
+
+
+def warnings_before(logits_fn: LogitsFn, x: np.ndarray, y: np.ndarray, norm: str) -> list[str]:
+    """Looks for masked gradients, random outputs, and errors that stay low in a huge ball.
+
+    Args:
+        logits_fn: float32 (B, H, W, C) -> (B, K).
+        x, y: examples that are classified correctly; the first 200 are used.
+        norm: of the huge ball, which holds every image.
+
+    Returns:
+        The warnings, often none.
+    """
+    if not len(x):
+        return []
+    images, labels = tf.constant(x[:GRADIENT_IMAGES]), tf.constant(y[:GRADIENT_IMAGES])
+    few = images[:LARGE_BALL_IMAGES], labels[:LARGE_BALL_IMAGES]
+    found = [random_outputs(logits_fn, images)]
+    if is_differentiable(logits_fn, images):
+        found += [zero_gradients(logits_fn, images, labels), large_ball(logits_fn, *few, norm)]
+    return [warning for warning in found if warning]
+
+
+def is_differentiable(logits_fn: LogitsFn, x: tf.Tensor) -> bool:
+    """Whether the logits have a gradient with respect to the images, be it zero."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        logits = logits_fn(x)
+    return tape.gradient(logits, x) is not None
+
+
+def zero_gradients(logits_fn: LogitsFn, x: tf.Tensor, y: tf.Tensor) -> str | None:
+    """Warns when more than 1 % of the examples have no input gradient of the cross-entropy at all."""
+    gradient = tf.function(lambda x, y: input_gradient(logits_fn, x, y), autograph=False)(x, y)
+    share = float(np.mean(~np.any(np.asarray(gradient).reshape(len(x), -1), axis=1)))
+    if share <= ZERO_SHARE:
+        return None
+    return (
+        f"{share:.1%} of {len(x)} input gradients are zero: gradient-based attacks are blind there, so their "
+        "errors are too low. Trust apgd_dlr, apgd_t and square more than the cross-entropy attacks."
+    )
+
+
+def random_outputs(logits_fn: LogitsFn, x: tf.Tensor) -> str | None:
+    """Warns when two passes over the same images differ."""
+    run = tf.function(logits_fn, autograph=False)
+    first, second = np.asarray(run(x)), np.asarray(run(x))
+    difference = float(np.abs(first - second).max())
+    if difference <= SAME_OUTPUT * max(1.0, float(np.abs(first).max())):
+        return None
+    return (
+        f"Two passes over the same images differ by {difference:.2g}: the classifier is randomised, and one "
+        "pass per step underestimates its error. Average several passes inside the classifier."
+    )
+
+
+def large_ball(logits_fn: LogitsFn, x: tf.Tensor, y: tf.Tensor, norm: str) -> str | None:
+    """Warns when PGD-20 fails in a ball that holds every image, where there is always something to find."""
+    radius = 1.0 if norm == "linf" else math.sqrt(math.prod(x.shape[1:]))
+
+    @tf.function(autograph=False)
+    def fooled(x, y, seed):
+        x_adv = pgd(norm, steps=20, relative_step=0.1)(logits_fn, x, y, radius, seed)
+        return is_correct(y, logits_fn(x_adv)) < 1
+
+    error = float(np.mean(fooled(x, y, tf.constant([0, 0], tf.int64))))
+    if error >= LARGE_BALL_ERROR:
+        return None
+    return (
+        f"PGD-20 reaches only {error:.0%} error on {len(x)} images at ε = {radius:.3g}, where it should be "
+        "nearly 100%: gradients mislead it, so a low error at a smaller ε is no evidence of robustness."
+    )
+
+
+def black_box_stronger(broken: Mapping[str, np.ndarray]) -> str | None:
+    """Warns when Square breaks examples that no white-box attack on them broke.
+
+    Args:
+        broken: attack -> (N,) bool.
+    """
+    white_box = [found for name, found in broken.items() if name != BLACK_BOX]
+    if BLACK_BOX not in broken or not white_box:
+        return None
+    count = int(np.sum(broken[BLACK_BOX] & ~np.any(white_box, axis=0)))
+    if not count:
+        return None
+    return (
+        f"square broke {count} examples that {', '.join(n for n in broken if n != BLACK_BOX)} did not: "
+        "gradients are masked, or the white-box attacks stopped too early. Raise --steps and --restarts."
+    )

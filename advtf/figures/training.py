@@ -1,0 +1,222 @@
+"""Figures, drawn from result files only. Imports no TensorFlow, and leaves pyplot's state alone."""
+
+import functools
+import itertools
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from advtf.errors import UsageError
+from advtf.figures.display import amplified
+from advtf.figures.style import (
+    BLACK,
+    BLUE,
+    RUN_COLORS,
+    VERMILLION,
+    WIDTH,
+    error_axis,
+    from_zero,
+    legend,
+    scale_rate,
+    sheet,
+    show_picture,
+    show_verdict,
+)
+from advtf.settings.fields import format_epsilon
+from advtf.storage import jsonl
+
+MARKED_EPOCHS = 12  # up to here single points are worth seeing; one epoch alone has no line at all
+GRID_KEYS = ("clean", "adversarial", "labels", "clean_predictions", "adversarial_predictions", "epsilon")
+
+
+def learning_curves(metrics_path: str | Path, output: str | Path, validated_on: str = "validation") -> Path:
+    """Draws loss, and clean and robust error, of training (dashed) and validation (solid) by epoch.
+
+    Args:
+        metrics_path: metrics.jsonl of a run.
+        output: .png, .pdf or .svg to write; its folder is made.
+        validated_on: name of the images validated on, for the legend.
+
+    Returns:
+        `output`.
+
+    Raises:
+        UsageError: no such file, no finished epoch or other data in it, or another suffix of `output`.
+    """
+    run = _epochs(metrics_path)
+    looks = {"training": (BLACK, "--"), validated_on: (BLACK, "-")}
+    validated = any(name.startswith("val_") for record in run for name in record)
+    with sheet(output, rows=2, height=3.6) as (loss, error):
+        for prefix in ("", "val_"):
+            _line(loss, run, f"{prefix}loss", BLACK, _dash(prefix))
+            _line(error, run, f"{prefix}clean_accuracy", BLUE, _dash(prefix))
+            _line(error, run, f"{prefix}robust_accuracy", VERMILLION, _dash(prefix))
+        loss.set_ylabel("loss")
+        error_axis(error, "error (%)")
+        legend(loss, looks if validated else {"training": looks["training"]})
+        legend(error, {"clean": (BLUE, "-"), "robust": (VERMILLION, "-")})
+    return Path(output)
+
+
+def schedule(
+    metrics_path: str | Path, output: str | Path, period_starts: Sequence[float] = (), unit: str = "epoch"
+) -> Path:
+    """Draws ε and the learning rate of training.
+
+    Args:
+        metrics_path: metrics.jsonl of a run.
+        output: .png, .pdf or .svg to write.
+        period_starts: epochs at which the schedules restarted, drawn as dotted lines.
+        unit: "epoch": each value held for its epoch; "step": the values reached at the epochs' ends.
+
+    Returns:
+        `output`. The rate's axis is logarithmic when it spans more than a factor of ten.
+
+    Raises:
+        UsageError: as `learning_curves`.
+    """
+    run = _epochs(metrics_path)
+    with sheet(output, rows=2, height=3.0) as (epsilon, rate):
+        draw = _steps if unit == "epoch" else functools.partial(_line, line="-")
+        draw(epsilon, run, "epsilon", VERMILLION)
+        draw(rate, run, "learning_rate", BLUE)
+        epsilon.set_ylabel("ε")
+        from_zero(epsilon)
+        rate.set_ylabel("learning rate")
+        scale_rate(rate, _points(run, "learning_rate")[1])
+        for axes, start in itertools.product((epsilon, rate), period_starts):
+            axes.axvline(start, color=BLACK, linestyle=":", linewidth=0.7)
+    return Path(output)
+
+
+def compare_runs(metrics_paths: Mapping[str, str | Path], output: str | Path) -> Path:
+    """Overlays the robust error of several runs, validation above training.
+
+    Args:
+        metrics_paths: metrics.jsonl by label, in the order of the legend.
+        output: .png, .pdf or .svg to write.
+
+    Returns:
+        `output`. The validation panel is left out when no run was validated.
+
+    Raises:
+        UsageError: as `learning_curves`, or no run given.
+    """
+    if not metrics_paths:
+        raise UsageError("compare_runs needs at least one metrics file. Received: none.")
+    runs = {label: _epochs(path) for label, path in metrics_paths.items()}
+    names = {
+        "val_robust_accuracy": "robust error,\nvalidation (%)",
+        "robust_accuracy": "robust error,\ntraining (%)",
+    }
+    validated = any(len(_points(run, "val_robust_accuracy")[0]) for run in runs.values())
+    shown = dict(list(names.items())[0 if validated else 1 :])
+    looks = dict(zip(runs, itertools.cycle(itertools.product(("-", "--", ":"), RUN_COLORS)), strict=False))
+    with sheet(output, rows=len(shown), height=0.4 + 1.6 * len(shown)) as panels:
+        for axes, (name, title) in zip(panels, shown.items(), strict=True):
+            for label, run in runs.items():
+                _line(axes, run, name, looks[label][1], looks[label][0])
+            error_axis(axes, title)
+        legend(panels[0], {label: (color, line) for label, (line, color) in looks.items()})
+    return Path(output)
+
+
+def adversarial_grid(npz_path: str | Path, output: str | Path, columns: int = 6) -> Path:
+    """Shows examples: clean, adversarial, amplified perturbation; above each image true → predicted class.
+
+    Args:
+        npz_path: arrays clean, adversarial (N,H,W,C) in [0,1]; labels, clean_predictions,
+            adversarial_predictions (N,) integers; epsilon, a number.
+        output: .png, .pdf or .svg to write.
+        columns: at most so many examples, from the first.
+
+    Returns:
+        `output`. Wrong predictions are in red. One factor amplifies all shown perturbations.
+
+    Raises:
+        UsageError: not such a file, or another suffix of `output`.
+    """
+    data = _examples(npz_path, columns)
+    perturbation, factor = amplified(data["adversarial"] - data["clean"])
+    rows = {
+        "clean": (data["clean"], data["clean_predictions"]),
+        f"adversarial\nε = {format_epsilon(float(data['epsilon']))}": (
+            data["adversarial"],
+            data["adversarial_predictions"],
+        ),
+        f"perturbation\n× {factor:.3g}": (perturbation, None),
+    }
+    count = len(data["labels"])
+    size = (WIDTH - 0.7) / max(count, 3)
+    with sheet(output, rows=3, columns=count, height=3 * (size + 0.2), shared=False) as panels:
+        for row, (title, (images, predictions)) in enumerate(rows.items()):
+            cells = panels[row * count : (row + 1) * count]
+            cells[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=7)
+            for column, axes in enumerate(cells):
+                show_picture(axes, images[column])
+                if predictions is not None:
+                    show_verdict(axes, data["labels"][column], predictions[column])
+    return Path(output)
+
+
+def _epochs(path: str | Path) -> list[dict]:
+    """Records in epoch order; of a repeated epoch the last, which a resumed run wrote."""
+    records = jsonl.read(path)
+    required = ("epoch", "loss")
+    if not records or any(key not in record for record in records for key in required):
+        found = f"keys {', '.join(records[0])}" if records else "no epoch"
+        raise UsageError(
+            f"a metrics file must hold one record per epoch with {' and '.join(required)}. "
+            f"Received: {path} with {found}. Give the metrics.jsonl of a run that finished an epoch."
+        )
+    by_epoch = {record["epoch"]: record for record in records}
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def _points(run: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs that have a (finite) value, and the values; accuracies in [0,1] become errors in percent."""
+    pairs = [(record["epoch"], record[name]) for record in run if record.get(name) is not None]
+    epochs, values = np.array(pairs, float).reshape(-1, 2).T
+    return epochs, 100 * (1 - values) if name.endswith("accuracy") else values
+
+
+def _line(axes: Axes, run: list[dict], name: str, color: str, line: str) -> None:
+    epochs, values = _points(run, name)
+    axes.plot(epochs, values, color=color, linestyle=line, marker="o" if len(run) <= MARKED_EPOCHS else None)
+
+
+def _steps(axes: Axes, run: list[dict], name: str, color: str) -> None:
+    epochs, values = _points(run, name)
+    if len(epochs):  # epoch number e lasts from e-1 to e
+        axes.step(
+            [*(epochs - 1), epochs[-1]], [*values, values[-1]], where="post", color=color, clip_on=False
+        )
+
+
+def _dash(prefix: str) -> str:
+    return "-" if prefix else "--"
+
+
+def _examples(path: str | Path, columns: int) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data = {key: file[key] for key in GRID_KEYS}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"an examples file must be an NPZ with {', '.join(GRID_KEYS)}. Received: {path} ({error})."
+        ) from error
+    clean, lengths = data["clean"], {len(np.atleast_1d(data[key])) for key in GRID_KEYS[:-1]}
+    if (
+        clean.ndim != 4
+        or data["adversarial"].shape != clean.shape
+        or lengths != {len(clean)}
+        or not len(clean)
+    ):
+        raise UsageError(
+            "clean and adversarial must have one shape (N,H,W,C), N > 0, labels and predictions N entries. "
+            f"Received: {path} with clean.shape={clean.shape}, adversarial.shape={data['adversarial'].shape}."
+        )
+    return {key: value if value.ndim == 0 else value[:columns] for key, value in data.items()}

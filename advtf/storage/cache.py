@@ -1,0 +1,99 @@
+"""Batches already attacked, on disk, so that an evaluation that was killed continues where it stopped."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from advtf.errors import UsageError
+from advtf.storage.files import write_atomically, write_json
+
+IDENTITY = "identity.json"
+
+
+def fingerprint(*parts: object) -> str:
+    """Returns a hexadecimal digest of arrays, and of other things by their JSON."""
+    digest = hashlib.sha256()
+    for part in parts:
+        is_array = isinstance(part, np.ndarray)
+        digest.update(part.tobytes() if is_array else json.dumps(part, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+class Replay:
+    """Named results in a folder; without a folder nothing is kept.
+
+    Args:
+        folder: made on first use.
+        identity: of the classifier, the images and the settings; results of another are refused.
+
+    Raises:
+        UsageError: the folder holds results of another evaluation, or cannot be written.
+    """
+
+    def __init__(self, folder: Path | None, identity: str):
+        self._folder = Path(folder) if folder else None
+        if self._folder is None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if not self._matches(identity):
+                write_json(self._folder / IDENTITY, {"identity": identity})
+        except OSError as error:
+            raise UsageError(f"{folder} must be a writable folder. Received: {error.strerror}.") from error
+
+    def _matches(self, identity):
+        try:
+            stored = json.loads((self._folder / IDENTITY).read_text()).get("identity")
+        except FileNotFoundError:
+            self._require_empty()
+            return False
+        except (ValueError, AttributeError):
+            stored = "unreadable"
+        if stored != identity:
+            raise UsageError(
+                f"{self._folder} must hold results of this evaluation. Received: those of another classifier "
+                "or other images or settings. Start afresh with --overwrite or another --out_dir."
+            )
+        return True
+
+    def _require_empty(self):
+        if any(not entry.name.startswith(".") for entry in self._folder.iterdir()):
+            raise UsageError(
+                f"state_dir must be new, empty or of an earlier evaluation. Received: {self._folder}, which "
+                "holds other files. Choose another."
+            )
+
+    def get(self, name: str) -> dict[str, np.ndarray] | None:
+        """Returns the arrays put under `name`, or None; a damaged file counts as none."""
+        if self._folder is None:
+            return None
+        try:
+            with np.load(self._file(name), allow_pickle=False) as file:
+                return {key: file[key] for key in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def put(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps arrays under `name`; they are there whole or not at all."""
+        if self._folder:
+            write_atomically(self._file(name), lambda file: np.savez(file, **arrays))
+
+    def drop(self, prefix: str) -> None:
+        """Forgets every name that starts with `prefix`."""
+        if self._folder:
+            for file in self._folder.glob(f"{prefix}*.npz"):
+                file.unlink()
+
+    def _file(self, name):
+        return self._folder / f"{name}.npz"
+
+
+def clear(folder: str | Path | None) -> None:
+    """Removes the state of an evaluation that is finished; a folder that is none stays."""
+    if folder and (Path(folder) / IDENTITY).exists():
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,81 @@
+"""Files of one JSON object per line (`metrics.jsonl`): append, read, cut back. Imports no TensorFlow."""
+
+import json
+import os
+from pathlib import Path
+
+from advtf.errors import UsageError
+from advtf.storage.files import write_atomically
+
+
+def append(path: str | Path, record: dict) -> None:
+    """Appends one line and returns once it is on the disk.
+
+    Args:
+        record: JSON-serialisable; non-finite numbers must have been replaced (JSON has none).
+    """
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: str | Path) -> list[dict]:
+    """Reads all records.
+
+    A last line that is not whole JSON is skipped: the process was killed while writing it.
+
+    Raises:
+        UsageError: no such file, or a line other than the last is not a JSON object.
+    """
+    lines = _text(path).splitlines()
+    records = [_parse(line) for line in lines]
+    if records and records[-1] is None:
+        records.pop()
+    if None in records:
+        raise UsageError(
+            f"every line of a metrics file must be one JSON object. Received: {path}, line "
+            f"{records.index(None) + 1}: {lines[records.index(None)][:40]!r}. Give a metrics.jsonl of a run."
+        )
+    return records
+
+
+def truncate(path: str | Path, epochs: int) -> None:
+    """Keeps at most the first `epochs` records, and of these the ones with epoch <= `epochs`.
+
+    Used on resume: what was logged after the checkpoint is logged again. Replaces the file atomically;
+    a missing file stays missing.
+    """
+    if Path(path).exists():
+        kept = [record for record in read(path) if record.get("epoch", 0) <= epochs]
+        _rewrite(Path(path), kept[:epochs])
+
+
+def mend(path: str | Path) -> None:
+    """Drops a torn last line, so that the next record starts on a line of its own."""
+    text = _text(path) if Path(path).exists() else ""
+    if text and not text.endswith("\n"):
+        _rewrite(Path(path), read(path))
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UsageError(
+            f"a metrics file must be readable. Received: {path} ({error.strerror}). "
+            "Give the metrics.jsonl of a run that finished at least one epoch."
+        ) from error
+
+
+def _parse(line: str) -> dict | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _rewrite(path: Path, records: list[dict]) -> None:
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    write_atomically(path, lambda file: file.write(text.encode()))

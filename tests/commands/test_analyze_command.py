@@ -1,0 +1,264 @@
+"""`python -m advtf.analyze` and `advtf.analyze`: files, a kill and what follows, mistakes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from helpers.analysis import read, register
+from helpers.evaluate import EPSILON, EXPORT, digits, export_digits
+from helpers.run import children_seconds, tree
+
+import advtf
+from advtf import analyze
+from advtf.attacks.losses import cross_entropy
+from advtf.classifiers.export import export_classifier
+from advtf.data import sets as data
+from advtf.errors import UsageError
+from advtf.storage.runfiles import ANALYSIS, RunDirectory
+from advtf.studies import run as analysis_run
+
+ROOT = Path(__file__).parents[2]
+FEW = {"attack_steps": 3, "attack_step_size": "eps/2"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory with one export."""
+    return export_digits(tmp_path_factory.mktemp("analyze"))
+
+
+@pytest.fixture
+def inside(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def two(monkeypatch):
+    return register(monkeypatch, "first", models=1), register(monkeypatch, "second", models=1)
+
+
+def plan(options=None, **settings):
+    return analysis_run.plan({"model": EXPORT, **settings}, options or {})
+
+
+# The command
+
+
+def test_the_material_is_that_of_the_training(inside, tmp_path, two):
+    analyze._run(*plan({"out_dir": str(tmp_path / "out")}, study="first", num_examples=100))
+    context = two[0].contexts[0]
+    images = data.load("digits", val_fraction=0.1)  # as the training had held it out
+    np.testing.assert_array_equal(context.x, images.train.images[:100])
+    np.testing.assert_array_equal(context.y, images.train.labels[:100])
+    np.testing.assert_array_equal(context.x_test, images.test.images[:100])
+    assert (context.num_classes, context.epsilon, context.settings.attack_steps) == (10, EPSILON, 7)
+    (subject,) = context.subjects
+    model, x, _ = digits()
+    np.testing.assert_allclose(subject.logits_fn(x), model(x), atol=1e-5)
+    assert subject.config["eps"] == EPSILON and subject.name == "digits-run/last"
+    record = read(tmp_path / "out" / "first" / "first.json")
+    expected = {"classifiers": [EXPORT], "dataset": "digits", "split": "train", "examples": 100}
+    assert expected.items() <= record.items() and record["test_examples"] == 100
+    analyze._run(*plan({"out_dir": str(tmp_path / "test")}, study="first", num_examples=9999, split="test"))
+    assert len(two[0].contexts[1].x) == len(images.test) == 359
+
+
+def test_a_killed_command_continues_with_what_is_left(inside, tmp_path, two, capsys):
+    out = {"out_dir": str(tmp_path / "out")}
+    two[1].fail = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        analyze._run(*plan(out, study="first,second", num_examples=50, **FEW))
+    run = RunDirectory(tmp_path / "out", ANALYSIS)
+    assert run.state() == "unfinished"
+    with pytest.raises(UsageError, match="Add --overwrite to replace it or --resume"):
+        plan(out, study="first,second")
+    with pytest.raises(UsageError, match=r"num_examples=50. Received: num_examples=51"):
+        analysis_run.plan({"num_examples": 51}, {**out, "resume": True})
+    analyze._run(*analysis_run.plan({}, {**out, "resume": True}))
+    assert (len(two[0].contexts), two[1].found) == (1, [None, "call 1"])
+    assert run.state() == "finished"
+    written = capsys.readouterr().out.split("Wrote ")[1].split()
+    assert written == [str(run.results), *(str(run.path / p) for p in (
+        "first/first.json", "first/first.npz", "second/second.json", "second/second.npz"
+    ))]  # fmt: skip
+    assert two[1].contexts[1].settings == two[1].contexts[0].settings
+    np.testing.assert_array_equal(two[1].contexts[1].x, two[1].contexts[0].x)
+
+
+def test_studies_are_added_to_a_finished_analysis(inside, tmp_path, two):
+    out = {"out_dir": str(tmp_path / "out")}
+    analyze._run(*plan(out, study="second", num_examples=50))
+    analyze._run(*analysis_run.plan({"study": ("first",)}, {**out, "resume": True}))
+    assert (len(two[0].contexts), len(two[1].contexts)) == (1, 1)
+    assert list(read(tmp_path / "out" / "analysis.json")["studies"]) == ["second", "first"]
+
+
+def test_overwriting_starts_afresh(inside, tmp_path, two):
+    out = {"out_dir": str(tmp_path / "out")}
+    analyze._run(*plan(out, study="first,second", num_examples=50))
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    analyze._run(*plan({**out, "overwrite": True}, study="second", num_examples=40))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {".lock", "config.json", "analysis.json", "second", "notes.txt"}
+    assert len(two[1].contexts) == 2
+
+
+def test_a_study_that_fails_ends_in_its_error_and_can_be_continued(inside, tmp_path, two, capsys):
+    out = {"out_dir": str(tmp_path / "out")}
+    two[0].fail = UsageError("steps must be few. Received: steps=9.")
+    with pytest.raises(UsageError, match=r"^first: steps must be few. Received: steps=9.$"):
+        analyze._run(*plan(out, study="first,second", num_examples=50))
+    printed = capsys.readouterr().out
+    assert "second.json" in printed.split("Wrote ")[1] and "first.json" not in printed
+    assert RunDirectory(tmp_path / "out", ANALYSIS).state() == "unfinished"
+    analyze._run(*analysis_run.plan({}, {**out, "resume": True}))
+    assert (len(two[0].contexts), len(two[1].contexts)) == (2, 1)
+
+
+def test_data_and_model_must_agree(inside, tmp_path, two):
+    image = keras.Input((8, 8, 1))
+    other = keras.Model(image, keras.layers.Dense(12)(keras.layers.Flatten()(image)))
+    export_classifier(other, tmp_path / "other", sample=digits()[1][:4])
+    for models in (f"{tmp_path}/other", f"{EXPORT},{tmp_path}/other"):
+        chosen = plan({"out_dir": str(tmp_path / "out")}, study="first", model=models, dataset="digits")
+        with pytest.raises(UsageError, match=f"10 classes of digits. Received: {tmp_path}/other with 12"):
+            analyze._run(*chosen)
+    assert not (tmp_path / "out").exists() and not two[0].contexts
+
+
+def command(folder, *arguments):
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return subprocess.run(
+        [sys.executable, "-m", "advtf.analyze", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_command(folder, tmp_path):
+    few = ["--num_examples=60", "--density_probes=2", "--density_steps=8", "--attack_steps=2"]
+    given = [f"--model={EXPORT}", "--study=density", f"--out_dir={tmp_path}/out", "--attack_step_size=eps/2"]
+    done = command(folder, *given, *few)
+    assert (done.returncode, done.stderr) == (0, "")
+    plan = [line.split()[0] for line in done.stdout.splitlines()[:6]]
+    assert plan == ["study", "model", "data", "attack", "output", "device"]
+    for path in done.stdout.split("Wrote ")[1].split():
+        assert (folder / path).exists()
+    record = read(tmp_path / "out" / "density" / "density.json")
+    assert (record["settings"]["eps"], record["settings"]["density_steps"]) == (EPSILON, 8)
+    assert record["command"].startswith(f"--model={EXPORT}")
+    before = tree(tmp_path)
+    done = command(folder, *given, *few)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "a run (finished)" in done.stderr
+    done = command(folder, f"--out_dir={tmp_path}/out", "--resume")
+    assert done.returncode == 0 and "is finished" in done.stdout
+    assert tree(tmp_path) == before
+
+
+def test_help_and_mistakes_are_answered_at_once_and_without_tensorflow(tmp_path):
+    for name in ("tensorflow", "keras", "tensorflow_datasets"):
+        (tmp_path / "poison" / name).mkdir(parents=True)
+        (tmp_path / "poison" / name / "__init__.py").write_text("raise SystemExit('imported too early')")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}/poison{os.pathsep}{ROOT}"}
+
+    def run(*arguments):
+        line = [sys.executable, "-m", "advtf.analyze", *arguments]
+        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    before = children_seconds()
+    helped = run("--help")
+    assert children_seconds() - before < 1
+    assert helped.returncode == 0 and "--eigen_method" in helped.stdout
+    for arguments, message in (
+        (["--study=hesian"], "Did you mean 'hessian'"),
+        (["--study=hessian", "--model=nowhere/x"], "nowhere/x"),
+        (["--study=hessian", "--modle=x"], "modle"),
+        (["--study=surface,hessian"], "study=surface needs at least one model"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["poison"]
+
+
+# The library call
+
+
+def test_every_public_name_is_there():
+    assert all(getattr(advtf, name) is not None for name in advtf.__all__)
+    assert {"analyze", "HessianOperator", "lanczos", "as_subject"} <= set(dir(advtf))
+
+
+def test_the_library_call_returns_the_numbers(two):
+    model, x, y = digits()
+    found = advtf.analyze(model, x, y, study="first", epsilon=0.1, seed=3, **FEW)
+    assert found["mean"] == pytest.approx(x.mean()) and found["study"] == "first"
+    assert (found["settings"]["eps"], found["settings"]["seed"]) == (0.1, 3)
+    assert (found["classifiers"], found["examples"]) == ([model.name], 64)
+    context = two[0].contexts[0]
+    assert context.num_classes == 10 and not context.folder.exists()
+    losses = [cross_entropy(y, logits(x)).numpy() for logits in (model, context.subjects[0].logits_fn)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    advtf.analyze(model, np.round(255 * x).astype(np.uint8), y, study="first", epsilon=0.1)
+    assert two[0].contexts[1].x.dtype == np.float32 and two[0].contexts[1].x.max() <= 1
+
+
+def test_an_export_tells_the_library_call_its_attack(folder, two):
+    _, x, y = digits()
+    settings = advtf.analyze(folder / EXPORT, x, y, study="first")["settings"]
+    assert (settings["eps"], settings["attack_steps"], settings["norm"]) == (EPSILON, 7, "linf")
+
+
+def test_the_same_call_continues_in_its_folder_and_others_may_be_added(tmp_path, two):
+    model, x, y = digits()
+    call = {"x": x, "y": y, "epsilon": 0.1, "out_dir": tmp_path / "out"}
+    two[0].fail = RuntimeError("killed")
+    with pytest.raises(RuntimeError):
+        advtf.analyze(model, study="first", **call)
+    found = advtf.analyze(model, study="first", **call)
+    assert two[0].found == [None, "call 1"]
+    assert advtf.analyze(model, study="first", **call) == found and len(two[0].contexts) == 2
+    advtf.analyze(model, study="second", **call)
+    assert list(read(tmp_path / "out" / "analysis.json")["studies"]) == ["first", "second"]
+    before = tree(tmp_path)
+    for change, message in (
+        ({"epsilon": 0.2}, r"eps=0.1. Received: eps=0.2"),
+        ({"x": x[::-1].copy()}, "must continue with the classifiers and images"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            advtf.analyze(model, study="first", **{**call, **change})
+    assert {k: v for k, v in tree(tmp_path).items() if ".lock" not in k} == {
+        k: v for k, v in before.items() if ".lock" not in k
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"study": "hesian"}, "Did you mean 'hessian'"),
+        ({"epsilon": None}, "epsilon must be given, as"),
+        ({"epsilon": 8}, "8 probably means 8/255"),
+        ({"study": "connectivity"}, "x_test and y_test must be given for study=connectivity"),
+        ({"study": "surface", "surface": "towards"}, "needs 3 models"),
+        ({"classifier": None, "study": "hessian"}, "needs at least one model"),
+        ({"x": None, "y": None}, "x and y must be given for study=first"),
+        ({"x": np.zeros((4, 9, 9, 1), np.float32)}, "images must have the 8×8×1 pixels"),
+        ({"y": np.array([0, 1, 2, 12])}, r"labels must be in \[0, 10\)"),
+        ({"classifier": 3}, "must be a Keras model"),
+        ({"num_examples": 3}, "num_examples is a setting of the command"),
+        ({"out_dir": Path(__file__).parent}, "holds other files"),
+    ],
+)
+def test_bad_calls(two, changes, message):
+    model, x, _ = digits()
+    call = {"classifier": model, "x": x[:4], "y": np.array([0, 1, 2, 1]), "study": "first", "epsilon": 0.1}
+    with pytest.raises(UsageError, match=message):
+        analyze(**{**call, **changes})
+    assert not two[0].contexts

@@ -1,0 +1,209 @@
+"""`python -m advtf.evaluate`: plans, files, a kill and what follows, mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from helpers.attack import norms
+from helpers.evaluate import EPSILON, EXPORT, FEW, digits, export_digits
+from helpers.run import children_seconds, tree
+
+from advtf import evaluate
+from advtf.classifiers.export import export_classifier
+from advtf.errors import UsageError
+from advtf.evaluation import run as evaluation_run
+from advtf.figures import evaluation as evaluation_plots
+from advtf.storage.cache import Replay
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory with one export."""
+    return export_digits(tmp_path_factory.mktemp("evaluate"))
+
+
+@pytest.fixture
+def inside(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def plan(settings=None, **options):
+    return evaluation_run.plan(settings or {}, {"model": EXPORT, **options})
+
+
+def test_what_is_not_given_comes_from_the_training(inside):
+    run, settings, options = plan()
+    assert (settings.norm, settings.eps, settings.pgd_steps) == ("linf", EPSILON, 7)
+    assert (options.dataset, str(run.path)) == ("digits", "runs/evaluate-digits-run-last")
+    _, settings, _ = plan({"norm": "l2"})  # nothing like the training: as in a training with that norm
+    assert (settings.eps, settings.pgd_steps) == (0.5, 10)
+    _, settings, options = plan(dataset="mnist")
+    assert (settings.eps, settings.pgd_steps, settings.pgd_step_size) == (0.4, 50, "0.01")
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        ({"attacks": ("sqare",)}, {}, "Did you mean 'square'"),
+        ({}, {"model": "saved_models/digits-run/lst"}, "has last. Did you mean 'last'"),
+        ({}, {"model": "saved_models/digits-run"}, "has last"),
+        ({}, {"model": None}, "model must be given"),
+        ({}, {"dataset": "cifr10"}, "Did you mean 'cifar10'"),
+        ({}, {"eps_grid": (0.1, 8)}, "eps_grid must be"),
+        ({}, {"resume": True, "overwrite": True}, "exclude each other"),
+        ({}, {"resume": True}, "requires a run"),
+        ({}, {"num_examples": 0}, "num_examples must be"),
+    ],
+)
+def test_bad_plans(inside, settings, options, message):
+    with pytest.raises(UsageError, match=message):
+        plan(settings, **options)
+    assert not (inside / "runs").exists()
+
+
+def test_a_training_is_not_overwritten(inside, tmp_path):
+    run = tmp_path / "training"
+    run.mkdir()
+    record = {"versions": {"advtf": "0"}, "config": {}, "options": {"checkpoint_minutes": 10}}
+    (run / "config.json").write_text(json.dumps(record))
+    for switch in ("overwrite", "resume"):
+        with pytest.raises(UsageError, match="must not hold a training"):
+            plan(out_dir=str(run), **{switch: True})
+
+
+def numbers(path):
+    """The content of evaluation.json but what a clock measured and the command line."""
+
+    def cleaned(value):
+        if isinstance(value, dict):
+            return {k: cleaned(v) for k, v in value.items() if k not in ("seconds", "command")}
+        return value
+
+    return cleaned(json.loads((path / "evaluation.json").read_text()))
+
+
+class Killed(Exception):
+    """As if by kill -9: nothing tidies up."""
+
+
+@pytest.mark.slow
+def test_a_killed_command_continues_to_the_same_numbers(inside, tmp_path, monkeypatch):
+    settings = {"attacks": ("pgd", "screen"), "steps": 4, "targets": 2, "batch_size": 100}
+    options = {"num_examples": 150, "eps_grid": (0.04,)}
+    evaluate._run(*plan(settings, **options, out_dir=str(tmp_path / "whole")))
+    stopped = str(tmp_path / "stopped")
+    writes, put = [], Replay.put
+
+    def dying(self, name, arrays):
+        put(self, name, arrays)
+        writes.append(name)
+        if len(writes) == 8:
+            raise Killed
+
+    (tmp_path / "stopped").mkdir()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Replay, "put", dying)
+        evaluate._run(*plan(settings, **options, out_dir=stopped, overwrite=True))
+    with pytest.raises(UsageError, match="Add --overwrite to replace it or --resume"):
+        plan(settings, **options, out_dir=stopped)
+    with pytest.raises(UsageError, match=r"steps=4. Received: steps=5"):
+        evaluation_run.plan({"steps": 5}, {"out_dir": stopped, "resume": True})
+    before = tree(stopped)
+    with pytest.raises(UsageError, match=r"num_examples=150. Received: num_examples=99"):
+        evaluation_run.plan({}, {"out_dir": stopped, "resume": True, "num_examples": 99})
+    assert tree(stopped) == before
+    evaluate._run(*evaluation_run.plan({}, {"out_dir": stopped, "resume": True}))
+    assert numbers(tmp_path / "stopped") == numbers(tmp_path / "whole")
+    assert not (tmp_path / "stopped" / "state").exists()
+
+
+def command(folder, *arguments):
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return subprocess.run(
+        [sys.executable, "-m", "advtf.evaluate", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_command(folder, tmp_path):
+    few = [f"--{name}={value}" for name, value in FEW.items()]
+    out = tmp_path / "out"
+    given = [f"--model={EXPORT}", "--attacks=pgd,fab_t,square", f"--out_dir={out}", "--num_examples=80"]
+    done = command(folder, *given, *few, "--eps_grid=0.04,20/255", "--save_examples")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Error in % of 80 images (linf, ε 0.08)" in done.stdout
+    assert (
+        "\nmodel              clean      PGD    FAB-T   Square   worst case\ndigits-run/last" in done.stdout
+    )
+    record = json.loads((out / "evaluation.json").read_text())
+    assert (record["dataset"], record["norm"], record["epsilon"], record["seed"]) == (
+        "digits",
+        "linf",
+        EPSILON,
+        0,
+    )
+    assert {"python", "advtf", "tensorflow", "keras"} <= record["versions"].keys()
+    square = record["attacks"]["square"]
+    assert {"error", "mean_loss", "forward_passes", "backward_passes", "seconds", "broken"} <= square.keys()
+    assert square["backward_passes"] == 0 < square["forward_passes"]
+    with np.load(out / "adversarial_examples.npz") as file:
+        wrong = file["adversarial_predictions"] != file["labels"]
+        assert record["worst_case"]["error"] == 100 * wrong.mean()
+        assert np.flatnonzero(file["broken"]).tolist() == record["worst_case"]["broken"]
+        np.testing.assert_allclose(file["l2_sizes"], norms("l2", file["adversarial"] - file["clean"]))
+    with np.load(out / "examples.npz") as file:
+        assert (np.diff(file["l2_sizes"]) >= 0).all() and len(file["index"]) == 12
+    assert sorted(p.name for p in (out / "figures").iterdir()) == ["extremes.png", "robust_accuracy.png"]
+    before = tree(out)
+    done = command(folder, *given)
+    assert (
+        done.returncode == 2
+        and len(done.stderr.splitlines()) == 1
+        and "holds a run (finished)" in done.stderr
+    )
+    done = command(folder, f"--out_dir={out}", "--resume")
+    assert done.returncode == 0 and "is finished" in done.stdout
+    assert tree(out) == before
+
+
+def test_mistakes_are_answered_at_once_and_without_tensorflow(tmp_path):
+    before = children_seconds()
+    done = command(tmp_path, "--model=nowhere/x", "--attacks=pgd")
+    assert children_seconds() - before < 1
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nowhere/x" in done.stderr
+    assert not list(tmp_path.iterdir())
+    code = "import sys, advtf.evaluate; sys.exit('tensorflow' in sys.modules or not callable(advtf.evaluate))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_figures_refuse_foreign_files(tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    np.savez(tmp_path / "a.npz", clean=np.zeros(3))
+    with pytest.raises(UsageError, match=r"JSON of advtf.evaluate"):
+        evaluation_plots.robust_accuracy(tmp_path / "a.json", tmp_path / "a.png")
+    with pytest.raises(UsageError, match="must be an NPZ"):
+        evaluation_plots.extremes(tmp_path / "a.npz", tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_classes_of_data_and_model_must_agree(inside, tmp_path):
+    image = keras.Input((8, 8, 1))
+    other = keras.Model(image, keras.layers.Dense(12)(keras.layers.Flatten()(image)))
+    export_classifier(other, tmp_path / "other", sample=digits()[1][:4])
+    settings, options = plan({"attacks": ("pgd",)}, model=str(tmp_path / "other"), dataset="digits")[1:]
+    with pytest.raises(UsageError, match="10 classes of digits"):
+        evaluation_run.load(settings, options)
+    with pytest.raises(UsageError, match="dataset must be given"):
+        plan(model=str(tmp_path / "other"))

@@ -1,0 +1,353 @@
+"""The command `python -m advtf.main`, from the flags to the files, in processes of their own."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.run import epoch_values, snapshot_bits, tree
+
+import advtf
+from advtf import main
+from advtf.data.sets import load
+from advtf.errors import UsageError
+from advtf.storage import rundir
+from advtf.training.settings import RunOptions, TrainConfig, from_json, resolve
+
+ROOT = Path(__file__).parents[2]
+EPOCHS, STEPS = 6, 20
+NAME = "digits-lenet-cosine-seed0"
+EPSILON = 0.1
+QUICK_START = [f"--epochs={EPOCHS}", f"--eps={EPSILON}", "--checkpoint_minutes=1e-9"]  # at every step
+KEYS = [
+    *["epoch", "step", "epsilon", "learning_rate", "loss", "clean_accuracy", "robust_accuracy"],
+    *["val_loss", "val_clean_accuracy", "val_robust_accuracy"],
+    *["gradient_norm", "distance_from_init", "seconds", "images_per_second"],
+]
+
+
+def environment(*first):
+    paths = [*map(str, first), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def start(folder, *arguments, poisoned=()):
+    return subprocess.Popen(
+        [sys.executable, "-m", "advtf.main", *arguments],
+        cwd=folder,
+        env=environment(*poisoned),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    """Returns (exit code, stdout, stderr)."""
+    with process:
+        out, error = process.communicate(timeout=300)
+    return process.returncode, out, error
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("command")
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """The quick start, shortened; returns its directory and what it printed."""
+    code, out, error = finish(start(folder, *QUICK_START))
+    assert (code, error) == (0, "")
+    return rundir.RunDirectory(folder / "runs" / NAME), out
+
+
+# The quick start
+
+
+def test_the_plan_the_progress_and_the_results_are_all_there_is_to_read(finished):
+    _, out = finished
+    plan = out.split("Epoch 1/")[0].splitlines()
+    sections = "data model attack method epsilon optimizer compute given output device images"
+    assert [line.split()[0] for line in plan] == sections.split()
+    assert "0.1, 10 steps of 0.025" in plan[2] and f"runs/{NAME}, exports in saved_models/{NAME}" in plan[8]
+    assert "1,295 train, 143 validation, 359 test, 8×8×1, 10 classes" in plan[10]
+    assert re.findall(r"Epoch (\d)/6", out) == list("123456")
+    rows = out.split("Error in % of 359 test images")[1]
+    order = ["last (epoch 6)", "best (epoch ", "period1 (epoch 3)", "period2 (epoch 5)", "period3 (epoch 6)"]
+    places = [rows.index(name) for name in [*order, "ensemble", "Wrote ", "Finished in "]]
+    assert places == sorted(places)
+    for noise in ("tensorflow", "warning", "onednn", "cuda", "traceback", "nan"):
+        assert noise not in out.lower().replace("tensorflow_datasets", "")
+
+
+def test_the_files_of_the_contract_exist(finished, folder):
+    run, out = finished
+    names = {path.name for path in run.path.iterdir()}
+    every = {".lock", *rundir.OWN_FILES["training"], *rundir.OWN_FOLDERS["training"]}
+    assert names == every - {"dynamics.npz"}  # where asked for
+    assert [path.name for path in sorted(run.checkpoints.iterdir())] == [
+        "step-0000000119.npz",
+        "step-0000000120.npz",
+    ]
+    assert {path.stem for path in run.snapshots.iterdir()} == {
+        "best",
+        "last",
+        "period1",
+        "period2",
+        "period3",
+    }
+    assert len(list(run.tensorboard.glob("events.out.tfevents.*"))) == 1
+    figures = sorted(run.figures.iterdir())
+    assert [path.name for path in figures] == [
+        "adversarial_examples.png",
+        "learning_curves.png",
+        "schedule.png",
+    ]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
+    for line in out.split("Wrote ")[1].split("Finished")[0].split():
+        assert (folder / line).exists()
+    stored = json.loads(run.config.read_text())
+    assert from_json(TrainConfig, stored["config"]) == resolve({"epochs": EPOCHS, "eps": EPSILON})
+    assert stored["command"] == " ".join(QUICK_START) and "tensorflow" in stored["versions"]
+
+
+def test_every_epoch_has_its_record(finished):
+    records = [json.loads(line) for line in finished[0].metrics.read_text().splitlines()]
+    assert [list(record) for record in records] == [KEYS] * EPOCHS
+    assert [(r["epoch"], r["step"]) for r in records] == [(e, e * STEPS) for e in range(1, EPOCHS + 1)]
+    # Equation 5 in periods of 3, 2 and 1 epochs: (1 - cos(pi d / D)) / 2 of 0.15, at most 0.1.
+    expected = [0, 0.15 / 4, 0.1, 0, 0.075, 0]
+    np.testing.assert_allclose([r["epsilon"] for r in records], expected, atol=1e-7)
+    assert records[-1]["val_clean_accuracy"] > 0.6 > records[0]["val_clean_accuracy"]
+    assert all(0 <= r["robust_accuracy"] <= r["clean_accuracy"] + 0.05 <= 1.05 for r in records)
+
+
+def test_exports_have_the_reported_errors(finished, folder):
+    run, _ = finished
+    evaluation = json.loads(run.evaluation.read_text())
+    test = load("digits").test
+    batches = advtf.evaluation_batches(test, 359)
+    attack = advtf.pgd("linf", 10, 0.25)
+    assert evaluation["attack"] == {
+        "name": "PGD-10",
+        "norm": "linf",
+        "epsilon": 0.1,
+        "relative_step": 0.25,
+        "restarts": 1,
+        "seed": 0,
+    }
+    assert set(evaluation["exports"]) == set(evaluation["results"])
+    for name in ("last", "period1", "ensemble"):
+        path = folder / evaluation["exports"][name]
+        classifier, record = advtf.load_classifier(path), evaluation["results"][name]
+        wrong = np.argmax(classifier(test.images), -1) != test.labels
+        assert 100 * wrong.mean() == pytest.approx(record["clean_error"], abs=1e-4)
+        errors = advtf.robust_error(classifier, batches, attack, 0.1, seed=3)
+        # Other starts (a batch of another size, another seed) move a few of the 359 images.
+        assert errors.robust_error == pytest.approx(record["pgd_error"], abs=1.5)
+        assert record["examples"] == 359 and record["pgd_error"] >= record["clean_error"]
+        assert classifier.manifest["test"] == record and classifier.manifest["dataset"] == "digits"
+        assert classifier.output == ("log_probabilities" if name == "ensemble" else "logits")
+    members = [advtf.load_classifier(folder / evaluation["exports"][f"period{k}"]) for k in (1, 2, 3)]
+    x = test.images[:50]
+    logits = np.stack([np.asarray(member(x), np.float64) for member in members])
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    ensemble = advtf.load_classifier(folder / evaluation["exports"]["ensemble"])
+    np.testing.assert_allclose(np.asarray(ensemble(x)), np.log(p.mean(0)), atol=1e-4)
+
+
+def test_resuming_a_finished_run_says_so_at_once(finished, folder):
+    before = tree(folder)
+    code, out, error = finish(start(folder, "--resume"))
+    assert (code, error) == (0, "") and "is finished" in out and "evaluation.json" in out
+    assert tree(folder) == before
+
+
+# Kills
+
+
+def stop(process, checkpoints, step, number, delay=0.0):
+    """Sends a signal once the checkpoint of `step` is there; returns (exit code, stdout, stderr)."""
+    deadline = time.monotonic() + 240
+    while not any(int(path.stem[5:]) >= step for path in checkpoints.glob("step-*.npz")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.002)
+    time.sleep(delay)
+    process.send_signal(number)
+    return finish(process)
+
+
+@pytest.mark.slow
+def test_killed_runs_resume_to_the_bits_of_one_that_was_not(finished, folder):
+    whole, _ = finished
+    run = rundir.RunDirectory(folder / "runs" / f"{NAME}-2")  # the quick start again: the next number
+    hint = f"Continue with: python -m advtf.main --out_dir=runs/{NAME}-2 --resume"
+    code, out, error = stop(start(folder, *QUICK_START), run.checkpoints, 7, signal.SIGTERM)
+    assert (code, error) == (143, "") and "SIGTERM" in out and hint in out
+    saved = int(re.search(r"saved at step (\d+)", out)[1])
+    assert run.state() == "unfinished" and run.checkpoints.joinpath(f"step-{saved:010d}.npz").exists()
+
+    code, out, error = stop(start(folder, "--resume", *QUICK_START), run.checkpoints, 26, signal.SIGINT)
+    assert (code, error) == (130, "") and "SIGINT" in out and hint in out
+    assert f"Continuing after step {saved} of 120." in out
+
+    moment = float(np.random.default_rng(os.getpid()).uniform(0, 0.3))  # anywhere, a write included
+    again = start(folder, f"--out_dir=runs/{NAME}-2", "--resume", "--checkpoint_minutes=1e-9")
+    code, out, error = stop(again, run.checkpoints, 45, signal.SIGKILL, moment)
+    assert (code, error) == (-signal.SIGKILL, ""), f"killed after {moment} s"
+
+    code, out, error = finish(start(folder, "--resume"))
+    assert (code, error) == (0, "") and "Continuing after step" in out
+    assert epoch_values(run.metrics) == epoch_values(whole.metrics), f"killed after {moment} s"
+    assert snapshot_bits(run.snapshots) == snapshot_bits(whole.snapshots)
+    records = [json.loads(r.evaluation.read_text())["results"] for r in (run, whole)]
+    assert records[0] == records[1]
+    assert (folder / "saved_models" / f"{NAME}-2" / "ensemble" / "manifest.json").exists()
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--eps=8"], "8 probably means 8/255"),
+        (["--eps=-0.1"], "eps must be"),
+        (["--model=lennet"], "Did you mean 'lenet'?"),
+        (["--eps=nan"], "Received: eps=nan"),
+        (["--epochs=10", "--periods=5,12"], "inside (0, epochs=10)"),
+        (["--eps_sched=constant", "--eps_max=0.3"], "eps_max needs eps_sched"),
+        (["--objective=kdsa", "--teachers=a,b"], "folder of a SavedModel. Received: model=a"),
+        (["--out_dir=foreign"], "holds other files"),
+        (["--out_dir=foreign", "--overwrite"], "holds other files"),
+        (["--out_dir=foreign/thesis.tex"], "readable directory"),
+        (["--out_dir=missing", "--resume"], "--resume requires"),
+        (["--out_dir=taken"], "--overwrite to replace it or --resume"),
+        (["--export_dir=foreign"], "export_dir must be free"),
+        (["--out_dir=taken", "--resume", "--epochs=7"], "epochs=6. Received: epochs=7"),
+        (["--out_dir=damaged", "--resume"], "TrainConfig needs every setting"),
+    ],
+)
+def test_mistakes_cost_one_line_and_change_nothing(tmp_path, arguments, message):
+    for name in ("tensorflow", "keras", "tensorflow_datasets"):
+        poison = tmp_path / "poison" / name
+        poison.mkdir(parents=True)
+        (poison / "__init__.py").write_text("raise SystemExit('imported before the mistake was found')")
+    work = tmp_path / "work"
+    for name in ("foreign", "taken", "damaged"):
+        (work / name).mkdir(parents=True)
+    (work / "foreign" / "thesis.tex").write_text("years of work")
+    settings = {"config": dataclasses.asdict(resolve({"epochs": 6})), "options": {}}
+    for name, record in (("taken", settings), ("damaged", {"config": {}})):
+        text = json.dumps({"versions": {"advtf": "0.1.0"}, **record})
+        (work / name / "config.json").write_text(text)
+    before = tree(work)
+    began = time.monotonic()
+    code, out, error = finish(start(work, *arguments, poisoned=[tmp_path / "poison"]))
+    assert time.monotonic() - began < 5  # under 1 s on a quiet machine; without TensorFlow in any case
+    assert (code, out) == (2, "") and error.startswith("error: ") and error.count("\n") == 1
+    assert message in error and tree(work) == before
+
+
+def run_in_process(folder, settings, **options):
+    """What the command does once its flags are understood."""
+    run = rundir.RunDirectory(folder / "run")
+    main._train_and_finish(resolve(settings), RunOptions(**options), run, folder / "exports")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(batch_size=2000), "batch_size must be between 1 and the 1295 examples"),
+        (dict(steps_per_epoch=21), "steps_per_epoch must be at most 20"),
+        (dict(strategy="mirrored"), "at least 2 devices"),
+        (dict(dataset="digist"), "Did you mean 'digits'"),
+        (dict(val_fraction=1e-9), "val_fraction must hold out"),
+    ],
+)
+def test_what_does_not_fit_the_data_destroys_nothing(finished, folder, settings, message):
+    before = tree(folder)
+    run, _ = finished
+    with pytest.raises(UsageError, match=message):
+        main._train_and_finish(resolve(settings), RunOptions(overwrite=True), run, folder / "exports")
+    assert tree(folder) == before
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    run = rundir.RunDirectory(tmp_path / "run")
+    with rundir.locked(run), pytest.raises(UsageError, match=f"used by process {os.getpid()}"):
+        run_in_process(tmp_path, dict(model="linear"))
+    assert run.state() == "new"
+
+
+def test_a_training_that_diverges_ends_with_exit_code_1_and_one_line(tmp_path, capsys):
+    settings = dict(model="linear", optimizer="sgd", lr=1e38, attack_steps=1, epochs=2)
+    with pytest.raises(SystemExit) as stopped:
+        run_in_process(tmp_path, settings)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1 and error.startswith("error: the loss must stay finite")
+    assert error.count("\n") == 1
+
+
+def test_an_interruption_before_training_is_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(main.absl_flags, "given_flags", lambda *_: {})
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "_train_and_finish", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        main.main([])
+    assert stopped.value.code == 130 and capsys.readouterr().out.splitlines()[-1] == "Interrupted."
+    assert list(tmp_path.iterdir()) == []
+
+
+# Data of TFDS
+
+
+@pytest.mark.slow
+def test_a_flagfile_trains_on_prepared_data(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    image, label = tfds.features.Image(shape=(28, 28, 1)), tfds.features.ClassLabel(num_classes=10)
+    rng = np.random.default_rng(0)
+
+    def examples(count):
+        return [
+            (i, {"image": rng.integers(0, 256, (28, 28, 1), np.uint8), "label": i % 10}) for i in range(count)
+        ]
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="mnist",
+        version="3.0.1",
+        features=tfds.features.FeaturesDict({"image": image, "label": label}),
+        data_dir=str(tmp_path / "data"),
+        split_datasets={"train": examples(50), "test": examples(20)},
+    )
+    before = tree(tmp_path / "data")
+    code, out, error = finish(
+        start(
+            tmp_path,
+            f"--flagfile={ROOT}/flags/mnist_lenet_w2_linear.flags",
+            *["--width=1", "--data_dir=data", "--epochs=2", "--batch_size=8", "--val_fraction=0.2"],
+            *["--attack_steps=2", "--attack_step_size=eps/2", "--eval_examples=13", "--eval_restarts=2"],
+            *["--precision=bfloat16", "--out_dir=my run", "--export_dir=my exports"],
+        )
+    )
+    assert (code, error) == (0, "")
+    assert "40 train, 10 validation, 20 test, 28×28×1, 10 classes" in out
+    assert "Error in % of 13 test images (PGD-2×2, linf, ε 0.4)" in out
+    records = epoch_values(tmp_path / "my run" / "metrics.jsonl")
+    assert [(r["step"], r["epsilon"]) for r in records] == [(5, 0.0), (10, pytest.approx(0.4))]
+    classifier = advtf.load_classifier(tmp_path / "my exports" / "last")
+    assert classifier.input_shape == (28, 28, 1) and classifier.num_classes == 10
+    assert classifier.manifest["config"]["precision"] == "bfloat16"
+    assert tree(tmp_path / "data") == before

@@ -1,0 +1,181 @@
+"""`advtf.evaluate`, the function: targets, numbers, warnings, mistakes."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers.attack import Linear, norms
+from helpers.evaluate import EPSILON, EXPORT, FEW, digits, export_digits
+
+from advtf import evaluate
+from advtf.classifiers.ensemble import build_ensemble
+from advtf.classifiers.export import load_classifier
+from advtf.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory with one export."""
+    return export_digits(tmp_path_factory.mktemp("evaluate"))
+
+
+def test_the_library_call():
+    model, x, y = digits()
+    found = evaluate(
+        model, x, y, attacks=["pgd", "autoattack"], epsilon=EPSILON, epsilon_grid=(0.04, 0.12), **FEW
+    )
+    clean = model.predict_on_batch(x).argmax(axis=1) != y
+    assert found.clean_error == 100 * clean.mean()
+    assert found.clean_error < found.attacks["pgd"].error <= found.robust_error < 100
+    np.testing.assert_array_equal(
+        found.worst_case.wrong, found.attacks["pgd"].wrong | found.attacks["autoattack"].wrong
+    )
+    predicted = model.predict_on_batch(found.adversarial).argmax(axis=1)
+    np.testing.assert_array_equal(predicted != y, found.worst_case.wrong)
+    assert norms("linf", found.adversarial - x).max() <= EPSILON + 1e-6
+    assert list(found.curve) == [0.0, 0.04, EPSILON, 0.12]
+    assert list(found.curve.values()) == sorted(found.curve.values(), reverse=True)
+    assert found.curve[0.0] == 100 - found.clean_error and found.curve[EPSILON] == 100 - found.robust_error
+    title, head, row = str(found).splitlines()
+    assert title == "Error in % of 64 images (linf, ε 0.08)"
+    assert head.split() == ["model", "clean", "PGD", "AutoAttack", "worst", "case"]
+    assert [float(v) for v in row.split()[-4:]] == [
+        round(v, 2)
+        for v in (found.clean_error, *(a.error for a in found.attacks.values()), found.robust_error)
+    ]
+    record = json.loads(json.dumps(found.to_json()))
+    parts = record["attacks"]["autoattack"]["components"]
+    assert sum(part["broken"] for part in parts.values()) == len(record["attacks"]["autoattack"]["broken"])
+    assert record["worst_case"]["broken"] == np.flatnonzero(found.worst_case.broken).tolist()
+
+
+def test_without_a_radius_the_error_is_the_clean_one():
+    model, x, y = digits()
+    found = evaluate(model, x, y, ["apgd_ce", "square"], 0.0, checks=False, **FEW)
+    assert found.robust_error == found.clean_error > 0
+    assert found.attacks["square"].spent.forward == 0
+
+
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
+def test_same_seed_same_result_and_a_larger_ball_is_worse(norm):
+    model, x, y = digits()
+    errors = []
+    for scale in (1, 1, 2):
+        epsilon = scale * (0.05 if norm == "linf" else 0.25)
+        found = evaluate(model, x, y, "apgd_ce,square", epsilon, norm, checks=False, **FEW)
+        errors.append((found.robust_error, found.adversarial.tobytes()))
+    assert errors[0] == errors[1]
+    assert errors[1][0] < errors[2][0]
+
+
+def test_every_kind_of_target_gives_the_same_numbers(folder):
+    model, x, y = digits()
+    targets = [model, folder / EXPORT, str(folder / EXPORT), [model], build_ensemble([model])]
+    targets.append(lambda x: model(x, training=False))
+    errors = {evaluate(target, x, y, "pgd", EPSILON, checks=False, **FEW).robust_error for target in targets}
+    assert len(errors) == 1
+
+
+def test_uint8_images_are_scaled():
+    model, x, y = digits()
+    whole = np.round(255 * x).astype(np.uint8)
+    found = evaluate(model, whole, y, "pgd", EPSILON, checks=False, **FEW)
+    assert found.clean_error == 100 * (model.predict_on_batch(whole / np.float32(255)).argmax(1) != y).mean()
+
+
+def test_probabilities_are_refused_or_taken_as_such(tmp_path):
+    model, x, y = digits()
+    softmax = keras.Sequential([model, keras.layers.Softmax()])
+    softmax.build(model.input_shape)
+    softmax.export(str(tmp_path / "softmax"), verbose=False)
+    same = evaluate(model, x, y, "pgd", EPSILON, checks=False, **FEW)
+    taken = {"outputs": "probabilities", "checks": False, **FEW}
+    for target in (softmax, tmp_path / "softmax"):
+        with pytest.raises(UsageError, match="remove the softmax, or say outputs=probabilities"):
+            evaluate(target, x, y, "pgd", EPSILON, **FEW)
+        found = evaluate(target, x, y, "pgd", EPSILON, **taken)
+        assert abs(found.robust_error - same.robust_error) <= 100 / 64
+        assert "logarithms of probabilities" in found.warnings[0]
+    with pytest.raises(UsageError, match="use outputs=logits"):
+        evaluate(model, x, y, "pgd", EPSILON, outputs="probabilities", **FEW)
+
+
+def test_a_loaded_softmax_is_attacked_like_its_path(tmp_path):
+    model, x, y = digits()
+    softmax = keras.Sequential([model, keras.layers.Softmax()])
+    softmax.build(model.input_shape)
+    softmax.export(str(tmp_path / "softmax"), verbose=False)
+    loaded = load_classifier(tmp_path / "softmax", outputs="probabilities")
+    # It returns logarithms already, so neither word may take another one.
+    results = [
+        evaluate(target, x, y, "pgd", EPSILON, outputs=outputs, checks=False, **FEW)
+        for target, outputs in [
+            (tmp_path / "softmax", "probabilities"),
+            (loaded, "probabilities"),
+            (loaded, "logits"),
+        ]
+    ]
+    for found in results:
+        np.testing.assert_array_equal(found.adversarial, results[0].adversarial)
+        assert "logarithms of probabilities" in found.warnings[0]
+
+
+def test_warnings_reach_the_result():
+    model, x, y = digits()
+    found = evaluate(lambda x: 1e4 * model(x), x, y, "pgd,square", EPSILON, **FEW)
+    assert any("gradients are zero" in line for line in found.warnings)
+    assert any("square broke" in line for line in found.warnings)
+    quiet = evaluate(model, x, y, "apgd_ce", EPSILON, **FEW)
+    assert quiet.warnings == ()
+
+
+def test_only_square_attacks_what_has_no_gradient():
+    model, x, y = digits()
+
+    def rounded(x):
+        return tf.stop_gradient(model(x))
+
+    with pytest.raises(UsageError, match="Use --attacks=square"):
+        evaluate(rounded, x, y, "pgd,square", EPSILON)
+    assert evaluate(rounded, x, y, "square", EPSILON, **FEW).robust_error > 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attacks": "apgd_d"}, "Did you mean 'apgd_dlr'"),
+        ({"epsilon": 8}, "8 probably means 8/255"),
+        ({"epsilon_grid": (0.1, 2.0)}, "epsilon_grid must be"),
+        ({"x": np.zeros((4, 9, 9, 1), np.float32)}, "must accept images"),
+        ({"x": np.full((4, 8, 8, 1), 255.0)}, "Divide by 255"),
+        ({"y": np.array([0, 1, 2, 12])}, r"labels must be in \[0, 10\)"),
+        ({"y": np.array([0, 1, 2])}, "equal lengths"),
+        ({"classifier": "nowhere/model"}, "must be a SavedModel folder"),
+        ({"classifier": 3}, "must be a Keras model"),
+        ({"classifier": lambda x: x}, "must return"),
+        ({"classifier": lambda x: tf.reshape(x, [-1, 64])[:, :3], "attacks": "apgd_t"}, "at least 4 classes"),
+    ],
+)
+def test_bad_calls(changes, message):
+    model, x, _ = digits()
+    call = {"classifier": model, "x": x[:4], "y": np.array([0, 1, 2, 1]), "attacks": "pgd", "epsilon": 0.1}
+    with pytest.raises(UsageError, match=message):
+        evaluate(**{**call, **changes})
+
+
+def test_linear_models_reach_the_closed_form():
+    model = Linear(shape=(3, 3, 1), classes=4, seed=2)
+    x, _ = model.batch(200, low=0.3, high=0.7)
+    y = model.logits(x).argmax(axis=1).astype(np.int32)
+    kernel = model.kernel.astype(np.float64)
+    for norm, dual, epsilon in (("linf", 1, 0.05), ("l2", 2, 0.12)):
+        lead = model.logits(x) - model.logits(x)[np.arange(len(y)), y][:, None]
+        slope = np.linalg.norm(kernel[:, None, :] - kernel[:, y][:, :, None], ord=dual, axis=0)
+        reach = lead + epsilon * slope
+        reach[np.arange(len(y)), y] = -np.inf
+        clear = np.abs(reach.max(axis=1)) > 1e-3
+        found = evaluate(model, x, y, "screen", epsilon, norm, checks=False, steps=20)
+        np.testing.assert_array_equal(found.worst_case.broken[clear], (reach.max(axis=1) > 0)[clear])
+        assert 20 < found.robust_error < 80

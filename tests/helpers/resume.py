@@ -1,0 +1,56 @@
+"""Training runs in this process that die where a test wants them to."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import tensorflow as tf
+
+from advtf.data import sets as data
+from advtf.runtime import Runtime
+from advtf.storage.rundir import RunDirectory
+from advtf.training.run import build_trainer, train
+from advtf.training.settings import RunOptions, resolve
+
+RUNTIME = Runtime("CPU", tf.distribute.get_strategy(), "float32", False, "auto")
+EVERY_STEP = 1e-9  # minutes between checkpoints
+
+
+class Crash(BaseException):
+    """What kill -9 leaves in memory: nothing."""
+
+
+@dataclass
+class Attempt:
+    run: RunDirectory
+    reports: list
+
+
+def attempt(folder, settings, minutes=EVERY_STEP, **options):
+    """Trains in `folder`, as the command would: from the newest checkpoint if there is one."""
+    config = resolve(settings)
+    digits = data.load("digits", val_fraction=config.val_fraction)
+    run, reports = RunDirectory(folder), []
+    folder.mkdir(exist_ok=True)
+    options = RunOptions(checkpoint_minutes=minutes, **options)
+    trainer = build_trainer(config, digits, RUNTIME)
+    train(trainer, config, options, run, digits, report=reports.append)
+    return Attempt(run, reports)
+
+
+@contextmanager
+def crashing(owner, name, call, happening=None):
+    """Within, call number `call` of a function does `happening`, by default the end of the process."""
+    original, calls = getattr(owner, name), []
+
+    def counted(*arguments, **options):
+        calls.append(name)
+        if len(calls) == call:
+            if happening is None:
+                raise Crash
+            happening()
+        return original(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, counted)
+        yield

@@ -1,0 +1,247 @@
+"""Hessian products against closed forms, central differences and torch, for every layer type we have."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers.attack import losses, softmax
+
+from advtf import models
+from advtf.classifiers.export import export_classifier
+from advtf.classifiers.subject import as_subject
+from advtf.errors import UsageError
+from advtf.landscape.hvp import HessianOperator
+from advtf.models.layers import Layers
+
+SHAPE, CLASSES = (6, 6, 1), 3
+
+
+@pytest.fixture
+def float64():
+    """Models are built in float64 for one test."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+def data(n=7, shape=SHAPE, classes=CLASSES):
+    rng = np.random.default_rng(0)
+    return rng.random((n, *shape), np.float32), rng.integers(0, classes, n)
+
+
+def every_layer(activation="softplus"):
+    """All layer types of advtf.models in one network; its running statistics are not the initial ones.
+
+    Padding, convolutions with and without stride and bias, BatchNorm, activation, a sum of two branches,
+    max-pooling, flattening with a hidden dense layer, and global averaging.
+    """
+    layers = Layers(activation=activation)
+    image = layers.image(SHAPE)
+    x = layers.conv(image, 2, 3, "conv1", bias=True)
+    x = layers.norm_activate(x, "norm1")
+    shortcut = layers.conv(x, 3, 1, "shortcut", stride=2)
+    x = layers.conv(x, 3, 3, "conv2", stride=2)
+    x = layers.add(layers.batch_norm(x, "conv2_bn"), shortcut, "sum")
+    averaged = layers.global_average(x)
+    x = layers.flatten(layers.max_pool(x, "max"))
+    x = layers.add(layers.activate(layers.dense(x, 3, "hidden"), "hidden_act"), averaged, "both")
+    model = keras.Model(image, layers.logits(x, CLASSES))
+    rng = np.random.default_rng(1)
+    for variable in model.non_trainable_variables:
+        variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    for variable in model.trainable_variables:
+        variable.assign(variable + 0.3 * rng.standard_normal(variable.shape))
+    return model
+
+
+def central_difference(subject, direction, step, function):
+    """Central difference of a function of the weights along a direction."""
+    theta, values = subject.parameters.value(), []
+    for sign in (1, -1):
+        with subject.parameters.at(theta + sign * step * direction):
+            values.append(function())
+    return (values[0] - values[1]) / (2 * step)
+
+
+def dense(operator):
+    return np.stack([operator(column) for column in np.eye(operator.dimension)], axis=1)
+
+
+def distance(actual, expected):
+    return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
+
+
+def test_dense_hessian_of_every_layer_type(float64):
+    subject, (x, y) = as_subject(every_layer()), data(4)
+    operator = HessianOperator(subject, x, y, batch_size=3)  # batches of 3 and 1
+    hessian, directions = dense(operator), np.eye(operator.dimension)
+    expected = [central_difference(subject, d, 1e-6, operator.gradient) for d in directions]
+    assert distance(hessian, np.stack(expected, axis=1)) < 1e-7
+    assert np.abs(hessian - hessian.T).max() < 1e-13 * np.abs(hessian).max()
+    slopes = [central_difference(subject, d, 1e-6, operator.loss) for d in directions]
+    assert distance(operator.gradient(), slopes) < 1e-8
+    assert operator.products == operator.dimension
+    blocks = subject.parameters.blocks()
+    for name in ("norm1_bn", "logits"):
+        part = HessianOperator(subject, x, y, block=blocks[name])
+        wanted = hessian[blocks[name], blocks[name]]
+        np.testing.assert_allclose(dense(part), wanted, atol=1e-12 * np.abs(hessian).max())
+
+
+def directional_error(subject, x, y):
+    operator = HessianOperator(subject, x, y, batch_size=4)
+    direction = np.random.default_rng(2).standard_normal(operator.dimension)
+    expected = central_difference(subject, direction, 1e-7, operator.gradient)
+    return distance(operator(direction), expected)
+
+
+@pytest.mark.parametrize("activation", sorted(set(models.ACTIVATIONS) - {"softplus"}))
+def test_every_activation(float64, activation):
+    assert directional_error(as_subject(every_layer(activation)), *data()) < 1e-6
+
+
+SMALL = {"lenet": {"width": 1}, "mlp": {"width": 1}, "linear": {}}
+LARGE = {"vgg": {"width": 1}, "resnet18": {"width": 1}, "preact_resnet18": {"width": 1}}
+LARGE |= {"wide_resnet": {"width": 1, "depth": 10}}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_models(float64, name):
+    shape = (8, 8, 2)
+    subject = as_subject(models.build(name, shape, CLASSES, **SMALL[name]))
+    assert directional_error(subject, *data(shape=shape)) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_large_models(float64, name):
+    shape = (8, 8, 2)
+    subject = as_subject(models.build(name, shape, CLASSES, **LARGE[name]))
+    assert directional_error(subject, *data(shape=shape)) < 1e-5
+    assert set(models.MODELS) == set(SMALL) | set(LARGE)
+
+
+def test_linear_softmax_in_closed_form(float64):
+    """H = 1/N Σ_i (x_i x_iᵀ) ⊗ (diag(p_i) − p_i p_iᵀ), x with a one appended."""
+    model = models.build("linear", SHAPE, CLASSES)
+    x, y = data()
+    flat = np.concatenate([x.reshape(len(x), -1).astype(float), np.ones((len(x), 1))], axis=1)
+    weights = np.concatenate([w.numpy().reshape(-1, CLASSES) for w in model.trainable_variables])
+    p = softmax(flat @ weights)
+    curvature = np.einsum("ni,ij->nij", p, np.eye(CLASSES)) - np.einsum("ni,nj->nij", p, p)
+    expected = np.einsum("na,nb,nij->aibj", flat, flat, curvature) / len(x)
+    operator = HessianOperator(as_subject(model), x, y, batch_size=5)
+    size = operator.dimension
+    np.testing.assert_allclose(dense(operator), expected.reshape(size, size), atol=1e-14)
+    gradient = flat.T @ (p - np.eye(CLASSES)[y]) / len(x)
+    np.testing.assert_allclose(operator.gradient(), gradient.ravel(), atol=1e-14)
+    assert operator.loss() == pytest.approx(losses(flat @ weights, y).mean(), rel=1e-14)
+
+
+def test_mean_over_examples_in_any_batching(float64):
+    subject, (x, y) = as_subject(every_layer()), data(5)
+    vector = np.random.default_rng(3).standard_normal(subject.parameters.size)
+    whole, ragged = HessianOperator(subject, x, y), HessianOperator(subject, x, y, batch_size=2)
+    parts = HessianOperator(subject, x[:2], y[:2]), HessianOperator(subject, x[2:], y[2:])
+    assert distance(ragged(vector), whole(vector)) < 1e-13
+    assert distance(ragged.gradient(), whole.gradient()) < 1e-13
+    assert distance((2 * parts[0](vector) + 3 * parts[1](vector)) / 5, whole(vector)) < 1e-13
+    assert (2 * parts[0].loss() + 3 * parts[1].loss()) / 5 == pytest.approx(ragged.loss(), rel=1e-14)
+
+
+def test_other_losses_and_weights_without_influence(float64):
+    """A loss linear in the logits of a linear model has no curvature; the bias of class 0 alone has some."""
+    operator = HessianOperator(
+        as_subject(models.build("linear", SHAPE, CLASSES)), *data(), loss=lambda y, logits: logits[:, 0] ** 3
+    )
+    hessian = dense(operator)
+    without = np.ones(operator.dimension, bool)
+    without[0::CLASSES] = False  # weights of the other classes
+    assert not hessian[without].any() and hessian[-CLASSES, -CLASSES] != 0
+    flat = HessianOperator(
+        as_subject(models.build("linear", SHAPE, CLASSES)), *data(), loss=lambda y, logits: logits[:, 0]
+    )
+    assert not dense(flat).any() and flat.gradient().any()
+
+
+def test_torch_double_backward():
+    torch = pytest.importorskip("torch")
+    shape, (x, y) = (8, 8, 1), data(shape=(8, 8, 1))
+    subject = as_subject(models.build("lenet", shape, CLASSES, width=2))
+    operator = HessianOperator(subject, x, y, batch_size=4)
+    vector = np.random.default_rng(4).standard_normal(operator.dimension).astype(np.float32)
+    kernels = [torch.tensor(v.numpy(), requires_grad=True) for v in subject.parameters.variables]
+    parts = [torch.tensor(part.numpy()) for part in subject.parameters.split(vector)]
+
+    def stage(h, kernel, bias):
+        h = torch.nn.functional.conv2d(h, kernel.permute(3, 2, 0, 1), bias, padding=2)
+        return torch.nn.functional.max_pool2d(torch.relu(h), 2)
+
+    h = stage(stage(torch.tensor(x).permute(0, 3, 1, 2), *kernels[:2]), *kernels[2:4])
+    h = torch.relu(h.permute(0, 2, 3, 1).flatten(1) @ kernels[4] + kernels[5])
+    loss = torch.nn.functional.cross_entropy(h @ kernels[6] + kernels[7], torch.tensor(y))
+    gradients = torch.autograd.grad(loss, kernels, create_graph=True)
+    products = torch.autograd.grad(gradients, kernels, grad_outputs=parts)
+    expected = np.concatenate([product.numpy().ravel() for product in products])
+    assert operator.loss() == pytest.approx(loss.item(), rel=1e-6)
+    assert distance(operator(vector), expected) < 1e-5
+
+
+def test_foreign_saved_model_has_the_hessian_of_the_live_model(tmp_path):
+    model, (x, y) = every_layer(), data()
+    foreign = as_subject(export_classifier(model, tmp_path / "m", sample=x))
+    assert foreign.model is None
+    live = HessianOperator(as_subject(model), x, y, batch_size=4)
+    saved = HessianOperator(foreign, x, y, batch_size=4)
+    vector = np.random.default_rng(5).standard_normal(live.dimension).astype(np.float32)
+    assert distance(saved(vector), live(vector)) < 1e-5
+    assert distance(saved.gradient(), live.gradient()) < 1e-5
+    with foreign.parameters.at(0.5 * foreign.parameters.value()):
+        before = distance(saved(vector), live(vector))
+        with as_subject(model).parameters.at(foreign.parameters.value()):
+            assert distance(saved(vector), live(vector)) < 1e-5 < before
+
+
+def test_running_statistics_are_used_and_kept(float64):
+    model, (x, y) = every_layer(), data()
+    before = [variable.numpy() for variable in model.non_trainable_variables]
+    operator = HessianOperator(as_subject(model), x, y)
+    operator(np.ones(operator.dimension)), operator.gradient()
+    logits = model(x, training=False).numpy()
+    assert operator.loss() == pytest.approx(losses(logits, y).mean(), rel=1e-12)
+    after = [variable.numpy() for variable in model.non_trainable_variables]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_same_bits_every_time_and_one_trace():
+    traces = []
+    subject, (x, y) = as_subject(every_layer()), data()
+
+    def loss(y, logits):
+        traces.append(logits.shape)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+
+    operator = HessianOperator(subject, x, y, loss=loss, batch_size=4)
+    vectors = np.random.default_rng(6).standard_normal((3, operator.dimension))
+    products = [operator(vector) for vector in vectors]
+    assert len(traces) == 1 and products[0].dtype == np.float32
+    assert np.array_equal(products[1], operator(vectors[1])) and operator.products == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": np.zeros(3, int)}, "at least one"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"block": slice(0, 5)}, "whole variables"),
+        ({"block": slice(4, 4)}, "whole variables"),
+    ],
+)
+def test_bad_arguments_are_refused_at_construction(change, message):
+    x, y = data()
+    subject = as_subject(models.build("linear", SHAPE, CLASSES))
+    with pytest.raises(UsageError, match=message):
+        HessianOperator(subject, **({"x": x, "y": y} | change))
+    with pytest.raises(UsageError, match=r"shape \(111,\). Received: \(3,\)"):
+        HessianOperator(subject, x, y)(np.zeros(3))

@@ -1,0 +1,230 @@
+"""The study against the dense Hessian of a linear classifier, its files, its resumption, and its figure."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.attack import softmax
+
+from advtf.attacks.pgd import fgsm
+from advtf.classifiers.subject import as_subject
+from advtf.errors import UsageError
+from advtf.figures import style as drawing
+from advtf.figures.density import spectral_densities
+from advtf.landscape.hvp import HessianOperator
+from advtf.landscape.objective import adversarial_examples
+from advtf.models import build
+from advtf.studies import density
+from advtf.studies.context import StudyContext
+from advtf.studies.settings import AnalyzeSettings
+
+SHAPE, CLASSES, EPSILON = (6, 6, 1), 3, 0.1
+
+
+def subjects(count=1):
+    found = [as_subject(build("linear", SHAPE, CLASSES, seed=seed)) for seed in range(count)]
+    for subject in found:
+        subject.parameters.assign(4 * subject.parameters.value())
+    return found
+
+
+def images(n=20):
+    rng = np.random.default_rng(0)
+    return rng.random((n, *SHAPE), np.float32), rng.integers(0, CLASSES, n).astype(np.int32)
+
+
+def context_of(folder, models=None, say=lambda line: None, **settings):
+    given = {"density_probes": 6, "density_steps": 12, "eps": EPSILON, "norm": "linf", "batch_size": 8}
+    x, y = images()
+    folder = folder / "density"  # a study's folder bears its name
+    folder.mkdir(parents=True, exist_ok=True)
+    return StudyContext(
+        settings=AnalyzeSettings(study=("density",), **{**given, **settings}),
+        subjects=models or subjects(),
+        **{"x": x, "y": y, "x_test": None, "y_test": None},
+        num_classes=CLASSES,
+        attack=fgsm(),
+        epsilon=EPSILON,
+        folder=folder,
+        jit_compile=False,
+        say=say,
+    )
+
+
+def dense(subject):
+    """H = 1/N Σ_i (x_i x_iᵀ) ⊗ (diag(p_i) − p_i p_iᵀ) at the adversarial examples, biases last."""
+    x, y = images()
+    x = adversarial_examples(subject, x, y, fgsm(), EPSILON, seed=0)
+    flat = np.concatenate([x.reshape(len(x), -1), np.ones((len(x), 1))], axis=1).astype(float)
+    p = softmax(flat @ subject.parameters.value().reshape(-1, CLASSES).astype(float))
+    curvature = np.einsum("ni,ij->nij", p, np.eye(CLASSES)) - np.einsum("ni,nj->nij", p, p)
+    tensor = np.einsum("na,nb,nij->aibj", flat, flat, curvature) / len(x)
+    return tensor.reshape(flat.shape[1] * CLASSES, -1)
+
+
+def arrays_of(path):
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    lines = []
+    context = context_of(tmp_path_factory.mktemp("run"), subjects(2), lines.append)
+    return context, density.run(context), lines
+
+
+def test_files_and_table(finished):
+    context, files, lines = finished
+    assert files == [context.folder / f"density.{suffix}" for suffix in ("json", "npz", "png")]
+    assert all(file.stat().st_size for file in files)
+    assert lines[0] == "Spectrum of the Hessian, ε 0.1, 20 images, 6 probes of 12 products"
+    models = json.loads(files[0].read_text())["models"]
+    for line, subject, model in zip(lines[2:], context.subjects, models, strict=True):
+        assert line.endswith(f"  {subject.name}") and f"{model['trace']:.4g} ± " in line
+
+
+def test_moments_and_ends_are_those_of_the_dense_hessian(finished):
+    context, files, _ = finished
+    record = json.loads(files[0].read_text())
+    assert record["epsilon"] == EPSILON and record["settings"]["density_probes"] == 6
+    probes = [2.0 * np.random.default_rng([0, i]).integers(0, 2, 111, dtype=np.int8) - 1 for i in range(6)]
+    for subject, model in zip(context.subjects, record["models"], strict=True):
+        matrix = dense(subject)
+        for name, power in (("trace", matrix), ("square_trace", matrix @ matrix)):
+            values = [v @ power @ v for v in probes]
+            np.testing.assert_allclose(model[name], np.mean(values), rtol=1e-4)
+            error = np.std(values, ddof=1) / 6**0.5
+            np.testing.assert_allclose(model[f"{name}_standard_error"], error, rtol=1e-3)
+        exact = np.linalg.eigvalsh(matrix)
+        np.testing.assert_allclose(model["largest_node"], exact[-1], rtol=1e-5)
+        np.testing.assert_allclose(model["smallest_node"], 0, atol=1e-3 * exact[-1])
+        assert (model["parameters"], model["products"]) == (111, 72)
+
+
+def test_arrays(finished):
+    context, files, _ = finished
+    arrays = arrays_of(files[1])
+    grid, width = arrays["grid"], arrays["kernel_width"]
+    assert arrays["nodes"].shape == arrays["weights"].shape == (2, 6, 12)
+    np.testing.assert_allclose(arrays["weights"].sum(axis=2), 1, rtol=1e-6)
+    for number, subject in enumerate(context.subjects):
+        curve, error = arrays["density"][number], arrays["density_standard_error"][number]
+        np.testing.assert_allclose(np.trapezoid(curve, grid), 1, rtol=1e-5)
+        exact = np.linalg.eigvalsh(dense(subject))
+        kernels = np.exp(-(((grid[:, None] - exact) / width) ** 2) / 2) / (width * (2 * np.pi) ** 0.5)
+        # Fewer steps than eigenvalues: shares of the spectrum above a point agree, not its fine structure.
+        for edge in (0.05, 0.3):
+            above = grid > edge * exact[-1]
+            share = np.trapezoid(kernels.mean(axis=1)[above], grid[above])
+            spread = np.trapezoid(error[above], grid[above])
+            assert abs(np.trapezoid(curve[above], grid[above]) - share) < 4 * spread
+
+
+class Interrupted(Exception):
+    """Stands for a kill."""
+
+
+def test_a_killed_study_continues_with_the_probes_it_has(tmp_path, monkeypatch, finished):
+    product, calls = HessianOperator.__call__, []
+
+    def fail_in_the_ninth_probe(self, vector):
+        calls.append(0)
+        if len(calls) > 8 * 12 + 5:
+            raise Interrupted
+        return product(self, vector)
+
+    monkeypatch.setattr(HessianOperator, "__call__", fail_in_the_ninth_probe)
+    with pytest.raises(Interrupted):
+        density.run(context_of(tmp_path, subjects(2)))
+    calls.clear()
+    monkeypatch.setattr(HessianOperator, "__call__", lambda self, v: calls.append(0) or product(self, v))
+    files = density.run(context_of(tmp_path, subjects(2)))
+    assert len(calls) == 4 * 12
+    for name, array in arrays_of(finished[1][1]).items():
+        np.testing.assert_array_equal(arrays_of(files[1])[name], array)
+    calls.clear()
+    density.run(context_of(tmp_path, subjects(2)))
+    assert not calls
+    with pytest.raises(UsageError, match="another classifier"):
+        density.run(context_of(tmp_path, subjects(1)))
+
+
+def test_one_probe_has_no_standard_error(tmp_path):
+    record, arrays, _ = density.run(context_of(tmp_path, density_probes=1))
+    (model,) = json.loads(record.read_text())["models"]
+    assert model["trace_standard_error"] is None and model["trace"] > 0
+    assert np.isnan(arrays_of(arrays)["density_standard_error"]).all()
+
+
+def test_models_of_unequal_size_share_one_file(tmp_path):
+    small = as_subject(build("linear", SHAPE, 2, seed=0))
+    context = context_of(tmp_path, [*subjects(), small], density_steps=80, density_probes=2)
+    context.y[:] %= 2
+    arrays = arrays_of(density.run(context)[1])
+    assert arrays["dimensions"].tolist() == [111, 74]
+    np.testing.assert_allclose(arrays["weights"].sum(axis=2), 1, rtol=1e-6)
+
+
+def test_not_finite_products_are_told(tmp_path):
+    (subject,) = subjects()
+    subject.parameters.assign(np.full(111, np.nan, np.float32))
+    with pytest.raises(FloatingPointError, match="product 1 of the operator"):
+        density.run(context_of(tmp_path, [subject]))
+
+
+def stored(path, *spectra, dimension=1000):
+    """A file of models whose probes have these nodes at equal weights."""
+    nodes = np.array(spectra, float)
+    names = np.array([f"model {n}" for n in range(len(spectra))])
+    dimensions = np.full(len(spectra), dimension)
+    np.savez(
+        path, models=names, dimensions=dimensions, nodes=nodes, weights=np.ones_like(nodes) / nodes.shape[2]
+    )
+    return path
+
+
+def test_figure_compares_files_with_one_kernel(tmp_path, monkeypatch):
+    figures, original = [], drawing.Figure
+    monkeypatch.setattr(drawing, "Figure", lambda *a, **k: figures.append(original(*a, **k)) or figures[-1])
+    one = stored(tmp_path / "a.npz", [[0, 10], [0, 12]])
+    two = stored(tmp_path / "b.npz", [[0, 200], [0, 200]], [[-1, 1], [0, 1]])
+    output = tmp_path / "figure.pdf"
+    assert spectral_densities({"ε = 0": one, "ε = 0.4": two}, output) == output
+    assert output.read_bytes().startswith(b"%PDF")
+    (axes,) = figures[-1].axes
+    labels = [text.get_text() for text in figures[-1].legends[0].get_texts()]
+    assert labels == ["ε = 0", "ε = 0.4: model 0", "ε = 0.4: model 1"]
+    *curves, mark = axes.lines
+    width = 201 / 200
+    peak = 1 / (width * (2 * np.pi) ** 0.5)
+    # Half of each probe's weight is at 200; of the first model, a quarter of all weight at 10.
+    x, y = curves[1].get_data()
+    np.testing.assert_allclose(np.interp(200, x, y), peak / 2, rtol=1e-2)
+    x, y = curves[0].get_data()
+    np.testing.assert_allclose(np.interp(10, x, y), peak / 4 * (1 + np.exp(-2 / width**2)), rtol=2e-2)
+    np.testing.assert_allclose(mark.get_ydata(), peak / 1000)
+    assert axes.get_yscale() == "log" and axes.get_ylim()[0] == pytest.approx(peak / 1e4)
+    # Probes that disagree have a band; those that agree have none.
+    bands = [band.get_paths()[0].vertices for band in axes.collections]
+    spreads = [
+        np.ptp(band[np.abs(band[:, 0] - at) < 0.1, 1]) for band, at in zip(bands, (10, 200, 1), strict=True)
+    ]
+    assert spreads[0] > peak / 10
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK no archive"])
+def test_figure_of_another_file(tmp_path, content):
+    path = tmp_path / "density.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"a density\.npz of the study density is required"):
+        spectral_densities({"": path}, tmp_path / "figure.png")
+
+
+def test_figure_of_another_study(tmp_path):
+    np.savez(tmp_path / "other.npz", values=np.ones(3))
+    with pytest.raises(UsageError, match=r"Received: .*other\.npz"):
+        spectral_densities({"": tmp_path / "other.npz"}, tmp_path / "figure.png")
+    with pytest.raises(UsageError, match="at least one"):
+        spectral_densities({}, tmp_path / "figure.png")

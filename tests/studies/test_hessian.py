@@ -1,0 +1,239 @@
+"""The study against the dense Hessian of a linear classifier, its files, its resumption, and its figures."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.attack import softmax
+
+from advtf.attacks.pgd import fgsm
+from advtf.classifiers.subject import as_subject
+from advtf.errors import UsageError
+from advtf.figures import style as drawing
+from advtf.figures.hessian import layer_spectra, spectra
+from advtf.landscape.objective import adversarial_examples
+from advtf.models import build
+from advtf.studies import hessian
+from advtf.studies.context import StudyContext
+from advtf.studies.settings import AnalyzeSettings
+
+SHAPE, CLASSES, EPSILON = (6, 6, 1), 3, 0.1
+
+
+def subjects(count=1):
+    found = [as_subject(build("linear", SHAPE, CLASSES, seed=seed)) for seed in range(count)]
+    for subject in found:
+        subject.parameters.assign(4 * subject.parameters.value())
+    return found
+
+
+def images(n=20):
+    rng = np.random.default_rng(0)
+    return rng.random((n, *SHAPE), np.float32), rng.integers(0, CLASSES, n).astype(np.int32)
+
+
+def context_of(folder, models=None, say=lambda line: None, **settings):
+    given = {"eigenvalues": 5, "eps": EPSILON, "norm": "linf", "normalise_draws": 3, "batch_size": 8}
+    x, y = images()
+    folder = folder / "hessian"  # a study's folder bears its name
+    folder.mkdir(parents=True, exist_ok=True)
+    return StudyContext(
+        settings=AnalyzeSettings(study=("hessian",), **{**given, **settings}),
+        subjects=models or subjects(),
+        **{"x": x, "y": y, "x_test": None, "y_test": None},
+        num_classes=CLASSES,
+        attack=fgsm(),
+        epsilon=EPSILON,
+        folder=folder,
+        jit_compile=False,
+        say=say,
+    )
+
+
+def dense(subject):
+    """H = 1/N Σ_i (x_i x_iᵀ) ⊗ (diag(p_i) − p_i p_iᵀ) at the adversarial examples, biases last."""
+    x, y = images()
+    x = adversarial_examples(subject, x, y, fgsm(), EPSILON, seed=0)
+    flat = np.concatenate([x.reshape(len(x), -1), np.ones((len(x), 1))], axis=1).astype(float)
+    p = softmax(flat @ subject.parameters.value().reshape(-1, CLASSES).astype(float))
+    curvature = np.einsum("ni,ij->nij", p, np.eye(CLASSES)) - np.einsum("ni,nj->nij", p, p)
+    tensor = np.einsum("na,nb,nij->aibj", flat, flat, curvature) / len(x)
+    return tensor.reshape(flat.shape[1] * CLASSES, -1)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    lines = []
+    context = context_of(tmp_path_factory.mktemp("run"), subjects(2), lines.append, per_layer=True)
+    return context, hessian.run(context), lines
+
+
+def test_files(finished):
+    context, files, _ = finished
+    names = ["hessian.json", "hessian.npz", "hessian1.npz", "hessian.png", "hessian_layers.png"]
+    assert files == [context.folder / name for name in names]
+    assert all(file.stat().st_size for file in files)
+
+
+def test_eigenpairs_are_those_of_the_dense_hessian(finished):
+    context, files, _ = finished
+    record = json.loads(files[0].read_text())
+    assert (record["epsilon"], record["examples"]) == (EPSILON, 20)
+    assert record["peak_memory_bytes"] > 50e6
+    for subject, model, path in zip(context.subjects, record["models"], files[1:3], strict=True):
+        matrix = dense(subject)
+        expected = np.linalg.eigvalsh(matrix)[::-1][:5]
+        np.testing.assert_allclose(model["values"], expected, atol=1e-3 * expected[0])
+        assert model["converged"] == [True] * 5 and model["parameters"] == len(matrix) == 111
+        with np.load(path) as file:
+            np.testing.assert_array_equal(file["values"], model["values"])
+            vectors = file["vectors"].astype(float)
+        residuals = np.linalg.norm(matrix @ vectors - vectors * model["values"], axis=0)
+        np.testing.assert_allclose(residuals, model["residuals"], atol=1e-5 * expected[0])
+        assert residuals.max() <= 1e-3 * expected[0]
+        assert model["loss"] > 0 and model["gradient_norm"] > 0 and model["seconds"] > 0
+        (layer,) = model["layers"]
+        assert (layer["name"], layer["parameters"]) == ("logits", 111)
+        np.testing.assert_allclose(layer["values"], expected, atol=1e-3 * expected[0])
+
+
+def test_normalised_by_the_loss_at_random_weights(finished):
+    _, files, lines = finished
+    for model in json.loads(files[0].read_text())["models"]:
+        scale = model["random_loss"]
+        assert len(scale["losses"]) == 3 and scale["mean"] == pytest.approx(np.mean(scale["losses"]))
+        # Small weights: nearly uniform predictions, and what ε = 0.1 adds to them.
+        assert np.log(CLASSES) < scale["mean"] < 2 * np.log(CLASSES)
+        np.testing.assert_allclose(np.array(model["normalised"]) * scale["mean"], model["values"])
+    assert sum("largest eigenvalues" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "pick"),
+    [
+        ({"eigen_method": "power"}, slice(0, 5)),
+        ({"eigen_end": "both", "eigenvalues": 2}, [0, 1, -2, -1]),
+        ({"eigen_end": "smallest", "eigenvalues": 1}, [-1]),
+    ],
+)
+def test_other_methods_and_ends(tmp_path, settings, pick):
+    context = context_of(tmp_path, normalise_draws=0, **settings)
+    (model,) = json.loads(hessian.run(context)[0].read_text())["models"]
+    expected = np.linalg.eigvalsh(dense(context.subjects[0]))[::-1]
+    np.testing.assert_allclose(model["values"], expected[pick], atol=2e-3 * expected[0])
+    assert model["normalised"] is None and "random_loss" not in model and "layers" not in model
+
+
+def test_an_interrupted_study_continues_with_the_same_numbers(tmp_path, monkeypatch, finished):
+    context = context_of(tmp_path, subjects(2), per_layer=True)
+    solved, calls = hessian._solved, []
+
+    def stop_at_third(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return solved(*arguments)
+
+    monkeypatch.setattr(hessian, "_solved", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        hessian.run(context)
+    files = hessian.run(context)
+    assert len(calls) == 5  # two of four were done, the third was begun twice
+    expected, resumed = (json.loads(paths[0].read_text())["models"] for paths in (finished[1], files))
+    for old, new in zip(expected, resumed, strict=True):
+        assert old["values"] == new["values"] and old["random_loss"] == new["random_loss"]
+    other = context_of(tmp_path, subjects(2), per_layer=True, seed=1)
+    with pytest.raises(UsageError, match="must hold results of this evaluation"):
+        hessian.run(other)
+
+
+def test_what_did_not_converge_is_said(tmp_path):
+    lines = []
+    context = context_of(tmp_path, say=lines.append, max_products=6, eigen_tol=1e-5, normalise_draws=0)
+    (model,) = json.loads(hessian.run(context)[0].read_text())["models"]
+    assert model["products"] == 6 and not all(model["converged"])
+    assert any(line.startswith("Warning") and "max_products" in line for line in lines)
+
+
+def results(path, *models):
+    path.write_text(json.dumps({"models": list(models)}))
+    return path
+
+
+def model(name, values, converged=None, normalised=None):
+    return {
+        "name": name,
+        "values": values,
+        "converged": converged or [True] * len(values),
+        "normalised": normalised,
+    }
+
+
+def drawn(monkeypatch, draw):
+    """The panels of a figure as they are when it is written."""
+    kept = []
+    monkeypatch.setattr(drawing, "write_atomically", lambda path, write: kept.append(path))
+    figures, original = [], drawing.Figure
+
+    def figure(*arguments, **settings):
+        figures.append(original(*arguments, **settings))
+        return figures[-1]
+
+    monkeypatch.setattr(drawing, "Figure", figure)
+    draw()
+    assert kept
+    return figures[-1]
+
+
+def test_figure_compares_files(tmp_path, monkeypatch):
+    flat = results(tmp_path / "a.json", model("a", [2.0, 1.0, -0.5], [True, True, False], [1.0, 0.5, -0.25]))
+    two = results(tmp_path / "b.json", model("b", [20.0, 10.0, 5.0]), model("c", [3.0, 2.0, 1.0]))
+    paths = {"ε = 0": flat, "ε = 0.4": two}
+    figure = drawn(monkeypatch, lambda: spectra(paths, tmp_path / "figure.png"))
+    (axes,) = figure.axes
+    assert axes.get_yscale() == "log"
+    curves = {
+        tuple(line.get_ydata()): line.get_linestyle() for line in axes.lines if line.get_linestyle() != "None"
+    }
+    assert curves == {
+        (2.0, 1.0, 0.5): "--",
+        (1.0, 0.5, 0.25): "-",
+        (20.0, 10.0, 5.0): "--",
+        (3.0, 2.0, 1.0): "--",
+    }
+    crosses = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "x"]
+    assert crosses[0] == [[3, 0.5]]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["ε = 0", "ε = 0.4: b", "ε = 0.4: c", "normalised", "original"]
+    assert "Liu et al. 2020" in figure.legends[0].get_title().get_text()
+
+
+def test_layer_figure_shows_what_exceeds_its_residual(tmp_path, monkeypatch):
+    layers = [
+        {"name": "conv", "values": [4.0, 0.5, -1.0], "residuals": [0.1, 0.6, 0.1]},
+        {"name": "logits", "values": [2.0], "residuals": [0.1]},
+    ]
+    path = results(tmp_path / "a.json", model("a", [5.0]) | {"layers": layers})
+    figure = drawn(monkeypatch, lambda: layer_spectra(path, tmp_path / "figure.png"))
+    (axes,) = figure.axes
+    dots = {line.get_markerfacecolor(): [] for line in axes.lines if line.get_marker() == "o"}
+    for line in axes.lines:
+        if line.get_marker() == "o":
+            dots[line.get_markerfacecolor()] += line.get_xydata().tolist()
+    assert sorted(dots.pop("white")) == [[0, 1]]
+    assert sorted(*dots.values()) == [[0, 4], [1, 2]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["conv", "logits"]
+    assert axes.lines[-1].get_ydata().tolist() == [4, 2]
+
+
+def test_figures_refuse_other_files(tmp_path):
+    output = tmp_path / "figure.png"
+    with pytest.raises(UsageError, match="at least one"):
+        spectra({}, output)
+    for text in ("", "{}", '{"models": [{"name": "a", "values": [], "converged": []}]}'):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(UsageError, match="of the study hessian is required"):
+            spectra({"a": tmp_path / "bad.json"}, output)
+    with pytest.raises(UsageError, match="per_layer"):
+        layer_spectra(results(tmp_path / "a.json", model("a", [1.0])), output)
+    assert not output.exists()

@@ -1,0 +1,202 @@
+"""The study of surfaces: all kinds of directions, their files, a killed study, what cannot be reached."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from helpers.slice import ATTACK, EPSILON, SHAPE, classifier, context_of, drawn_panels, lines
+
+from advtf.classifiers.parameters import filter_normalised, unit_direction
+from advtf.classifiers.subject import as_subject
+from advtf.errors import UsageError
+from advtf.figures import surface as figures
+from advtf.landscape.objective import AdversarialObjective
+from advtf.studies import surface
+
+FILES = ["surface.json", "surface.npz", "surface.png", "surface.html"]
+
+
+def objective_of(context, subject):
+    return AdversarialObjective(subject, context.x, context.y, ATTACK, EPSILON, seed=0, batch_size=32)
+
+
+def scanned(folder, subjects=None, **settings):
+    said = []
+    given = {"surface_points": 3, "surface_radius": 0.5} | settings
+    context = context_of(folder, "surface", subjects or [classifier()], said.append, **given)
+    files = surface.run(context)
+    assert [file.name for file in files] == FILES
+    return context, json.loads(files[0].read_text()), said
+
+
+def test_plane_of_eigenvectors(tmp_path):
+    context, record, said = scanned(tmp_path)
+    (subject,) = context.subjects
+    before = subject.parameters.value()
+    arrays, saved = context.read_arrays("surface"), context.read_arrays("eigenvectors")
+    assert arrays["adversarial_loss"].shape == (3, 3)
+    objective = objective_of(context, subject)
+    measured, clean = objective(), objective.clean()
+    origin = record["points"]["model0"]
+    assert origin["coordinates"] == [0, 0]
+    assert (origin["adversarial_loss"], origin["robust_error"]) == (measured.loss, measured.error)
+    assert (origin["clean_loss"], origin["clean_error"]) == (clean.loss, clean.error)
+    first, second = saved["vectors"].T.astype(np.float64)
+    with subject.parameters.at(before + 0.5 * first - 0.5 * second):
+        assert arrays["adversarial_loss"][2, 0] == objective().loss
+    assert record["labels"][1] == f"a₂ along eigenvector, λ = {saved['values'][1]:.4g}"
+    lowest = record["points"]["lowest L_ε"]
+    assert lowest["adversarial_loss"] == arrays["adversarial_loss"].min()
+    assert record["range"]["clean_loss"] == [arrays["clean_loss"].min(), arrays["clean_loss"].max()]
+    row = next(line for line in said if line.startswith("model0"))
+    assert row.split()[1:] == [f"{origin[name]:.4f}" for name in surface.HEADS]
+    assert (context.folder / "surface.html").stat().st_size > 1e6  # carries its library
+
+
+@pytest.mark.parametrize("kind", ["random", "filter"])
+def test_random_directions(tmp_path, kind):
+    context, record, _ = scanned(tmp_path, surface=kind, surface_dims=1, seed=5)
+    (subject,) = context.subjects
+    vector = unit_direction(subject.parameters, 5).astype(np.float64)
+    if kind == "filter":
+        vector = filter_normalised(subject.parameters, vector).astype(np.float64)
+    objective = AdversarialObjective(subject, context.x, context.y, ATTACK, EPSILON, seed=5, batch_size=32)
+    with subject.parameters.at(subject.parameters.value() + 0.5 * vector):
+        wanted = objective().loss
+    found = context.read_arrays("surface")["adversarial_loss"]
+    np.testing.assert_allclose(found[2], wanted, rtol=1e-6)  # QR may round the vector differently
+    assert len(record["labels"]) == 1
+
+
+def test_two_random_directions_are_orthonormal():
+    subject = classifier()
+    columns = surface._random_directions(5, subject.parameters, 2)
+    np.testing.assert_allclose(columns.T @ columns, np.eye(2), atol=1e-12)
+    np.testing.assert_allclose(columns[:, 0], unit_direction(subject.parameters, 5), atol=1e-7)
+
+
+def test_towards_two_models_the_ends_are_these_models(tmp_path):
+    subjects = [classifier(seed) for seed in range(3)]
+    context, record, _ = scanned(tmp_path, subjects, surface="towards", surface_radius=2.0)
+    assert record["axes"] == [[-0.5, 0, 0.5, 1, 1.5]] * 2
+    for subject, place in zip(subjects, ([0, 0], [1, 0], [0, 1]), strict=True):
+        point, measured = record["points"][subject.name], objective_of(context, subject)()
+        assert point["coordinates"] == place
+        assert (point["adversarial_loss"], point["robust_error"]) == (measured.loss, measured.error)
+    assert record["labels"] == ["t₁ towards model1", "t₂ towards model2"]
+
+
+def normalised(seed):
+    layers = [keras.layers.Flatten(), keras.layers.BatchNormalization(), keras.layers.Dense(10)]
+    model = keras.Sequential([keras.Input(SHAPE), *layers], name=f"normalised{seed}")
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        variable.assign(rng.uniform(0.2, 1.0, variable.shape))
+    return as_subject(model)
+
+
+def test_running_statistics_move_towards_the_other_model(tmp_path):
+    subjects = [normalised(0), normalised(1)]
+    before = [variable.numpy() for variable in subjects[0].model.variables]
+    settings = {"surface": "towards", "surface_dims": 1, "surface_radius": 1.0}
+    context, record, _ = scanned(tmp_path, subjects, **settings)
+    assert record["points"]["normalised1"]["clean_loss"] == objective_of(context, subjects[1]).clean().loss
+    for old, variable in zip(before, subjects[0].model.variables, strict=True):
+        np.testing.assert_array_equal(old, variable)
+
+
+def test_models_that_cannot_be_reached_are_refused(tmp_path):
+    settings = {"surface": "towards", "surface_dims": 1}
+    with pytest.raises(UsageError, match=r"one architecture.*model0 and model1"):
+        scanned(tmp_path, [classifier(0), classifier(1, "mlp")], **settings)
+    # As of a SavedModel without configuration: its running statistics are out of reach.
+    fixed = [dataclasses.replace(normalised(seed), model=None) for seed in (0, 1)]
+    with pytest.raises(UsageError, match=r"does not become normalised1"):
+        scanned(tmp_path, fixed, **settings)
+
+
+def test_killed_study_goes_on_with_the_same_bits(tmp_path, monkeypatch):
+    for draw in ("loss_surface", "interactive_surface"):
+        monkeypatch.setattr(surface, draw, lambda _, output: output)
+    whole, _, _ = scanned(tmp_path / "whole", surface="random")
+    call, calls = AdversarialObjective.__call__, []
+
+    def killed(self, seed=None):
+        calls.append(seed)
+        if len(calls) == 5:  # in the second row
+            raise KeyboardInterrupt
+        return call(self, seed)
+
+    monkeypatch.setattr(AdversarialObjective, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        scanned(tmp_path / "killed", surface="random")
+    again, _, _ = scanned(tmp_path / "killed", surface="random")
+    assert len(calls) == 5 + 6
+    one, two = whole.read_arrays("surface"), again.read_arrays("surface")
+    assert all(one[name].tobytes() == two[name].tobytes() for name in one)
+    with pytest.raises(UsageError, match="another classifier or other images or settings"):
+        scanned(tmp_path / "killed", surface="random", surface_radius=0.7)
+
+
+def write(path, dimensions, towards=False, scale=1.0):
+    axis = np.linspace(-1, 1, 5)
+    grid = scale * (1 + axis**2) if dimensions == 1 else scale * (1 + axis[:, None] ** 2 + 9 * axis**2)
+    names = dict.fromkeys(("adversarial_loss", "robust_error", "clean_loss", "clean_error"), grid)
+    axes = {f"axis{k}": axis for k in range(dimensions)}
+    labels = [f"a{k}, λ = {k}" for k in range(dimensions)]
+    np.savez(path, **axes, **names, labels=labels, model="m", epsilon=0.1, towards=towards)
+    return path
+
+
+def test_contours_have_one_scale_and_the_right_way_round(tmp_path, monkeypatch):
+    seen = drawn_panels(monkeypatch, figures)
+    paths = {f"ε = {k}": write(tmp_path / f"{k}.npz", 2, towards=True, scale=1 + k) for k in range(3)}
+    figures.loss_surface(paths, tmp_path / "s.png")
+    panels = seen[0]
+    filled = [axes.collections[0] for axes in panels[:3]]
+    assert all(part.levels.tolist() == filled[0].levels.tolist() for part in filled)
+    assert filled[0].levels[0] <= 1 and filled[0].levels[-1] >= 33 - 1e-9
+    assert not panels[3].get_visible() and panels[1].get_title() == "ε = 1"
+    # The loss grows nine times faster along the second axis, drawn upwards: low contours are wide.
+    low = panels[0].collections[1].get_paths()[2].vertices
+    assert np.ptp(low[:, 0]) > 1.5 * np.ptp(low[:, 1])
+    places = [line.get_xydata()[0].tolist() for line in panels[0].get_lines()]
+    assert places == [[0, 0], [1, 0], [0, 1]]
+
+
+def test_lines_of_one_dimension(tmp_path, monkeypatch):
+    seen = drawn_panels(monkeypatch, figures)
+    figures.loss_surface({"": write(tmp_path / "s.npz", 1)}, tmp_path / "s.png")
+    loss, error = seen[0]
+    axis = np.linspace(-1, 1, 5)
+    np.testing.assert_allclose(lines(loss)[0], [axis, 1 + axis**2])
+    assert [line.get_linestyle() for line in loss.get_lines()] == ["-", "--", ":"]
+    assert error.get_xlabel() == "a0, λ = 0" and loss.get_ylim()[0] == 0
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_page_holds_the_numbers_and_asks_for_nothing(tmp_path, dimensions):
+    page = figures.interactive_surface(write(tmp_path / "s.npz", dimensions), tmp_path / "s.html")
+    text = page.read_text()
+    assert "<script src" not in text and "cdn.plot.ly" not in text.split("Plotly.newPlot")[-1]
+    shown = text.split("Plotly.newPlot")[-1]
+    assert ("surface" if dimensions == 2 else "scatter") in shown and "a0, \\u03bb = 0" in shown
+    with pytest.raises(UsageError, match=r"end in \.html"):
+        figures.interactive_surface(tmp_path / "s.npz", tmp_path / "s.png")
+
+
+def test_figures_refuse_other_files(tmp_path):
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04 torn")
+    np.savez(tmp_path / "other.npz", a=1)
+    for name in ("torn.npz", "other.npz", "none.npz"):
+        with pytest.raises(UsageError, match=r"surface\.npz is required"):
+            figures.loss_surface({"": tmp_path / name}, tmp_path / "s.png")
+        with pytest.raises(UsageError, match=r"surface\.npz is required"):
+            figures.interactive_surface(tmp_path / name, tmp_path / "s.html")
+    mixed = {str(k): write(tmp_path / f"{k}.npz", k) for k in (1, 2)}
+    for paths, message in ((mixed, "one and two"), ({}, "none")):
+        with pytest.raises(UsageError, match=message):
+            figures.loss_surface(paths, tmp_path / "s.png")
+    assert not list(tmp_path.glob("s.*"))

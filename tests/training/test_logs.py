@@ -1,0 +1,250 @@
+"""Epoch records in metrics.jsonl and TensorBoard: exact values, order, resume, torn files."""
+
+import importlib.util
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
+
+from advtf.errors import UsageError
+from advtf.figures.display import amplified, displayable
+from advtf.storage import jsonl
+from advtf.training import logs
+
+
+class Report(keras.callbacks.Callback):
+    """Adds values to the logs as the schedule callbacks do."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs.update(gradient_norm=2.0**epoch, learning_rate=0.5, epsilon=0.1 * epoch)
+
+
+def tiny_model(steps_per_execution=1):
+    model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.5), loss, steps_per_execution=steps_per_execution)
+    return model
+
+
+def fit(model, callbacks, *, epochs=2, initial_epoch=0, validation=True):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((12, 2, 2, 1), np.float32), np.arange(12) % 3
+    return model.fit(
+        x, y, batch_size=4, epochs=epochs, initial_epoch=initial_epoch, callbacks=callbacks, verbose=0,
+        shuffle=False, validation_data=(x[:5], y[:5]) if validation else None,
+    ).history  # fmt: skip
+
+
+def scalars(log_dir):
+    events = EventAccumulator(str(log_dir), size_guidance={IMAGES: 0})
+    events.Reload()
+    return {tag: events.Tensors(tag) for tag in events.Tags()["tensors"]}
+
+
+def values(entries):
+    return {entry.step: float(tf.make_ndarray(entry.tensor_proto)) for entry in entries}
+
+
+def test_record_has_the_agreed_order_and_json_values():
+    given = {
+        "distance_from_init": np.float32(3.0),
+        "val_robust_accuracy": 0.25,
+        "robust_accuracy": math.nan,
+        "val_clean_accuracy": 0.5,
+        "loss": math.inf,
+        "learning_rate": tf.constant(0.5),
+        "clean_accuracy": 0.75,
+        "epsilon": 0.1,
+    }
+    record = logs.epoch_record(3, np.int64(30), given, seconds=1.23456, images_per_second=99.96)
+    assert json.dumps(record, allow_nan=False) == (
+        '{"epoch": 3, "step": 30, "epsilon": 0.1, "learning_rate": 0.5, "loss": null, '
+        '"clean_accuracy": 0.75, "robust_accuracy": null, "val_clean_accuracy": 0.5, "val_'
+        'robust_accuracy": 0.25, "distance_from_init": 3.0, "seconds": 1.235, "images_per_second": 100.0}'
+    )
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 3])
+def test_lines_of_a_validated_run(tmp_path, monkeypatch, steps_per_execution):
+    # per epoch: it begins, validation begins, validation ends, epoch ends
+    clock = iter([0, 2, 5, 60, 100, 104, 110, 160])
+    monkeypatch.setattr(logs, "perf_counter", lambda: next(clock))
+    path = tmp_path / "metrics.jsonl"
+    history = fit(tiny_model(steps_per_execution), [Report(), logs.JsonLines(path, examples_per_step=4)])
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [list(record) for record in records] == 2 * [
+        ["epoch", "step", "epsilon", "learning_rate", "loss", "val_loss", "gradient_norm", "seconds"]
+        + ["images_per_second"]
+    ]
+    assert [record["epoch"] for record in records] == [1, 2]
+    assert [record["step"] for record in records] == [3, 6]
+    assert [record["loss"] for record in records] == history["loss"]
+    assert [record["val_loss"] for record in records] == history["val_loss"]
+    assert [record["seconds"] for record in records] == [5, 10]  # not the 55 s of other callbacks
+    assert [record["images_per_second"] for record in records] == [12 / 2, 12 / 4]
+
+
+def test_without_validation_the_clock_runs_to_the_end_of_the_epoch(tmp_path, monkeypatch):
+    clock = iter([10, 16])
+    monkeypatch.setattr(logs, "perf_counter", lambda: next(clock))
+    fit(tiny_model(), [logs.JsonLines(tmp_path / "m", examples_per_step=4)], epochs=1, validation=False)
+    (record,) = logs.read(tmp_path / "m")
+    assert (record["seconds"], record["images_per_second"]) == (6, 2)
+    assert "val_loss" not in record
+
+
+def test_resumed_run_leaves_the_file_of_an_uninterrupted_one(tmp_path):
+    path, straight = tmp_path / "metrics.jsonl", tmp_path / "straight.jsonl"
+    keras.utils.set_random_seed(0)
+    model = tiny_model()
+    fit(model, [logs.JsonLines(path)], epochs=1)
+    with open(path, "a") as file:
+        file.write('{"epoch": 2, "loss": 0.5}\n{"epoch": 3, "st')
+    logs.truncate(path, 1)
+    fit(model, [logs.JsonLines(path)], epochs=3, initial_epoch=1)
+    keras.utils.set_random_seed(0)
+    fit(tiny_model(), [logs.JsonLines(straight)], epochs=3)
+    resumed, whole = ([r | {"seconds": 0} for r in logs.read(p)] for p in (path, straight))
+    assert resumed == whole
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_truncate_keeps_lines_to_the_bit(tmp_path):
+    path = tmp_path / "m"
+    lines = [json.dumps({"epoch": e, "loss": 1 / 3**e, "robust_accuracy": None}) + "\n" for e in (1, 2, 3)]
+    path.write_text("".join(lines))
+    logs.truncate(path, 5)
+    assert path.read_text() == "".join(lines)
+    logs.truncate(path, 2)
+    assert path.read_text() == "".join(lines[:2])
+    path.write_text("".join(lines[:2] + lines[1:]))  # a repeated epoch: the count binds
+    logs.truncate(path, 2)
+    assert path.read_text() == "".join(lines[:2])
+    logs.truncate(path, 0)
+    assert path.read_text() == ""
+    logs.truncate(tmp_path / "absent", 2)
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize("torn", ['{"epoch": 2, "lo', "\x00\x00\x00", '{"epoch": 2}\n{', "3"])
+def test_torn_last_line_is_skipped_and_mended(tmp_path, torn):
+    path = tmp_path / "m"
+    path.write_text('{"epoch": 1}\n' + torn)
+    whole = logs.read(path)
+    assert whole == [{"epoch": e + 1} for e in range(1 + torn.count("\n"))]
+    jsonl.mend(path)
+    jsonl.append(path, {"epoch": 9})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [*whole, {"epoch": 9}]
+
+
+def test_mend_keeps_a_whole_last_line_without_newline(tmp_path):
+    path = tmp_path / "m"
+    path.write_text('{"epoch": 1}\n{"epoch": 2}')
+    jsonl.mend(path)
+    assert path.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+
+
+def test_foreign_and_missing_metrics_are_refused(tmp_path):
+    path = tmp_path / "m"
+    path.write_text('{"epoch": 1}\nhello\n{"epoch": 2}\n')
+    with pytest.raises(UsageError, match=r"line 2: 'hello'"):
+        logs.read(path)
+    with pytest.raises(UsageError, match="absent"):
+        logs.read(tmp_path / "absent")
+
+
+def test_interrupted_rewrite_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "m"
+    path.write_text('{"epoch": 1}\n{"epoch": 2}\n')
+
+    def fail(*_):
+        raise OSError("disk")
+
+    monkeypatch.setattr(jsonl.os, "replace", fail)
+    with pytest.raises(OSError, match="disk"):
+        logs.truncate(path, 1)
+    assert path.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+
+
+def test_tensorboard_holds_the_numbers_of_the_file_under_the_same_names(tmp_path):
+    model, path, board = tiny_model(), tmp_path / "m", tmp_path / "board"
+    callbacks = [Report(), logs.JsonLines(path, 4), logs.TensorBoard(board, examples_per_step=4)]
+    fit(model, callbacks, epochs=2)
+    fit(model, callbacks, epochs=3, initial_epoch=2)
+    records, tensors = logs.read(path), scalars(board)
+    assert set(tensors) == set(records[0]) - {"epoch"}
+    for name in set(tensors) - {"seconds", "images_per_second"}:
+        expected = {record["epoch"]: record[name] for record in records}
+        assert values(tensors[name]) == pytest.approx(expected, rel=1e-6), name
+
+
+def test_tensorboard_skips_values_that_are_not_finite(tmp_path):
+    board = logs.TensorBoard(tmp_path)
+    board.write(logs.epoch_record(1, 1, {"loss": math.nan, "epsilon": 0.5}, seconds=1))
+    board.on_train_end()
+    assert set(scalars(tmp_path)) == {"step", "epsilon", "seconds"}
+
+
+def test_tensorboard_images_and_histograms(tmp_path):
+    x = np.full((9, 2, 2, 1), 0.5, np.float32)
+    x[8] = 0  # the ninth is not shown, nor does it count for the factor
+    board = logs.TensorBoard(
+        tmp_path,
+        (x, np.arange(9)),
+        lambda a, y: a + 0.1 * (y[:, None, None, None] - 4.0) / 4,
+        histograms=True,
+    )
+    model = tiny_model()
+    fit(model, [board], epochs=1)
+    tensors = scalars(tmp_path)
+    assert {weight.path for weight in model.trainable_weights} <= set(tensors)
+    assert values(tensors["perturbation_factor"]) == {1: pytest.approx(5.0)}
+    for name, expected in {
+        "clean": np.full(8, 127.5),
+        "adversarial": 255 * (0.5 + 0.1 * (np.arange(8) - 4) / 4),
+        "perturbation": 255 * (0.5 + 0.5 * (np.arange(8) - 4) / 4),
+    }.items():
+        _, _, *encoded = tf.make_ndarray(tensors[name][0].tensor_proto)
+        shown = [tf.io.decode_png(image).numpy() for image in encoded]
+        assert [image.shape for image in shown] == 8 * [(2, 2, 1)]
+        np.testing.assert_allclose([image[0, 0, 0] for image in shown], expected, atol=1)
+
+
+def test_missing_tensorboard_is_told_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pip install tensorboard"):
+        logs.TensorBoard(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sample", "adversary", "message"),
+    [
+        ((np.zeros((2, 4, 4, 1)), np.zeros(2)), None, "adversary=None"),
+        (None, lambda x, y: x, "sample_images=None"),
+        ((np.zeros((2, 4, 4)), np.zeros(2)), lambda x, y: x, r"x.shape=\(2, 4, 4\)"),
+        ((np.zeros((2, 4, 4, 1)), np.zeros(3)), lambda x, y: x, r"y.shape=\(3,\)"),
+    ],
+)
+def test_bad_samples_are_refused(tmp_path, sample, adversary, message):
+    with pytest.raises(UsageError, match=message):
+        logs.TensorBoard(tmp_path, sample, adversary)
+
+
+def test_amplified_uses_the_whole_range_and_leaves_zero_grey():
+    shown, factor = amplified(np.array([-0.1, 0.0, 0.05]))
+    assert factor == pytest.approx(5.0)
+    np.testing.assert_allclose(shown, [0.0, 0.5, 0.75])
+    grey, factor = amplified(np.zeros(3))
+    assert (grey.tolist(), factor) == ([0.5] * 3, 1.0)
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (4, 1)])
+def test_displayable_channels(channels, shown):
+    images = np.linspace(-1, 2, 8 * channels).reshape(2, 2, 2, channels)
+    result = displayable(images)
+    assert result.shape == (2, 2, 2, shown)
+    assert (result.min(), result.max()) == (0.0, 1.0)

@@ -1,0 +1,161 @@
+"""MirroredStrategy over two logical CPUs, in one subprocess, against the single-device run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = """
+import json
+from advtf.runtime import import_tensorflow, start
+
+tf = import_tensorflow()
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+mirrored = start(strategy="mirrored")
+
+import keras
+import numpy as np
+from advtf.attacks.pgd import pgd
+from advtf.training.dynamics import GradientDynamics
+from advtf.models.layers import Layers
+from advtf.training.optimizers import SGD
+from advtf.training.trainer import AdversarialTrainer
+
+
+def classifier(regularizer):
+    layers = Layers("softplus", seed=0, synchronized=True)
+    image = keras.Input((6, 6, 2))
+    hidden = layers.norm_activate(layers.conv(image, 3, 3, "stem"), "stem")
+    model = keras.Model(image, layers.logits(layers.flatten(hidden), 3))
+    model.get_layer("logits").kernel_regularizer = regularizer
+    return model
+
+
+def data(size, count):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((count, 6, 6, 2), np.float32), rng.integers(0, 3, count)
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(size)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.with_options(options)
+
+
+def train(strategy, attack, size, count, steps=None):
+    with strategy.scope():
+        trainer = AdversarialTrainer(classifier(keras.regularizers.L2(0.01)), attack, 0.1)
+        trainer.compile(SGD(0.1, momentum=0.9, l2=0.01))
+    stream = data(size, count)
+    log = GradientDynamics(trainer.classifier, "unused", updates=9, total=9)
+    log._write = lambda: None
+    history = trainer.fit(
+        stream, epochs=2, steps_per_epoch=steps, callbacks=[log], verbose=0, shuffle=False
+    ).history
+    measured = [trainer.evaluate(data(6, n), verbose=0, return_dict=True) for n in (5, 8)]
+    return {
+        "weights": [w.tolist() for w in trainer.classifier.get_weights()],
+        "history": history, "measured": measured, "norm": float(trainer.gradient_norm.numpy()),
+        "dynamics": log.rows,
+    }
+
+
+single = tf.distribute.get_strategy()
+still = pgd("linf", 3, 0.5, "none")
+report = {"device": mirrored.device, "replicas": mirrored.strategy.num_replicas_in_sync}
+for name, strategy in {"single": single, "mirrored": mirrored.strategy}.items():
+    report[name] = {
+        "stream": train(strategy, still, 4, 24, steps=3), "ragged": train(strategy, still, 6, 16)
+    }
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from advtf.data import sets as images
+from advtf.storage import jsonl
+from advtf.training.settings import RunOptions, resolve
+from advtf.storage.rundir import RunDirectory
+from advtf.training import run as whole
+
+config = resolve({
+    "epochs": 2, "steps_per_epoch": 2, "periods": "1", "random_start": "none", "attack_steps": 2, "width": 1,
+    "schedule_unit": "step", "reset_optimizer": True, "seed": 3, "averaging": "ema", "ema_decay": 0.5,
+})
+digits = images.load("digits", val_fraction=0.1)
+for name, runtime in {
+    "single": dataclasses.replace(mirrored, strategy=single), "mirrored": mirrored
+}.items():
+    run = RunDirectory(Path(tempfile.mkdtemp()))
+    trainer = whole.build_trainer(config, digits, runtime)
+    whole.train(trainer, config, RunOptions(dynamics_steps=2), run, digits, report=lambda line: None)
+    report[name]["epochs"] = jsonl.read(run.metrics)
+    report[name]["snapshots"] = sorted(path.name for path in run.snapshots.iterdir())
+
+seeds = []
+
+
+def spy(logits_fn, x, y, epsilon, seed):
+    with tf.control_dependencies([tf.numpy_function(lambda s: seeds.append(s.tolist()), [seed], [])]):
+        return tf.identity(x)
+
+
+train(mirrored.strategy, spy, 4, 12)
+report["seeds"] = seeds
+print(json.dumps(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def report():
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    if done.returncode:
+        pytest.fail(done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_two_replicas(report):
+    assert report["replicas"] == 2
+    assert report["device"].startswith("CPU")
+
+
+@pytest.mark.parametrize("kind", ["stream", "ragged"])
+def test_equals_the_single_device_run(report, kind):
+    # Stream: one pass over six batches in two epochs of three. Ragged: the last batch of 4 splits into 3 + 1,
+    # and every example must weigh the same. Evaluated: 5 as 3 + 2, then 8 as 3 + 3 and 2 + 0.
+    single, mirrored = report["single"][kind], report["mirrored"][kind]
+    for one, two in zip(single["weights"], mirrored["weights"], strict=True):
+        np.testing.assert_allclose(two, one, atol=3e-6)
+    assert mirrored["norm"] == pytest.approx(single["norm"], rel=1e-4)
+    np.testing.assert_allclose(mirrored["dynamics"], single["dynamics"], rtol=1e-4)
+    for one, two in zip(single["measured"], mirrored["measured"], strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+    for name, values in single["history"].items():
+        assert mirrored["history"][name] == pytest.approx(values, rel=1e-5)
+
+
+def test_a_whole_run_equals_the_single_device_one(report):
+    single, mirrored = report["single"], report["mirrored"]
+    assert mirrored["snapshots"] == single["snapshots"] and "last.npz" in single["snapshots"]
+    for one, two in zip(single["epochs"], mirrored["epochs"], strict=True):
+        for name in ("loss", "val_loss", "gradient_norm", "distance_from_init", "epsilon", "learning_rate"):
+            assert two[name] == pytest.approx(one[name], rel=1e-4), name
+
+
+def test_replicas_draw_different_starts(report):
+    # Two epochs of three steps, then evaluations of one and two batches, on two replicas each.
+    # The second evaluation repeats the seeds of the first one's only batch.
+    seeds = {tuple(seed) for seed in report["seeds"]}
+    assert len(report["seeds"]) == 2 * (2 * 3 + 1 + 2)
+    assert len(seeds) == 2 * (2 * 3 + 2)

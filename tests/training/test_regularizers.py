@@ -1,0 +1,201 @@
+"""Objectives and regularisers against literal formulas in float64 NumPy."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers.attack import softmax
+from helpers.trainer import batch, compiled, dense_net, still
+
+from advtf.attacks.losses import cross_entropy
+from advtf.attacks.pgd import fgsm, fgsm_n, noisy
+from advtf.errors import UsageError
+from advtf.training import objectives, regularizers
+from advtf.training.objectives import Batch
+from advtf.training.weight_perturbation import perturbation
+
+RNG = np.random.default_rng(0)
+CLEAN, ROBUST = RNG.normal(size=(2, 6, 4)) * 2
+LABELS = np.array([0, 1, 2, 3, 0, 1])
+
+
+def log_softmax(z):
+    return np.log(softmax(z))
+
+
+def nll(z):
+    return -log_softmax(z)[np.arange(len(LABELS)), LABELS]
+
+
+def kl(first, second):
+    p = softmax(first)
+    return np.sum(p * (np.log(p) - log_softmax(second)), axis=1)
+
+
+def js(first, second):
+    middle = np.log((softmax(first) + softmax(second)) / 2)
+    return (kl(first, middle) + kl(second, middle)) / 2
+
+
+def made(strength=1.0, **others):
+    """A batch whose images are its logits; the classifier is the identity."""
+    single = functools.partial(tf.constant, dtype=tf.float32)
+    views = {name: single(value) for name, value in others.items()}
+    return Batch(single(CLEAN), single(ROBUST), tf.constant(LABELS), 0.1, strength, None, **views)
+
+
+def losses_of(objective, **settings):
+    return objective.losses(lambda x: x, made(**settings))[0].numpy()
+
+
+def top(fraction):
+    difference = np.abs(ROBUST - CLEAN)
+    kept = np.sort(difference.ravel())[::-1][: max(1, round(fraction * difference.size))]
+    return np.where(difference >= kept[-1], difference, 0).sum(axis=1)
+
+
+@pytest.mark.parametrize(
+    "distance, penalty",
+    [
+        ("top", top(0.3)),
+        ("l1", np.abs(ROBUST - CLEAN).sum(axis=1)),
+        ("l2", np.square(ROBUST - CLEAN).sum(axis=1)),
+        ("kl", kl(CLEAN, ROBUST)),
+        ("js", js(CLEAN, ROBUST)),
+        ("nuclear", np.full(6, np.linalg.norm(ROBUST - CLEAN, "nuc") / 6)),
+    ],
+)
+def test_advlc_and_its_distances(distance, penalty):
+    found = losses_of(regularizers.advlc(0.7, 0.3, distance), strength=0.5)
+    np.testing.assert_allclose(found, nll(ROBUST) + 0.35 * penalty, rtol=2e-5)
+
+
+def test_advlc_of_everything_is_l1():
+    whole, absolute = regularizers.advlc(0.4, 1.0), regularizers.advlc(0.4, distance="l1")
+    np.testing.assert_allclose(losses_of(whole), losses_of(absolute), rtol=1e-6)
+
+
+def test_advlc_keeps_exactly_n_of_equal_differences():
+    ones = tf.ones((2, 4))
+    penalty = regularizers.DISTANCES["top"](tf.zeros((2, 4)), ones, 0.375)
+    np.testing.assert_array_equal(penalty, [3, 0])
+
+
+def test_other_losses_are_their_formulas():
+    true = np.arange(6), LABELS
+    p = softmax(ROBUST)
+    others = np.where(np.eye(4)[LABELS] > 0, 0, p).max(axis=1)
+    mart = nll(ROBUST) - np.log(1 - others) + 5 * kl(CLEAN, ROBUST) * (1 - softmax(CLEAN)[true])
+    expected = {
+        objectives.adversarial_minus_standard(0.3): nll(ROBUST) - 0.3 * nll(CLEAN),
+        objectives.trades(6.0): nll(CLEAN) + 6 * kl(CLEAN, ROBUST),
+        objectives.mart(5.0): mart,
+    }
+    for objective, values in expected.items():
+        np.testing.assert_allclose(losses_of(objective), values, rtol=2e-5)
+
+
+def test_losses_with_a_second_view_or_teachers():
+    beside = CLEAN[::-1]
+    views = {"neighbor": beside, "neighbor_adv": beside}
+    np.testing.assert_allclose(
+        losses_of(regularizers.logitalign(50.0), **views), nll(ROBUST) + 50 * kl(ROBUST, beside), rtol=2e-5
+    )
+    np.testing.assert_allclose(
+        losses_of(regularizers.consistency(50.0, 2.0), **views),
+        (nll(ROBUST) + nll(beside)) / 2 + 50 * js(ROBUST / 2, beside / 2),
+        rtol=2e-5,
+    )
+    teachers = (lambda x: 2 * x, lambda x: -x)
+    np.testing.assert_allclose(
+        losses_of(regularizers.kdsa(teachers)),
+        0.3 * nll(ROBUST) + 4 * (0.1 * kl(ROBUST, ROBUST / 2) + 0.6 * kl(-ROBUST / 2, ROBUST / 2)),
+        rtol=2e-5,
+    )
+
+
+def quadratic(x):
+    """Smooth logits of (B, 2, 3, 1) images; their input gradients are taken by differences below."""
+    flat = tf.reshape(x, [tf.shape(x)[0], 6])
+    weights = tf.constant(np.random.default_rng(1).normal(size=(6, 4)), x.dtype)
+    return tf.tanh(flat) @ weights + tf.square(flat) @ tf.reverse(weights, [1])
+
+
+def input_gradients(x, y, step=1e-5):
+    def total(points):
+        z = quadratic(tf.constant(points, tf.float64)).numpy()
+        return -log_softmax(z)[np.arange(len(y)), y]
+
+    gradient = np.zeros_like(x)
+    for place in np.ndindex(x.shape[1:]):
+        move = np.zeros(x.shape[1:])
+        move[place] = step
+        gradient[(slice(None), *place)] = (total(x + move) - total(x - move)) / (2 * step)
+    return gradient
+
+
+@pytest.mark.parametrize("name", ["igr", "cure", "gradalign"])
+def test_gradient_penalties(name):
+    x, y = batch(5)
+    epsilon, seed = 0.1, tf.constant([3, 4], tf.int64)
+    given = Batch(tf.constant(x), tf.constant(x), tf.constant(y), epsilon, 1.0, seed)
+    found = getattr(regularizers, name)(2.0).losses(quadratic, given)[0].numpy()
+    x = x.astype(np.float64)
+    here = input_gradients(x, y)
+    squares = functools.partial(np.sum, axis=(1, 2, 3))
+    if name == "igr":
+        penalty = squares(here**2)
+    elif name == "cure":
+        penalty = squares((input_gradients(x + epsilon * np.sign(here), y) - here) ** 2)
+    else:
+        other = tf.random.experimental.stateless_fold_in(seed, tf.constant(2, tf.int64), alg="philox")
+        there = input_gradients(noisy()(given.x, epsilon, other).numpy().astype(np.float64), y)
+        penalty = 1 - squares(here * there) / np.sqrt(squares(here**2) * squares(there**2))
+    plain = cross_entropy(y, quadratic(given.x)).numpy()
+    np.testing.assert_allclose(found, plain + 2 * penalty, rtol=2e-3, atol=2e-5)
+
+
+def test_fgsm_n_stays_within_twice_the_ball_and_fgsm_r_within_it():
+    x, y = batch(40, seed=1)
+    seed, epsilon = tf.constant([1, 2]), 0.2
+    far = fgsm_n()(quadratic, x, y, epsilon, seed).numpy()
+    near = fgsm(random_start="uniform")(quadratic, x, y, epsilon, seed).numpy()
+    start = noisy()(tf.constant(x), epsilon, seed).numpy()
+    assert epsilon < np.abs(far - x).max() <= 2 * epsilon + 1e-6
+    assert np.abs(far - start).max() <= epsilon + 1e-6
+    assert np.abs(near - x).max() <= epsilon + 1e-6
+    assert min(far.min(), near.min()) >= 0 and max(far.max(), near.max()) <= 1
+
+
+def test_awp_moves_kernels_by_gamma_of_their_length():
+    weights = [tf.constant([[3.0, 4.0]]), tf.constant([1.0, 2.0])]
+    moves = perturbation(weights, [tf.constant([[0.0, 2.0]]), tf.ones(2)], 0.1)
+    np.testing.assert_allclose(moves[0], [[0, 0.5]], rtol=1e-6)
+    np.testing.assert_array_equal(moves[1], [0, 0])
+
+
+def test_awp_steps_from_the_old_weights_with_the_gradient_at_the_worst_ones():
+    x, y = batch()
+    trainer = compiled(awp=0.05)
+    before = [np.array(weight) for weight in trainer.classifier.trainable_variables]
+    x_adv = trainer.attack(trainer._inference, x, y, 0.1, tf.constant([0, 0], tf.int64))
+
+    def gradients(values):
+        model = dense_net()
+        model.set_weights(values)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(cross_entropy(y, model(x_adv, training=True)))
+        return tape.gradient(loss, model.trainable_variables)
+
+    moves = perturbation(before, gradients(before), 0.05)
+    worst = gradients([old + move.numpy() for old, move in zip(before, moves, strict=True)])
+    trainer.fit(still(x, y, len(x)), verbose=0)
+    for old, gradient, new in zip(before, worst, trainer.classifier.trainable_variables, strict=True):
+        np.testing.assert_allclose(np.array(new), old - 0.1 * (gradient + 0.01 * old), atol=2e-6)
+
+
+def test_settings_out_of_range_are_named():
+    for make in (regularizers.advlc, regularizers.igr, objectives.trades):
+        with pytest.raises(UsageError, match="of at least 0"):
+            make(-1.0)

@@ -1,0 +1,400 @@
+"""Settings: reading, presets, contradictions, JSON, help and exit codes of the command line."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import pytest
+
+from advtf.errors import UsageError
+from advtf.models import DEFAULT_WIDTH, MODELS
+from advtf.settings.fields import format_epsilon, number
+from advtf.settings.flags import describe
+from advtf.training.presets import preset
+from advtf.training.settings import (
+    RunOptions,
+    TrainConfig,
+    from_json,
+    period_epochs,
+    resolve,
+    resolve_options,
+    to_json,
+)
+
+COMMAND = '''"""Describes itself."""
+import sys
+from absl import flags
+from advtf.settings.flags import given_flags, run_command
+from advtf.training.settings import RunOptions, TrainConfig, resolve, resolve_options
+
+def main(argv):
+    config = resolve(given_flags(flags.FLAGS, TrainConfig))
+    options = resolve_options(given_flags(flags.FLAGS, RunOptions))
+    print(config.eps, config.augment, options.out_dir, config.attack_step_size)
+
+try:
+    run_command(main, TrainConfig, RunOptions)
+finally:
+    heavy = {"tensorflow", "keras", "numpy"} & set(sys.modules)
+    if heavy:
+        print("imported", heavy)
+'''
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+# Reading values
+
+
+@pytest.mark.parametrize("value", ["8/255", "0.03", "1e-4", ".5", "7", 0.25, 3])
+def test_number_reads_decimals_and_fractions(value):
+    assert number(value) == float(Fraction(value))
+
+
+@pytest.mark.parametrize("value", ["", "nan", "inf", "1/0", "8/", "1/2/3", "8 over 255", True, None, [1]])
+def test_number_refuses_everything_else(value):
+    with pytest.raises((ValueError, TypeError, ArithmeticError)):
+        number(value)
+
+
+@pytest.mark.parametrize(
+    ("size", "canonical", "relative"),
+    [
+        ("0.02", "0.02", 0.2),
+        ("5/255", repr(5 / 255), 50 / 255),
+        ("eps/4", "0.25eps", 0.25),
+        ("0.25eps", "0.25eps", 0.25),
+        ("0.5 * eps / 4", "0.125eps", 0.125),
+        ("1/4eps", "0.25eps", 0.25),
+        ("5e-1eps", "0.5eps", 0.5),
+        ("eps", "1.0eps", 1.0),
+        (0.05, "0.05", 0.5),
+    ],
+)
+def test_step_size_is_absolute_or_a_part_of_epsilon(size, canonical, relative):
+    config = resolve(dict(eps=0.1, attack_step_size=size))
+    assert config.attack_step_size == canonical
+    assert config.relative_step == pytest.approx(relative, rel=1e-12)
+
+
+def test_relative_step_keeps_the_absolute_size_when_epsilon_changes():
+    small, large = (resolve(dict(eps=eps, attack_step_size="0.01")) for eps in (0.1, 0.4))
+    assert small.relative_step * small.eps == pytest.approx(large.relative_step * large.eps) == 0.01
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (8 / 255, "8/255"), (0.4, "0.4"), (0.0, "0"), (16 / 255, "16/255"), (64 / 255, "64/255"),
+        (65 / 255, "0.2549"), (0.031, "0.031"), (0.2, "0.2"), (1.0, "1"),
+    ],
+)  # fmt: skip
+def test_format_epsilon(value, shown):
+    assert format_epsilon(value) == shown
+    assert number(shown) == pytest.approx(value, abs=5e-5)
+
+
+# Periods
+
+
+@pytest.mark.parametrize(
+    ("periods", "epochs", "starts"),
+    [
+        ((0.5, 0.75), 200, (100, 150)),
+        ((0.5, 0.75), 30, (15, 23)),  # 22.5 rounds up
+        ((0.7,), 10, (7,)),
+        ((0.5, 0.75), 2, (1,)),  # 1.5 rounds onto the end
+        ((0.5, 0.75), 1, ()),
+        ((100, 150), 200, (100, 150)),
+        ((), 5, ()),
+    ],
+)
+def test_periods_become_epochs(periods, epochs, starts):
+    assert period_epochs(periods, epochs) == starts
+    assert resolve(dict(periods=periods, epochs=epochs)).periods == starts
+
+
+def test_none_switches_preset_periods_off():
+    assert resolve({}).periods == (15, 23)
+    assert resolve(dict(periods="none")).periods == ()
+
+
+# Presets
+
+
+def test_preset_of_digits_is_the_quick_start():
+    config = resolve({})
+    assert (config.dataset, config.model, config.width, config.eps, config.eps_max) == (
+        "digits", "lenet", 4, 0.1, pytest.approx(0.15),
+    )  # fmt: skip
+    assert config.run_name == "digits-lenet-cosine-seed0"
+
+
+@pytest.mark.parametrize(("eps", "steps"), [(0.1, 20), (0.2, 30), (0.3, 40), (0.4, 50), (0.0, 10)])
+def test_mnist_attack_steps_follow_the_radius(eps, steps):
+    config = resolve(dict(dataset="mnist", eps=eps))
+    assert (config.attack_steps, config.attack_step_size) == (steps, "0.01")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (dict(dataset="cifar10"), dict(model="resnet18", val_fraction=0.02, augment=True)),
+        (dict(dataset="svhn_cropped"), dict(model="resnet18", augment=False, eps=8 / 255)),
+        (dict(dataset="stanford_dogs"), dict(model="resnet18", optimizer="sgd", lr=0.1)),
+        (dict(dataset="cifar10", norm="l2"), dict(eps=0.5, eps_max=1.0, attack_step_size="0.25eps")),
+        (dict(dataset="mnist", norm="l2"), dict(eps=2.0, eps_max=3.0, attack_steps=10)),
+        (dict(dataset="cifar100", model="mlp"), dict(optimizer="adam", lr=1e-3, lr_sched="constant")),
+        (dict(dataset="cifar10", optimizer="adam"), dict(lr=1e-3, lr_sched="step", momentum=0.0)),
+        (dict(optimizer="sgd"), dict(lr=0.01, momentum=0.9)),
+        (dict(lr_sched="warmup"), dict(lr_warmup=0.1, lr_milestones=())),
+        (dict(model="wide_resnet"), dict(width=10, depth=34)),
+        (dict(model="linear"), dict(width=None, depth=None)),
+        (dict(eps_sched="constant"), dict(eps_max=None)),
+    ],
+)
+def test_presets_follow_what_is_given(given, expected):
+    config = resolve(given)
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "dataset", ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_cropped"]
+)
+def test_every_preset_is_valid_and_complete(dataset, model):
+    required = {
+        field.name for field in dataclasses.fields(TrainConfig) if field.default is dataclasses.MISSING
+    }
+    assert set(preset(dataset, model)) == required
+    for norm in ("linf", "l2"):
+        for kind in ("constant", "linear", "cosine"):
+            config = resolve(dict(dataset=dataset, model=model, norm=norm, eps_sched=kind))
+            assert config.width == (4 if (dataset, model) == ("digits", "lenet") else DEFAULT_WIDTH[model])
+
+
+def test_standard_training_is_epsilon_zero():
+    for dataset in ("digits", "mnist", "cifar10"):
+        assert resolve(dict(dataset=dataset, eps=0)).eps_max == 0.0
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (dict(eps=8), ["eps=8", "8/255", "[0, 1]"]),
+        (dict(eps=128, norm="l2"), ["eps=128", "128/255"]),
+        (dict(eps=-0.1), ["eps=-0.1", "at least 0"]),
+        (dict(eps=math.nan), ["eps=nan"]),
+        (dict(eps="inf"), ["eps=inf"]),
+        (dict(eps="eight"), ["eps=eight", "fraction"]),
+        (dict(eps_max=16), ["eps_max=16", "16/255"]),
+        (dict(eps_min=0.3, eps_max=0.2, eps=0.1), ["eps_min=0.3"]),
+        (dict(eps_min=0.2, eps=0.1), ["eps_min=0.2", "eps=0.1"]),
+        (dict(eps_min=0.1, eps_max=0.05, eps=0.2), ["eps_min=0.1", "eps_max=0.05"]),
+        (dict(eps_sched="constant", eps_max=0.2), ["eps_max=0.2", "eps_sched=constant"]),
+        (dict(eps_sched="constant", eps_min=0.1), ["eps_min=0.1", "eps_sched=constant"]),
+        (dict(model="resnet81"), ["model=resnet81", "Did you mean 'resnet18'?"]),
+        (dict(activation="rleu"), ["activation=rleu", "Did you mean 'relu'?"]),
+        (dict(norm="linff"), ["norm=linff", "'linf'"]),
+        (dict(norm=2), ["norm=2", "linf, l2"]),
+        (dict(epsilon=0.1), ["epsilon", "Did you mean 'eps"]),
+        (dict(dataset="cifar 10"), ["dataset=cifar 10"]),
+        (dict(periods="100,150"), ["periods=100,150", "epochs=30"]),
+        (dict(periods="30"), ["periods=30", "epochs=30"]),
+        (dict(periods="0.5,20"), ["periods=0.5,20", "fractions"]),
+        (dict(periods="10.5"), ["periods=10.5", "whole epochs"]),
+        (dict(periods="20,10"), ["periods=20,10", "increasing"]),
+        (dict(periods="0.5,0.5"), ["periods=0.5,0.5", "increasing"]),
+        (dict(periods="0"), ["periods=0"]),
+        (dict(periods="-5"), ["periods=-5"]),
+        (dict(periods="half"), ["periods=half"]),
+        (dict(epochs=0), ["epochs=0", "at least 1"]),
+        (dict(epochs=2.5), ["epochs=2.5", "whole"]),
+        (dict(epochs=True), ["epochs=True", "whole"]),
+        (dict(batch_size=0), ["batch_size=0"]),
+        (dict(attack_steps=0), ["attack_steps=0"]),
+        (dict(attack_step_size="0"), ["attack_step_size=0", "positive"]),
+        (dict(attack_step_size="-eps"), ["attack_step_size=-eps"]),
+        (dict(attack_step_size="3eps"), ["attack_step_size=3.0eps", "eps/4"]),
+        (dict(attack_step_size="2", eps=0.1), ["attack_step_size=2.0", "eps/4"]),
+        (dict(attack_step_size="eps/0"), ["attack_step_size=eps/0"]),
+        (dict(attack_step_size="quarter"), ["attack_step_size=quarter"]),
+        (dict(val_fraction=0.6), ["val_fraction=0.6", "[0, 0.5]"]),
+        (dict(val_fraction=-0.1), ["val_fraction=-0.1"]),
+        (dict(image_size=4), ["image_size=4"]),
+        (dict(seed=-1), ["seed=-1", "from 0"]),
+        (dict(seed=2**31), ["seed=2147483648"]),
+        (dict(model="linear", width=3), ["width=3", "linear"]),
+        (dict(model="vgg", depth=16), ["depth=16"]),
+        (dict(model="wide_resnet", depth=18), ["depth=18"]),
+        (dict(width=0), ["width=0"]),
+        (dict(nesterov=True), ["nesterov=True", "optimizer=adam"]),
+        (dict(momentum=0.5), ["momentum=0.5", "optimizer=adam"]),
+        (dict(optimizer="sgd", momentum=1), ["momentum=1"]),
+        (dict(optimizer="sgd", momentum=0, nesterov=True), ["nesterov", "momentum=0"]),
+        (dict(decoupled_weight_decay=True), ["weight_decay=0"]),
+        (dict(lr=0), ["lr=0", "above 0"]),
+        (dict(lr_milestones="0.5"), ["lr_milestones=0.5", "lr_sched=constant"]),
+        (dict(lr_sched="cosine", lr_milestones="0.5"), ["lr_milestones=0.5", "lr_sched=cosine"]),
+        (dict(lr_sched="warmup", lr_milestones="0.5"), ["lr_milestones=0.5", "lr_sched=warmup"]),
+        (dict(lr_sched="step", lr_milestones="100,150"), ["100", "150", "[0, 1]"]),
+        (dict(lr_sched="exponential", lr_milestones="0.5"), ["begin", "0.5"]),
+        (dict(lr_factor=0.5), ["lr_factor=0.5", "lr_sched=constant"]),
+        (dict(lr_warmup=0.1), ["lr_warmup=0.1", "lr_sched=constant"]),
+        (dict(lr_sched="warmup", lr_warmup=31), ["31"]),
+        (dict(strategy="mirrored", jit="on"), ["strategy=mirrored", "jit=on"]),
+        (dict(eval_restarts=0), ["eval_restarts=0"]),
+        (dict(augment="maybe"), ["augment=maybe", "true or false"]),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_one_line_that_says_what_was_received(given, words):
+    with pytest.raises(UsageError) as caught:
+        resolve(given)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "Received" in message
+    assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        (dict(resume=True, overwrite=True), "resume=True, overwrite=True"),
+        (dict(checkpoint_minutes=0), "checkpoint_minutes=0"),
+        (dict(out_dir=""), "out_dir="),
+        (dict(outdir="x"), "Did you mean 'out_dir'?"),
+    ],
+)
+def test_bad_options(given, word):
+    with pytest.raises(UsageError, match="Received") as caught:
+        resolve_options(given)
+    assert word in str(caught.value)
+
+
+def test_replacing_a_field_checks_again():
+    with pytest.raises(UsageError, match="eps=9"):
+        dataclasses.replace(resolve({}), eps=9)
+    assert dataclasses.replace(resolve({}), eps="8/255").eps == 8 / 255
+
+
+# JSON
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        resolve({}),
+        resolve(dict(dataset="cifar10", model="vgg", eps="8/255", periods="0.5,0.75", eps_sched="constant")),
+        resolve(dict(model="linear", attack_step_size="2/255", random_start="none", eval_examples=50)),
+        resolve_options(dict(out_dir="runs/x", resume=True)),
+    ],
+    ids=["digits", "vgg", "linear", "options"],
+)
+def test_json_round_trip(config):
+    values = json.loads(json.dumps(to_json(config), allow_nan=False))
+    assert from_json(type(config), values) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda values: values.pop("eps"), "eps"),
+        (lambda values: values.update(epz=1), "Did you mean 'eps'?"),
+        (lambda values: values.update(epochs="many"), "epochs=many"),
+        (lambda values: values.update(epochs=None), "epochs=None"),
+        (lambda values: values.update(eps=8), "eps=8"),
+    ],
+)
+def test_json_is_read_strictly(change, word):
+    values = to_json(resolve({}))
+    change(values)
+    with pytest.raises(UsageError) as caught:
+        from_json(TrainConfig, values)
+    assert word in str(caught.value)
+
+
+def test_json_that_is_no_object():
+    with pytest.raises(UsageError, match="list"):
+        from_json(TrainConfig, [1, 2])
+
+
+# The printed plan
+
+
+def test_the_plan_is_short_and_says_what_matters():
+    config = resolve(dict(dataset="cifar10", eps="8/255", periods="0.5,0.75"))
+    plan = describe(config, ["dataset", "eps", "periods"])
+    lines = dict(plan)
+    assert len(plan) <= 8
+    assert "8/255" in lines["attack"] and "10 steps of 2/255" in lines["attack"]
+    assert "cosine from 0 to 16/255" in lines["epsilon"] and "100,150" in lines["epsilon"]
+    assert "momentum 0.9, lr 0.1 step, times 0.1 at 0.5,0.75" in lines["optimizer"]
+    assert lines["given"].startswith("eps, periods (")
+
+
+# The command line
+
+
+def test_help_shows_every_flag_fast_and_without_tensorflow():
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        result = run("--help")
+        seconds.append(time.perf_counter() - began)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Describes itself." in result.stdout and "imported" not in result.stdout
+    shown = {word.lstrip("-").removeprefix("[no]") for word in result.stdout.split() if word.startswith("--")}
+    assert {field.name for cls in (TrainConfig, RunOptions) for field in dataclasses.fields(cls)} <= shown
+    table = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line.strip()}
+    assert table["eps_max"] == ["0.15", "0.6", "0.15", "16/255", "16/255", "16/255", "none"]
+    assert min(seconds) < 1.0
+
+
+def test_help_into_a_closed_pipe_is_quiet():
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "--help"], stdout=-1, stderr=-1, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_flags_reach_the_settings():
+    result = run(
+        "--eps=8/255", "--augment", "--out_dir", "runs/a b", "--attack_step_size=eps/4", "--noresume"
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.split("\n")[0] == f"{8 / 255} True runs/a b 0.25eps"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--eps=8"], "8 probably means 8/255"),
+        (["--eps=x/2"], "eps must be a number"),
+        (["--epz=0.1"], "Unknown command line flag 'epz'. Did you mean"),
+        (["--model=lennet"], "Did you mean 'lenet'?"),
+        (["--eps"], "Missing value for flag --eps"),
+        (["--augment=maybe"], "augment must be true or false"),
+        (["train"], "Received: train"),
+        (["--flagfile=missing.flags"], "Unable to open flagfile"),
+        (["--resume", "--overwrite"], "exclude each other"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_two(arguments, message):
+    result = run(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert message in result.stderr
