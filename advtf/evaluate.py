@@ -69,13 +69,13 @@ def evaluate(
     for radius in epsilon_grid:
         require_radius(radius, norm, "epsilon_grid")
     from advtf.evaluation import worst_case
-    from advtf.storage import cache as replay
+    from advtf.storage import cache
 
     target, x, y = _checked(classifier, x, y, chosen.outputs)
     evaluation = worst_case.evaluate_target(
         target, x, y, chosen, epsilon_grid=epsilon_grid, state_dir=state_dir, checked=checks, say=say
     )
-    replay.clear(state_dir)
+    cache.clear(state_dir)
     return evaluation
 
 
@@ -111,7 +111,7 @@ def _run(run, settings, options):
 
     from advtf.evaluation import files as evaluation_files
     from advtf.evaluation import worst_case
-    from advtf.storage import cache as replay
+    from advtf.storage import cache
 
     target, images, labels = evaluation_run.load(settings, options)
     with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
@@ -127,7 +127,7 @@ def _run(run, settings, options):
             say=functools.partial(print, flush=True),
         )
         written = evaluation_files.write(evaluation, target, images, labels, run, options)
-        replay.clear(run.attacked)
+        cache.clear(run.attacked)
     print(f"\n{evaluation}")
     for warning in evaluation.warnings:
         print(f"\nwarning: {warning}")

@@ -13,13 +13,13 @@ import time
 from absl import flags
 
 from advtf.classifiers import export_folder as exportdir
-from advtf.classifiers.manifest import provenance
 from advtf.data.names import require_known
 from advtf.settings import flags as absl_flags
 from advtf.settings import planning
 from advtf.settings.fields import format_epsilon
 from advtf.storage import rundir
 from advtf.storage.files import write_json
+from advtf.storage.provenance import provenance
 from advtf.training.settings import (
     RunOptions,
     TrainConfig,

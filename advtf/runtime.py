@@ -1,14 +1,19 @@
-"""Starting TensorFlow: quietly, on the devices at hand, with the precision and strategy asked for."""
+"""What a process runs on: TensorFlow, started quietly on the devices there are, and progress bars."""
 
 import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
 from advtf.errors import UsageError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 BFLOAT16_REWRITE = "auto_mixed_precision_onednn_bfloat16"  # an experimental option of TensorFlow's optimizer
 
@@ -30,6 +35,21 @@ class Runtime:
     model_policy: str
     rewrite_bfloat16: bool
     jit_compile: bool | str
+
+
+def progress(iterable: Iterable | None = None, *, shown: bool = True, **settings: Any) -> "tqdm":
+    """Returns a progress bar with an estimate of the remaining time.
+
+    It is silent where stdout is not a terminal, and it leaves no line behind when it is finished.
+
+    Args:
+        iterable: what the bar counts while it is iterated over; None to call ``update`` by hand.
+        shown: False shows nothing.
+        **settings: of tqdm, such as total, desc and unit.
+    """
+    from tqdm import tqdm
+
+    return tqdm(iterable, leave=False, disable=not (shown and sys.stdout.isatty()), **settings)
 
 
 @contextlib.contextmanager

@@ -29,9 +29,9 @@ from pathlib import Path
 import numpy as np
 from timing import timed_in_turn
 
-from advtf.classifiers.manifest import provenance
 from advtf.runtime import Runtime, start
 from advtf.storage.files import write_json
+from advtf.storage.provenance import provenance
 from advtf.training.settings import TrainConfig, resolve
 
 # Seconds per batch in Table 1, by adversary and objective.

@@ -25,11 +25,11 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from advtf.classifiers.manifest import provenance
 from advtf.errors import UsageError
 from advtf.runtime import import_tensorflow
 from advtf.settings.fields import number
 from advtf.storage.files import write_atomically, write_json
+from advtf.storage.provenance import provenance
 
 EQUAL = {  # what differs from the presets of a data set
     "digits": {"epochs": 60, "periods": "none", "val_fraction": 0.2},

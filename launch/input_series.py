@@ -72,7 +72,7 @@ class Records:
     """
 
     def __init__(self, path, settings):
-        from advtf.classifiers.manifest import jsonable
+        from advtf.storage.provenance import jsonable
 
         self.path, self.settings, self.more = Path(path), jsonable(settings, "settings"), {}
         self.found = self._stored()
@@ -107,8 +107,8 @@ class Records:
 
     def write(self):
         """Writes the file, with the entries of `more` beside the records."""
-        from advtf.classifiers.manifest import jsonable, provenance
         from advtf.storage.files import write_json
+        from advtf.storage.provenance import jsonable, provenance
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {"settings": self.settings, "records": self.found} | self.more

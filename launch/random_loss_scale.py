@@ -35,8 +35,8 @@ def main():
     configs = [resolve({**given, "eps": epsilon}) for epsilon in EPSILONS[chosen.dataset]]
     measured = list(measure(chosen, configs))
 
-    from advtf.classifiers.manifest import provenance
     from advtf.storage.files import write_json
+    from advtf.storage.provenance import provenance
 
     path = Path(f"runs/random-loss-{chosen.dataset}-{configs[0].model}.json")
     path.parent.mkdir(exist_ok=True)

@@ -1,17 +1,11 @@
 """The manifest beside an exported classifier: what it takes, what it returns, where it comes from."""
 
-import importlib.metadata
 import json
-import math
-import platform
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from advtf.errors import UsageError
+from advtf.storage.provenance import jsonable, versions
 
 FORMAT = "advtf-classifier"
 FORMAT_VERSION = 1
@@ -42,7 +36,7 @@ def make_manifest(name: str, kind: str, shape: tuple, num_classes: int, metadata
         UsageError: `metadata` uses one of the manifest's own keys, or holds what JSON cannot.
     """
     own = {"format": FORMAT, "format_version": FORMAT_VERSION} | describe(name, kind, shape, num_classes)
-    own["versions"] = _versions()
+    own["versions"] = versions()
     taken = sorted(own.keys() & metadata.keys())
     if taken:
         raise UsageError(f"metadata must not use the manifest's own keys. Received: {', '.join(taken)}")
@@ -104,45 +98,3 @@ def is_export(folder: Path) -> bool:
         return folder.is_dir() and read_manifest(folder) is not None
     except UsageError:
         return False
-
-
-def provenance() -> dict:
-    """Returns what a result file records of its making: the versions and the command line."""
-    return {"versions": _versions(), "command": shlex.join(sys.argv[1:])}
-
-
-def _versions() -> dict:
-    packages = ("advtf", "tensorflow", "keras", "numpy", "tensorflow-datasets")
-    return {"python": platform.python_version()} | {package: _version(package) for package in packages}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree, or under another name
-        return "unknown"
-
-
-def jsonable(value, key: str):
-    """Returns `value` as plain JSON values; non-finite numbers become null, as in the metrics file.
-
-    Args:
-        value: JSON values, NumPy's, paths, and mappings and sequences of them.
-        key: what an error calls it.
-
-    Raises:
-        UsageError: something else is in it.
-    """
-    if isinstance(value, Mapping):
-        return {str(name): jsonable(item, f"{key}.{name}") for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item, key) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return jsonable(value.tolist(), key)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    raise UsageError(f"metadata and results must be JSON values. Received: {key} of {type(value).__name__}")

@@ -18,7 +18,7 @@ from advtf.attacks.random import image_keys
 from advtf.evaluation.points import Points, Spent, Stored
 from advtf.evaluation.settings import AttackSettings
 from advtf.evaluation.stages import Batch, Stage, Stages
-from advtf.storage.cache import Replay
+from advtf.storage.cache import ResultCache
 
 NOTHING = Spent()
 TOLERANCE = 1e-6  # by which float32 rounding may leave the ball (in units of max(1, ε)) and [0, 1]
@@ -63,7 +63,7 @@ class Engine:
     Attributes:
         clean_correct: (N,) bool.
         clean_loss: (N,) float32, cross-entropy without attack.
-        replay: where finished batches are kept; at first nowhere.
+        cache: where finished batches are kept; at first nowhere.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Engine:
         self._judge = _judge_of(logits_fn, x.shape[1:])
         wrong, self.clean_loss = self._judged(np.arange(len(x)), x)
         self.clean_correct = ~wrong
-        self.replay = Replay(None, "")
+        self.cache = ResultCache(None, "")
         self._remembered: dict = {}
 
     def attack(
@@ -144,7 +144,7 @@ class Engine:
 
     def _work(self, task):
         """Runs the stages of a component that are not on disk yet; returns where that ended."""
-        stages, saved = self._stages.of(task.name, task.epsilon), self.replay.get(task.label)
+        stages, saved = self._stages.of(task.name, task.epsilon), self.cache.get(task.label)
         fresh = Stored(Points.unattacked(self.x[task.rows], self.clean_loss[task.rows]))
         work = Stored.from_arrays(saved) if saved else fresh
         with tqdm(
@@ -152,8 +152,8 @@ class Engine:
         ) as bar:
             while work.stages < len(stages):
                 work = self._stage(task, work, stages[work.stages :], bar)
-                self.replay.put(task.label, work.arrays())
-                self.replay.drop(f"{task.label}-")
+                self.cache.put(task.label, work.arrays())
+                self.cache.drop(f"{task.label}-")
         return work
 
     def _stage(self, task, work, stages, bar):
@@ -163,14 +163,14 @@ class Engine:
         bar.total = bar.n + len(alive) * sum(stage.forward + stage.backward for stage in stages)
         for batch, chosen in enumerate(self._batches(alive)):
             file = f"{task.label}-{work.stages}-{batch}"
-            saved = self.replay.get(file)
+            saved = self.cache.get(file)
             if saved:
                 done = Stored.from_arrays(saved)
             else:
                 seed = self._seed(task.name, 0 if stages[0].continued else work.stages)
                 rest = [array[chosen] for array in carried]
                 done = self._attacked(stages[0], task.epsilon, seed, task.rows[chosen], rest)
-                self.replay.put(file, done.arrays())
+                self.cache.put(file, done.arrays())
             points.update(chosen, done.points)
             carried = _scatter(carried, done.carried, chosen, len(task.rows))
             spent += done.spent

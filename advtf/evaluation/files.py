@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from advtf.classifiers.manifest import provenance
 from advtf.classifiers.target import Target
 from advtf.evaluation.report import Evaluation
 from advtf.evaluation.run import EvaluateOptions
 from advtf.figures import evaluation as evaluation_plots
 from advtf.storage.files import write_atomically
+from advtf.storage.provenance import provenance
 from advtf.storage.rundir import RunDirectory
 
 EXTREMES = 6  # examples in each half of the figure

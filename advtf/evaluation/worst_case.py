@@ -14,7 +14,7 @@ from advtf.evaluation.engine import ComponentRun, Engine
 from advtf.evaluation.points import Points
 from advtf.evaluation.report import LABELS, AttackResult, ComponentRecord, Evaluation
 from advtf.evaluation.settings import BLACK_BOX, AttackSettings, require_classes
-from advtf.storage.cache import Replay, fingerprint
+from advtf.storage.cache import ResultCache, fingerprint
 
 PROBABILITIES = (
     "The logits attacked are logarithms of probabilities: where a softmax saturates its gradient is zero or "
@@ -48,7 +48,7 @@ def evaluate_target(
     _require_gradient(target, x, settings)
     engine = Engine(target.logits_fn, x, y, target.num_classes, settings)
     identity = fingerprint(dataclasses.asdict(settings), x, y, engine.clean_correct)
-    engine.replay = Replay(state_dir, identity)
+    engine.cache = ResultCache(state_dir, identity)
     clean = AttackResult(~engine.clean_correct, np.zeros(len(x), bool), engine.clean_loss)
     worst, results, runs = _attack_all(engine, settings, say or (lambda line: None))
     curve = _curve(engine, settings, worst, epsilon_grid)

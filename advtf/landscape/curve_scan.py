@@ -14,7 +14,7 @@ from advtf.errors import UsageError
 from advtf.landscape.batch_statistics import BatchStatistics
 from advtf.landscape.curves import Curve, even_parameters
 from advtf.landscape.objective import AdversarialObjective
-from advtf.storage.cache import Replay, fingerprint
+from advtf.storage.cache import ResultCache, fingerprint
 from advtf.training.curve import unchanged
 
 
@@ -141,7 +141,9 @@ class CurveScanner:
             UsageError: too few points, or a state of another scan.
         """
         positions = even_parameters(points)
-        state = Replay(state_dir, fingerprint(self._identity, curve.kind, curve.points, points, identity))
+        state = ResultCache(
+            state_dir, fingerprint(self._identity, curve.kind, curve.points, points, identity)
+        )
         rows = []
         hidden = label is None or not sys.stdout.isatty()
         for i, t in enumerate(tqdm(positions, desc=label, unit="point", leave=False, disable=hidden)):

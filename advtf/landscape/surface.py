@@ -9,7 +9,7 @@ import numpy as np
 from advtf.classifiers.parameters import Parameters
 from advtf.errors import UsageError, require_real, require_whole
 from advtf.landscape.objective import AdversarialObjective
-from advtf.storage.cache import Replay
+from advtf.storage.cache import ResultCache
 
 Place = Callable[..., np.ndarray]  # coordinates -> a vector of parameters (P,)
 QUANTITIES = ("adversarial_loss", "robust_error", "clean_loss", "clean_error")
@@ -108,7 +108,7 @@ def surface(
     place: Place,
     axes: Sequence[np.ndarray],
     *,
-    replay: Replay | None = None,
+    cache: ResultCache | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Surface:
     """Measures adversarial and clean loss and error at every point of a grid.
@@ -121,7 +121,7 @@ def surface(
         parameters: what `place` returns values for.
         place: coordinates, one per axis -> weights (P,), as `around` and `between` make it.
         axes: one or two axes of coordinates, each (n,).
-        replay: rows already measured are taken from it, others put into it, so that a killed scan goes on.
+        cache: rows already measured are taken from it, others put into it, so that a killed scan goes on.
         report: called as ``report(done, total)`` with points.
 
     Raises:
@@ -130,8 +130,8 @@ def surface(
     axes = tuple(np.asarray(axis, np.float64) for axis in axes)
     if not 1 <= len(axes) <= 2 or any(axis.ndim != 1 or not (np.diff(axis) > 0).all() for axis in axes):
         raise UsageError("axes must be one or two increasing sequences of coordinates. Received: others.")
-    replay, shape = replay or Replay(None, ""), tuple(map(len, axes))
-    rows = [replay.get(f"row{number}") for number in range(shape[0])]
+    cache, shape = cache or ResultCache(None, ""), tuple(map(len, axes))
+    rows = [cache.get(f"row{number}") for number in range(shape[0])]
     total = int(np.prod(shape))
     done = itertools.count(1 + total // shape[0] * sum(row is not None for row in rows))
 
@@ -146,7 +146,7 @@ def surface(
         if rows[number] is None:
             points = itertools.product([first], *axes[1:])
             rows[number] = {"values": np.array([measure(point) for point in points])}
-            replay.put(f"row{number}", rows[number])
+            cache.put(f"row{number}", rows[number])
     *values, examples = np.concatenate([row["values"] for row in rows]).T
     grids = {name: grid.reshape(shape) for name, grid in zip(QUANTITIES, values, strict=True)}
     return Surface(axes, **grids, examples=int(examples[0]))

@@ -24,7 +24,7 @@ def fingerprint(*parts: object) -> str:
     return digest.hexdigest()
 
 
-class Replay:
+class ResultCache:
     """Named results in a folder; without a folder nothing is kept.
 
     Args:

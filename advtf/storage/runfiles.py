@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advtf.classifiers.manifest import provenance
 from advtf.errors import UsageError
 from advtf.storage.files import write_json
+from advtf.storage.provenance import provenance
 from advtf.studies import STUDIES
 from advtf.training.settings import to_json
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from advtf.classifiers.manifest import jsonable, provenance
 from advtf.storage.files import write_atomically, write_json
+from advtf.storage.provenance import jsonable, provenance
 from advtf.studies import STUDIES
 from advtf.studies.settings import AnalyzeSettings
 

@@ -19,7 +19,7 @@ from advtf.landscape.density import (
     smooth,
 )
 from advtf.settings.fields import format_epsilon
-from advtf.storage.cache import Replay, fingerprint
+from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
 from advtf.studies.operators import Hessians
 
@@ -52,7 +52,7 @@ def _measured(context: StudyContext) -> list[SpectralDensity]:
     settings, subjects = context.settings, context.subjects
     weights = [subject.parameters.value() for subject in subjects]
     identity = settings.of("attack", "compute", "density")
-    replay = Replay(context.folder / "state", fingerprint(identity, *weights, context.x, context.y))
+    cache = ResultCache(context.folder / "state", fingerprint(identity, *weights, context.x, context.y))
     found = []
     total = len(subjects) * settings.density_probes * settings.density_steps
     with tqdm(
@@ -60,16 +60,16 @@ def _measured(context: StudyContext) -> list[SpectralDensity]:
     ) as shown:
         for number, subject in enumerate(subjects):
             names = [f"model{number}-probe{probe}" for probe in range(settings.density_probes)]
-            found.append(_of_subject(context, subject, names, replay, shown))
+            found.append(_of_subject(context, subject, names, cache, shown))
     return found
 
 
 def _of_subject(
-    context: StudyContext, subject: Subject, names: list[str], replay: Replay, shown: tqdm
+    context: StudyContext, subject: Subject, names: list[str], cache: ResultCache, shown: tqdm
 ) -> SpectralDensity:
     settings, operator, quadratures = context.settings, None, []
     for probe, name in enumerate(names):
-        kept = replay.get(name)
+        kept = cache.get(name)
         if kept is None:
             operator = operator or Hessians(context, subject)()
 
@@ -80,7 +80,7 @@ def _of_subject(
             steps = settings.density_steps
             made = quadrature(product, operator.dimension, steps, seed=settings.seed, probe=probe)
             kept = {"nodes": made.nodes, "weights": made.weights}
-            replay.put(name, kept)
+            cache.put(name, kept)
         else:
             shown.update(len(kept["nodes"]))
         quadratures.append(Quadrature(**kept))

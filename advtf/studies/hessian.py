@@ -16,7 +16,7 @@ from advtf.landscape.lanczos import lanczos
 from advtf.landscape.power import power_iteration
 from advtf.landscape.random_loss import RandomLoss, random_loss
 from advtf.settings.fields import format_epsilon
-from advtf.storage.cache import Replay, fingerprint
+from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
 from advtf.studies.operators import Hessians
 
@@ -35,11 +35,11 @@ def run(context: StudyContext) -> list[Path]:
             another study in the folder.
         FloatingPointError: a Hessian-vector product is not finite.
     """
-    replay = _replay(context)
-    scales = [_scale(context, number, replay) for number in range(len(context.subjects))]
+    cache = _cache(context)
+    scales = [_scale(context, number, cache) for number in range(len(context.subjects))]
     arrays, models = [], []
     for number, scale in enumerate(scales):
-        path, record = _of_subject(context, number, scale, replay)
+        path, record = _of_subject(context, number, scale, cache)
         arrays.append(path)
         models.append(record)
         for line in _table(context, record):
@@ -58,22 +58,22 @@ def peak_memory() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _replay(context: StudyContext) -> Replay:
+def _cache(context: StudyContext) -> ResultCache:
     weights = [subject.parameters.value() for subject in context.subjects]
     identity = context.settings.of("attack", "compute", "hessian")
-    return Replay(context.folder / "state", fingerprint(identity, *weights, context.x, context.y))
+    return ResultCache(context.folder / "state", fingerprint(identity, *weights, context.x, context.y))
 
 
-def _kept(replay: Replay, name: str, make: Callable[[], dict]) -> dict[str, np.ndarray]:
+def _kept(cache: ResultCache, name: str, make: Callable[[], dict]) -> dict[str, np.ndarray]:
     """What `make` returned when it was first asked for under this name."""
-    arrays = replay.get(name)
+    arrays = cache.get(name)
     if arrays is None:
         arrays = make()
-        replay.put(name, arrays)
+        cache.put(name, arrays)
     return arrays
 
 
-def _scale(context: StudyContext, number: int, replay: Replay) -> RandomLoss | None:
+def _scale(context: StudyContext, number: int, cache: ResultCache) -> RandomLoss | None:
     """L_ε at random θ, by which eigenvalues are divided; None if that is not asked for."""
     settings = context.settings
     if settings.normalise_draws == 0:
@@ -89,11 +89,11 @@ def _scale(context: StudyContext, number: int, replay: Replay) -> RandomLoss | N
             )
         return {"losses": drawn.losses}
 
-    return RandomLoss(_kept(replay, f"random{number}", make)["losses"], len(context.x))
+    return RandomLoss(_kept(cache, f"random{number}", make)["losses"], len(context.x))
 
 
 def _of_subject(
-    context: StudyContext, number: int, scale: RandomLoss | None, replay: Replay
+    context: StudyContext, number: int, scale: RandomLoss | None, cache: ResultCache
 ) -> tuple[Path, dict]:
     """The file of a classifier's eigenpairs, and what the results say about them."""
     settings, subject = context.settings, context.subjects[number]
@@ -105,7 +105,7 @@ def _of_subject(
         slope = np.linalg.norm(whole.gradient().astype(np.float64))
         return solved | {"loss": np.float64(whole.loss()), "gradient_norm": np.float64(slope)}
 
-    solved = _kept(replay, f"model{number}", make)
+    solved = _kept(cache, f"model{number}", make)
     path = context.write_arrays(
         f"hessian{number or ''}", **{key: solved[key] for key in ("values", "vectors", "residuals")}
     )
@@ -115,11 +115,11 @@ def _of_subject(
         record["random_loss"] = {"mean": scale.mean, "standard_error": scale.standard_error}
         record["random_loss"]["losses"] = scale.losses
     if settings.per_layer:
-        record["layers"] = list(_layers(context, number, operator, scale, replay))
+        record["layers"] = list(_layers(context, number, operator, scale, cache))
     return path, record
 
 
-def _layers(context, number, operator, scale, replay) -> Iterator[dict]:
+def _layers(context, number, operator, scale, cache) -> Iterator[dict]:
     for place, (name, block) in enumerate(context.subjects[number].parameters.blocks().items()):
         size = block.stop - block.start
         count = min(context.settings.eigenvalues, size)
@@ -129,7 +129,7 @@ def _layers(context, number, operator, scale, replay) -> Iterator[dict]:
             del solved["vectors"]
             return solved
 
-        solved = _kept(replay, f"model{number}-layer{place}", make)
+        solved = _kept(cache, f"model{number}-layer{place}", make)
         yield {"name": name, "parameters": size} | _record(solved, scale)
 
 

@@ -18,7 +18,7 @@ from advtf.landscape.input_spectrum import require_second_derivatives
 from advtf.landscape.inputs import REFERENCE_STEP, InputMeasures, InputMeter
 from advtf.landscape.twin import twin_subject
 from advtf.settings.fields import format_epsilon
-from advtf.storage.cache import Replay, fingerprint
+from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
 
 COLUMNS = {"ig": "IG", "hs": "HS", "av": "AV", "effectiveness": "effectiveness", "ga": "GA"}
@@ -80,12 +80,12 @@ def _measured(
     weights = [subject.parameters.value() for subject in subjects]
     images = [part for pair in splits.values() for part in pair]
     identity = fingerprint(settings.of("attack", "compute", "input"), *weights, *images)
-    replay = Replay(context.folder / "state", identity)
+    cache = ResultCache(context.folder / "state", identity)
     lengths = [len(y) for _, y in splits.values()]
     total = len(subjects) * sum(length + min(length, settings.hs_examples) for length in lengths)
     with tqdm(total=total, desc="input", unit="image", leave=False, disable=not sys.stdout.isatty()) as shown:
         return [
-            _of_subject(context, subject, number, splits, replay, shown.update)
+            _of_subject(context, subject, number, splits, cache, shown.update)
             for number, subject in enumerate(subjects)
         ]
 
@@ -95,16 +95,16 @@ def _of_subject(
     subject: Subject,
     number: int,
     splits: Splits,
-    replay: Replay,
+    cache: ResultCache,
     report: Callable[[int], None],
 ) -> dict[str, InputMeasures]:
     found, meter = {}, None
     for name, (x, y) in splits.items():
-        arrays = replay.get(f"model{number}-{name}")
+        arrays = cache.get(f"model{number}-{name}")
         if arrays is None:
             meter = meter or _meter(context, subject, x.shape[1:])
             found[name] = meter(x, y, report)
-            replay.put(f"model{number}-{name}", {field: getattr(found[name], field) for field in FIELDS})
+            cache.put(f"model{number}-{name}", {field: getattr(found[name], field) for field in FIELDS})
         else:
             found[name] = InputMeasures(**arrays)
             report(len(x) + len(found[name].hs))

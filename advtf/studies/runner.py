@@ -9,9 +9,9 @@ from pathlib import Path
 
 from advtf import runtime
 from advtf.attacks.pgd import pgd
-from advtf.classifiers.manifest import provenance
 from advtf.errors import UsageError
 from advtf.storage.files import write_json
+from advtf.storage.provenance import provenance
 from advtf.storage.runfiles import RunDirectory
 from advtf.studies import STUDIES
 from advtf.studies.context import StudyContext

@@ -18,7 +18,7 @@ from advtf.errors import UsageError
 from advtf.figures.similarity import perturbation_similarity
 from advtf.landscape.similarity import PerturbationSimilarity
 from advtf.settings.fields import format_epsilon
-from advtf.storage.cache import Replay, fingerprint
+from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
 from advtf.studies.directions import top_eigenvectors
 
@@ -63,7 +63,7 @@ def _measured(context: StudyContext, splits: dict, eigenvectors: list[np.ndarray
     known = [*(subject.parameters.value() for subject in subjects), *eigenvectors]
     images = [part for pair in splits.values() for part in pair]
     identity = fingerprint(settings.of("attack", "compute", "similarity"), *known, *images)
-    replay = Replay(context.folder / "state", identity)
+    cache = ResultCache(context.folder / "state", identity)
     per_run = len(DIRECTIONS) * len(settings.offsets)
     axes = len(subjects), len(splits), settings.runs
     runs = []
@@ -71,9 +71,9 @@ def _measured(context: StudyContext, splits: dict, eigenvectors: list[np.ndarray
         total=math.prod(axes) * per_run, desc="similarity", leave=False, disable=not sys.stdout.isatty()
     ) as shown:
         for name, measure in _runs(context, splits, eigenvectors, shown):
-            outcome = replay.get(name)
+            outcome = cache.get(name)
             if outcome is None:
-                replay.put(name, outcome := measure())
+                cache.put(name, outcome := measure())
             else:
                 shown.update(per_run)
             runs.append(outcome)

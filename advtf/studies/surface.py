@@ -30,7 +30,7 @@ from advtf.landscape.surface import (
     symmetric_axis,
 )
 from advtf.settings.fields import format_epsilon
-from advtf.storage.cache import Replay, fingerprint
+from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
 from advtf.studies.directions import top_eigenvectors
 
@@ -177,7 +177,7 @@ def _scan(context, objective, cut):
     settings = context.settings.of("attack", "compute", "surface")
     logits = np.asarray(context.subjects[0].logits_fn(context.x[:PROBES]))  # depend on all that is not moved
     known = (cut.parameters.value(), cut.vectors, *cut.axes, logits, context.x, context.y)
-    replay = Replay(context.folder / "state", fingerprint(settings, *known))
+    cache = ResultCache(context.folder / "state", fingerprint(settings, *known))
     total = math.prod(map(len, cut.axes))
     with tqdm(
         total=total, desc="surface", unit="point", leave=False, disable=not sys.stdout.isatty()
@@ -188,7 +188,7 @@ def _scan(context, objective, cut):
                 shown.initial = shown.n = done - 1
             shown.update(done - shown.n)
 
-        return surface(objective, cut.parameters, cut.place, cut.axes, replay=replay, report=report)
+        return surface(objective, cut.parameters, cut.place, cut.axes, cache=cache, report=report)
 
 
 def _points(found: Surface, subjects) -> dict[str, dict]:

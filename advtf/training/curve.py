@@ -18,7 +18,7 @@ from advtf.data.sets import Split, steps_per_epoch_of, training_batches
 from advtf.errors import UsageError, require_real, require_whole
 from advtf.landscape.batch_statistics import norm_layers
 from advtf.landscape.curves import Curve, straight
-from advtf.storage.cache import Replay, fingerprint
+from advtf.storage.cache import ResultCache, fingerprint
 from advtf.training.callbacks import NonFiniteLoss
 from advtf.training.checkpoint import assign
 from advtf.training.curve_trainer import CurveTrainer
@@ -174,7 +174,7 @@ def train_curve(
     line = straight(settings.kind, start.parameters.value(), end.parameters.value(), settings.order)
     if settings.order == 1 or settings.epochs == 0:
         return TrainedCurve(line, np.zeros(0), np.zeros(0))
-    state = Replay(state_dir, fingerprint(line.points, x, y, float(epsilon), vars(settings), identity))
+    state = ResultCache(state_dir, fingerprint(line.points, x, y, float(epsilon), vars(settings), identity))
     optimizer = build_optimizer(settings.optimizer, settings.learning_rate, momentum=settings.momentum)
     with unchanged(start.model):
         trainer = CurveTrainer(start, line, attack, epsilon, optimizer, jit_compile=jit_compile)

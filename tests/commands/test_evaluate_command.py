@@ -18,7 +18,7 @@ from advtf.classifiers.export import export_classifier
 from advtf.errors import UsageError
 from advtf.evaluation import run as evaluation_run
 from advtf.figures import evaluation as evaluation_plots
-from advtf.storage.cache import Replay
+from advtf.storage.cache import ResultCache
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,7 +100,7 @@ def test_a_killed_command_continues_to_the_same_numbers(inside, tmp_path, monkey
     options = {"num_examples": 150, "eps_grid": (0.04,)}
     evaluate._run(*plan(settings, **options, out_dir=str(tmp_path / "whole")))
     stopped = str(tmp_path / "stopped")
-    writes, put = [], Replay.put
+    writes, put = [], ResultCache.put
 
     def dying(self, name, arrays):
         put(self, name, arrays)
@@ -110,7 +110,7 @@ def test_a_killed_command_continues_to_the_same_numbers(inside, tmp_path, monkey
 
     (tmp_path / "stopped").mkdir()
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Replay, "put", dying)
+        patch.setattr(ResultCache, "put", dying)
         evaluate._run(*plan(settings, **options, out_dir=stopped, overwrite=True))
     with pytest.raises(UsageError, match="Add --overwrite to replace it or --resume"):
         plan(settings, **options, out_dir=stopped)

@@ -11,7 +11,7 @@ from advtf.errors import UsageError
 from advtf.evaluation.engine import Engine
 from advtf.evaluation.points import Points, Spent, Stored
 from advtf.evaluation.settings import AttackSettings
-from advtf.storage.cache import Replay, clear, fingerprint
+from advtf.storage.cache import ResultCache, clear, fingerprint
 
 EPSILON = 0.08
 SMALL = {"steps": 8, "targets": 2, "queries": 120, "batch_size": 16}
@@ -144,7 +144,7 @@ class Broken(Exception):
     """The process is killed."""
 
 
-class Counting(Replay):
+class Counting(ResultCache):
     """Dies after so many writes."""
 
     def __init__(self, folder, limit):
@@ -164,12 +164,12 @@ def test_a_killed_evaluation_ends_with_the_same_bits(tmp_path, limit):
     expected = engine_of(attacks=components)
     whole, runs = expected.attack("entry", components, EPSILON)
     killed = engine_of(attacks=components)
-    killed.replay = Counting(tmp_path, limit)
+    killed.cache = Counting(tmp_path, limit)
     with pytest.raises(Broken):
         killed.attack("entry", components, EPSILON)
     assert list(tmp_path.glob("entry-pgd*.npz"))
     again = engine_of(attacks=components)
-    again.replay = Replay(tmp_path, "same")
+    again.cache = ResultCache(tmp_path, "same")
     resumed, resumed_runs = again.attack("entry", components, EPSILON)
     for name in ("x_adv", "broken", "loss"):
         np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
@@ -179,38 +179,38 @@ def test_a_killed_evaluation_ends_with_the_same_bits(tmp_path, limit):
 
 def test_finished_batches_are_not_attacked_again(tmp_path):
     first = engine_of(attacks=["pgd"])
-    first.replay = Replay(tmp_path, "same")
+    first.cache = ResultCache(tmp_path, "same")
     first.attack("pgd", ["pgd"], EPSILON)
     second = engine_of(attacks=["pgd"])
-    second.replay = Replay(tmp_path, "same")
+    second.cache = ResultCache(tmp_path, "same")
     second._attacked = None  # calling it would fail
     points, _ = second.attack("pgd", ["pgd"], EPSILON)
     assert points.broken.any()
 
 
 def test_state_of_another_evaluation_is_refused(tmp_path):
-    Replay(tmp_path / "state", fingerprint({"eps": 0.1}, np.zeros(3)))
-    Replay(tmp_path / "state", fingerprint({"eps": 0.1}, np.zeros(3)))
+    ResultCache(tmp_path / "state", fingerprint({"eps": 0.1}, np.zeros(3)))
+    ResultCache(tmp_path / "state", fingerprint({"eps": 0.1}, np.zeros(3)))
     for other in (fingerprint({"eps": 0.2}, np.zeros(3)), fingerprint({"eps": 0.1}, np.ones(3))):
         with pytest.raises(UsageError, match="results of this evaluation"):
-            Replay(tmp_path / "state", other)
+            ResultCache(tmp_path / "state", other)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.npz").write_text("mine")
     with pytest.raises(UsageError, match="holds other files"):
-        Replay(tmp_path / "photos", "x")
+        ResultCache(tmp_path / "photos", "x")
     clear(tmp_path / "photos")
     clear(tmp_path / "state")
     assert (tmp_path / "photos" / "a.npz").exists() and not (tmp_path / "state").exists()
 
 
 def test_a_damaged_file_counts_as_none(tmp_path):
-    replay = Replay(tmp_path, "x")
+    cache = ResultCache(tmp_path, "x")
     stored = Stored(points_of([1], [True], [0.5]), (np.array([3.0]),), Spent(4, 5, 0.5), 2)
-    replay.put("a", stored.arrays())
-    read = Stored.from_arrays(replay.get("a"))
+    cache.put("a", stored.arrays())
+    read = Stored.from_arrays(cache.get("a"))
     assert (read.spent, read.stages, read.carried[0].tolist()) == (Spent(4, 5, 0.5), 2, [3.0])
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:40])
-    assert replay.get("a") is None and replay.get("b") is None
+    assert cache.get("a") is None and cache.get("b") is None
 
 
 def test_what_the_classifier_does_not_confirm_is_not_counted():

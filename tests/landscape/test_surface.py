@@ -21,7 +21,7 @@ from advtf.landscape.surface import (
     symmetric_axis,
 )
 from advtf.models.layers import BatchNormalization
-from advtf.storage.cache import Replay
+from advtf.storage.cache import ResultCache
 
 EPSILON = 0.1
 
@@ -120,13 +120,13 @@ def test_killed_scan_goes_on_with_the_same_numbers(tmp_path):
         if done == 5:  # in the middle of the second row
             raise KeyboardInterrupt
 
-    replay = Replay(tmp_path / "state", "this")
+    cache = ResultCache(tmp_path / "state", "this")
     with pytest.raises(KeyboardInterrupt):
-        surface(objective, subject.parameters, place, axes, replay=replay, report=killed)
+        surface(objective, subject.parameters, place, axes, cache=cache, report=killed)
     assert sorted(file.name for file in (tmp_path / "state").glob("*.npz")) == ["row0.npz"]
     seen = []
     again = surface(
-        objective, subject.parameters, place, axes, replay=Replay(tmp_path / "state", "this"),
+        objective, subject.parameters, place, axes, cache=ResultCache(tmp_path / "state", "this"),
         report=lambda *progress: seen.append(progress),
     )  # fmt: skip
     assert seen == [(done, 9) for done in range(4, 10)]
