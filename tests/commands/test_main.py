@@ -333,10 +333,11 @@ def test_a_flagfile_trains_on_prepared_data(tmp_path):
         split_datasets={"train": examples(50), "test": examples(20)},
     )
     before = tree(tmp_path / "data")
+    (tmp_path / "flags").symlink_to(ROOT / "flags")  # files name those that they include from here
     code, out, error = finish(
         start(
             tmp_path,
-            f"--flagfile={ROOT}/flags/mnist_lenet_w2_linear.flags",
+            "--flagfile=flags/liu2020/mnist/lenet/w2_linear.flags",
             *["--width=1", "--data_dir=data", "--epochs=2", "--batch_size=8", "--val_fraction=0.2"],
             *["--attack_steps=2", "--attack_step_size=eps/2", "--eval_examples=13", "--eval_restarts=2"],
             *["--precision=bfloat16", "--out_dir=my run", "--export_dir=my exports"],
