@@ -82,7 +82,7 @@ def analyze(
     chosen = AnalyzeSettings(study=(study,), eps=epsilon, norm=norm, **settings)
     material = _material(study, _listed(classifier), (x, y), (x_test, y_test))
     chosen = analysis_run.completed(chosen, _training(material, epsilon))
-    studies.check(chosen, len(material.subjects))
+    studies.check(chosen, len(material.classifiers))
     if out_dir is not None:
         return _study_in(Path(out_dir), chosen, material, say)
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +100,7 @@ def _listed(classifier):
 
 
 def _material(study, classifiers, images, test_images):
-    from advtf.classifiers.subject import as_subject
+    from advtf.classifiers.classifier import as_classifier
 
     x, y = _checked("train", *images)
     x_test, y_test = _checked("test", *test_images)
@@ -110,13 +110,13 @@ def _material(study, classifiers, images, test_images):
     ):
         if needed and given is None:
             raise UsageError(f"{name} must be given for study={study}. Received: None.")
-    subjects = [as_subject(each) for each in classifiers]
-    source = {"classifiers": [subject.name for subject in subjects]}
+    classifiers = [as_classifier(each, movable=True) for each in classifiers]
+    source = {"classifiers": [classifier.name for classifier in classifiers]}
     if x is not None:
         source["examples"] = len(x)
     if x_test is not None:
         source["test_examples"] = len(x_test)
-    return analysis_run.Material(subjects, x, y, x_test, y_test, _classes(subjects, y, y_test), source)
+    return analysis_run.Material(classifiers, x, y, x_test, y_test, _classes(classifiers, y, y_test), source)
 
 
 def _checked(part, x, y):
@@ -129,21 +129,21 @@ def _checked(part, x, y):
     return to_unit_float(x).numpy(), y
 
 
-def _classes(subjects, *labels):
+def _classes(classifiers, *labels):
     from advtf.data import arrays
 
     given = [part for part in labels if part is not None]
     if not given:
         return 0
-    return arrays.class_count(given, subjects[0].num_classes if subjects else None)
+    return arrays.class_count(given, classifiers[0].num_classes if classifiers else None)
 
 
 def _training(material, epsilon):
-    training = material.subjects[0].config if material.subjects else {}
-    if material.subjects and epsilon is None and "eps" not in training:
+    training = material.classifiers[0].config if material.classifiers else {}
+    if material.classifiers and epsilon is None and "eps" not in training:
         raise UsageError(
-            f"epsilon must be given, as {material.subjects[0].name} does not tell what it was trained with. "
-            "Received: epsilon=None."
+            f"epsilon must be given, as {material.classifiers[0].name} does not tell what it was trained "
+            "with. Received: epsilon=None."
         )
     return training
 

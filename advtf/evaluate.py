@@ -71,23 +71,23 @@ def evaluate(
     from advtf.evaluation import worst_case
     from advtf.storage import cache
 
-    target, x, y = _checked(classifier, x, y, chosen.outputs)
-    evaluation = worst_case.evaluate_target(
-        target, x, y, chosen, epsilon_grid=epsilon_grid, state_dir=state_dir, checked=checks, say=say
+    classifier, x, y = _checked(classifier, x, y, chosen.outputs)
+    evaluation = worst_case.evaluate_classifier(
+        classifier, x, y, chosen, epsilon_grid=epsilon_grid, state_dir=state_dir, checked=checks, say=say
     )
     cache.clear(state_dir)
     return evaluation
 
 
 def _checked(classifier, x, y, outputs):
-    from advtf.classifiers.target import as_target
+    from advtf.classifiers.classifier import as_classifier
     from advtf.data import arrays
     from advtf.data.augmentation import to_unit_float
 
     x, y = arrays.checked("test", x, y)
     arrays.class_count([y])
     x = to_unit_float(x).numpy()
-    return as_target(classifier, x, y, outputs), x, y
+    return as_classifier(classifier, x, y, outputs=outputs), x, y
 
 
 def main(argv: list[str]) -> None:
@@ -113,12 +113,12 @@ def _run(run, settings, options):
     from advtf.evaluation import worst_case
     from advtf.storage import cache
 
-    target, images, labels = evaluation_run.load(settings, options)
+    classifier, images, labels = evaluation_run.load(settings, options)
     with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
         if not options.resume:
             run.write_config(settings, options)
-        evaluation = worst_case.evaluate_target(
-            target,
+        evaluation = worst_case.evaluate_classifier(
+            classifier,
             images,
             labels,
             settings,
@@ -126,7 +126,7 @@ def _run(run, settings, options):
             state_dir=run.attacked,
             say=functools.partial(print, flush=True),
         )
-        written = evaluation_files.write(evaluation, target, images, labels, run, options)
+        written = evaluation_files.write(evaluation, classifier, images, labels, run, options)
         cache.clear(run.attacked)
     print(f"\n{evaluation}")
     for warning in evaluation.warnings:

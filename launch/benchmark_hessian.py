@@ -36,23 +36,23 @@ def progress(products, found):
 def material(arguments):
     """Returns the classifier and its adversarial examples with labels, by the settings of its training."""
     from advtf.attacks.pgd import pgd
-    from advtf.classifiers.subject import as_subject
+    from advtf.classifiers.classifier import as_classifier
     from advtf.data import sets as data
     from advtf.data.augmentation import to_unit_float
     from advtf.landscape.objective import adversarial_examples
     from advtf.settings.fields import relative_step
 
-    subject = as_subject(arguments.model)
-    training = subject.config
+    classifier = as_classifier(arguments.model, movable=True)
+    training = classifier.config
     images = data.load(training["dataset"], arguments.data_dir, image_size=training["image_size"]).train
     images = images.select(slice(arguments.num_examples))
     x = to_unit_float(images.images).numpy()
     epsilon = training["eps"]
     step = relative_step(training["attack_step_size"], epsilon)
     attack = pgd(training["norm"], training["attack_steps"], step, training["random_start"])
-    x_adv = adversarial_examples(subject, x, images.labels, attack, epsilon, seed=0)
-    print(f"{subject.name}: {subject.parameters.size:,} parameters, {len(x):,} images, ε {epsilon:g}")
-    return subject, x_adv, images.labels
+    x_adv = adversarial_examples(classifier, x, images.labels, attack, epsilon, seed=0)
+    print(f"{classifier.name}: {classifier.parameters.size:,} parameters, {len(x):,} images, ε {epsilon:g}")
+    return classifier, x_adv, images.labels
 
 
 def compare_costs(operator, rounds):
@@ -93,12 +93,12 @@ def main():
     from advtf.landscape.lanczos import lanczos
     from advtf.landscape.power import power_iteration
 
-    subject, x, y = material(arguments)
+    classifier, x, y = material(arguments)
     size = {"batch_size": arguments.batch_size}
     batch = slice(arguments.batch_size)
-    compare_costs(HessianOperator(subject, x[batch], y[batch], **size), arguments.rounds)
+    compare_costs(HessianOperator(classifier, x[batch], y[batch], **size), arguments.rounds)
 
-    operator = HessianOperator(subject, x, y, **size)
+    operator = HessianOperator(classifier, x, y, **size)
     fast = solve("Lanczos", lanczos, operator, arguments.eigenvalues, tolerance=1e-3)
     slow = solve("power", power_iteration, operator, arguments.eigenvalues, tolerance=1e-3, max_iterations=50)
     products, time_taken = slow[1].products / fast[1].products, slow[0] / fast[0]

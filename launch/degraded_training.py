@@ -37,10 +37,10 @@ def arguments():
 
 def main():
     chosen = arguments()
-    subject, material, settings = load(chosen)
-    training = Training(subject, settings, chosen)
+    classifier, material, settings = load(chosen)
+    training = Training(classifier, settings, chosen)
     landscape = Landscape(
-        subject, material, settings, hs_examples=chosen.hs_examples, eigenvalues=chosen.eigenvalues
+        classifier, material, settings, hs_examples=chosen.hs_examples, eigenvalues=chosen.eigenvalues
     )
     # Variants may be added later, by another grid: each is a record of its own.
     known = identity(material, settings, chosen, *OWN)
@@ -65,7 +65,7 @@ def variant(training, landscape, kind, value):
 
     attack = getattr(degraded, kind)(pgd(landscape.settings.norm, 20, 0.25), value)
     variance = landscape.variance(attack)
-    model, weights = landscape.subject.model, landscape.subject.model.get_weights()
+    model, weights = landscape.classifier.model, landscape.classifier.model.get_weights()
     try:
         moments = [landscape.effectiveness(variance) for _ in training.run(attack)]
         measured = landscape()
@@ -79,13 +79,13 @@ def variant(training, landscape, kind, value):
 class Training:
     """One epoch of the model's own training, with another attack each time."""
 
-    def __init__(self, subject, settings, chosen):
+    def __init__(self, classifier, settings, chosen):
         from advtf.data import sets as data
         from advtf.errors import UsageError
 
-        self.subject, self.settings, self.chosen = subject, settings, chosen
-        self.config = subject.config
-        if subject.model is None or not self.config:
+        self.classifier, self.settings, self.chosen = classifier, settings, chosen
+        self.config = classifier.config
+        if classifier.model is None or not self.config:
             raise UsageError(
                 f"model must be a classifier trained and exported by advtf. Received: {chosen.model}."
             )
@@ -94,11 +94,11 @@ class Training:
         self.steps = chosen.steps or data.steps_per_epoch_of(self.split, self.config["batch_size"])
 
     def run(self, attack):
-        """Trains the subject's model on the attack; yields at each moment, the first before any step."""
+        """Trains the classifier's model on the attack; yields at each moment, the first before any step."""
         from advtf.data.sets import training_batches
         from advtf.training.trainer import AdversarialTrainer
 
-        trainer = AdversarialTrainer(self.subject.model, attack, self.settings.eps, seed=self.chosen.seed)
+        trainer = AdversarialTrainer(self.classifier.model, attack, self.settings.eps, seed=self.chosen.seed)
         trainer.compile(self._optimizer(), jit_compile=False)
         stops = np.linspace(0, self.steps, self.chosen.moments).astype(int).tolist()
         yield

@@ -29,7 +29,7 @@ def add_spectrum(made, examples):
 
 
 def load(chosen):
-    """Starts TensorFlow and returns (subject, material, settings) of the model and the images chosen.
+    """Starts TensorFlow and returns (classifier, material, settings) of the model and the images chosen.
 
     Raises:
         UsageError: they cannot be had, or ε is 0.
@@ -50,7 +50,7 @@ def load(chosen):
         raise UsageError("eps must be above 0. Received: eps=0, as in training. Pass --eps=0.1 for example.")
     start("float32", "off")
     material = analysis_run.load(settings, AnalyzeOptions(data_dir=chosen.data_dir))
-    return material.subjects[0], material, settings
+    return material.classifiers[0], material, settings
 
 
 def identity(material, settings, chosen, *names):
@@ -116,20 +116,20 @@ class Records:
 
 
 class Landscape:
-    """IG, HS, and the effectiveness of FGSM, PGD10 and other attacks, at the weights the subject has then.
+    """IG, HS, and the effectiveness of FGSM, PGD10 and other attacks, at the weights the classifier has then.
 
     Its graphs are built once and serve every variant of the classifier.
     """
 
-    def __init__(self, subject, material, settings, *, hs_examples=None, eigenvalues=20):
+    def __init__(self, classifier, material, settings, *, hs_examples=None, eigenvalues=20):
         from advtf.attacks.pgd import fgsm, pgd
         from advtf.landscape.inputs import InputMeter
 
-        self.subject, self.settings = subject, settings
+        self.classifier, self.settings = classifier, settings
         self.x, self.y = material.x, material.y
         norm = settings.norm
         self.meter = InputMeter(
-            subject.logits_fn, self.x.shape[1:], settings.eps, attack=fgsm(norm), norm=norm,
+            classifier.logits_fn, self.x.shape[1:], settings.eps, attack=fgsm(norm), norm=norm,
             seed=settings.seed, batch_size=settings.batch_size,
             eigenvalues=eigenvalues, hs_examples=hs_examples,
         )  # fmt: skip
@@ -143,7 +143,7 @@ class Landscape:
         from advtf.landscape.input_graphs import variance_graph
 
         images, settings = tf.TensorSpec((None, *self.x.shape[1:]), tf.float32), self.settings
-        graph = variance_graph(self.subject.logits_fn, images, attack, settings.eps, settings.seed)
+        graph = variance_graph(self.classifier.logits_fn, images, attack, settings.eps, settings.seed)
 
         def measure():
             keys, size = image_keys(self.x), settings.batch_size

@@ -12,7 +12,7 @@ import tensorflow as tf
 import torch
 
 from advtf import convert_state_dict
-from advtf.classifiers.subject import as_subject
+from advtf.classifiers.classifier import as_classifier
 from advtf.data import sets as data
 from advtf.data.augmentation import to_unit_float
 from advtf.errors import UsageError
@@ -112,15 +112,17 @@ def load_bench(path: str, examples: int, data_dir: str | None = None) -> Bench:
         UsageError: not the export of a LeNet trained against linf, or no data.
         RuntimeError: the PyTorch copy computes something else.
     """
-    subject = as_subject(path)
-    if (subject.config.get("model"), subject.config.get("norm")) != ("lenet", "linf"):
+    classifier = as_classifier(path, movable=True)
+    if (classifier.config.get("model"), classifier.config.get("norm")) != ("lenet", "linf"):
         raise UsageError(f"model must be the export of a lenet trained against linf. Received: {path}.")
-    images = data.load(subject.config["dataset"], data_dir).test.select(slice(examples))
+    images = data.load(classifier.config["dataset"], data_dir).test.select(slice(examples))
     x = to_unit_float(images.images).numpy()
-    torch_model = TorchLeNet(torch_state(subject.model))
-    logits = np.asarray(subject.model(x, training=False))
+    torch_model = TorchLeNet(torch_state(classifier.model))
+    logits = np.asarray(classifier.model(x, training=False))
     right = logits.argmax(axis=1) == images.labels
-    bench = Bench(subject.name, subject.config["eps"], subject.model, torch_model, x, images.labels, right)
+    bench = Bench(
+        classifier.name, classifier.config["eps"], classifier.model, torch_model, x, images.labels, right
+    )
     with torch.no_grad():
         copied = torch_model(bench.torch_x).numpy()
     back = convert_state_dict(torch_model.state_dict(), "lenet")(x, training=False)

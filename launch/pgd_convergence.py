@@ -21,7 +21,7 @@ def main():
     made = parser(__doc__)
     made.add_argument("--steps", type=int, nargs="+", default=[1, 2, 5, 10, 20, 50, 100, 200])
     chosen = made.parse_args()
-    subject, material, settings = load(chosen)
+    classifier, material, settings = load(chosen)
     records = Records(Path(chosen.out) / "pgd_convergence.json", identity(material, settings, chosen))
     images = {"train": (material.x, material.y), "test": (material.x_test, material.y_test)}
     print(f"{'':<8}{'steps':>6}{'AV':>10}{'±':>9}{'robust accuracy (%)':>22}", flush=True)
@@ -29,7 +29,7 @@ def main():
         for steps in sorted(chosen.steps):
             found = records.measured(
                 f"{split} {steps}",
-                lambda name=split, pair=(x, y), k=steps: attacked(subject, settings, name, pair, k),
+                lambda name=split, pair=(x, y), k=steps: attacked(classifier, settings, name, pair, k),
             )
             av, error = found["av"]["mean"], found["av"]["standard_error"] or np.nan
             print(f"{split:<8}{steps:>6}{av:>10.5f}{error:>9.5f}{found['accuracy']:>22.2f}", flush=True)
@@ -37,7 +37,7 @@ def main():
     print(pgd_convergence(records.path, Path(chosen.out) / "pgd_convergence.png"))
 
 
-def attacked(subject, settings, split, pair, steps):
+def attacked(classifier, settings, split, pair, steps):
     """Returns mean adversarial variance and robust accuracy of PGD with so many steps."""
     from advtf.attacks.pgd import pgd
     from advtf.landscape.inputs import estimate
@@ -47,19 +47,19 @@ def attacked(subject, settings, split, pair, steps):
     attack = pgd(settings.norm, steps, 0.25)
     label = f"{split}, {steps} steps"
     x_adv = adversarial_examples(
-        subject, x, y, attack, settings.eps, seed=settings.seed, batch_size=size, label=label
+        classifier, x, y, attack, settings.eps, seed=settings.seed, batch_size=size, label=label
     )
-    (clean, right), (robust, still) = (outcome(subject, images, y, size) for images in (x, x_adv))
+    (clean, right), (robust, still) = (outcome(classifier, images, y, size) for images in (x, x_adv))
     accuracy = 100.0 * float(np.mean(right & still))
     return {"split": split, "steps": steps, "av": estimate(robust - clean), "accuracy": accuracy}
 
 
-def outcome(subject, x, y, size):
+def outcome(classifier, x, y, size):
     """Returns cross-entropy float64 (N,) and whether each image is classified correctly."""
     from advtf.landscape.input_graphs import exact_cross_entropy
     from advtf.landscape.objective import batches
 
-    logits = np.concatenate([subject.logits_fn(images).numpy() for images, _ in batches(x, y, size)])
+    logits = np.concatenate([classifier.logits_fn(images).numpy() for images, _ in batches(x, y, size)])
     return exact_cross_entropy(y, logits).numpy(), logits.argmax(axis=1) == y
 
 

@@ -47,7 +47,7 @@ def main():
 
 def measure(chosen, configs):
     """Yields one record per ε and prints it."""
-    from advtf.classifiers.subject import as_subject
+    from advtf.classifiers.classifier import as_classifier
     from advtf.data import sets as data
     from advtf.data.augmentation import to_unit_float
     from advtf.landscape.random_loss import random_loss
@@ -57,11 +57,11 @@ def measure(chosen, configs):
     images = data.load(chosen.dataset, chosen.data_dir)
     part = images.train.select(slice(chosen.num_examples))
     x, y = to_unit_float(part.images).numpy(), part.labels
-    subject = as_subject(build_classifier(configs[0], images))
+    classifier = as_classifier(build_classifier(configs[0], images), movable=True)
     print(f"{'ε':<8}{'mean L_ε':>10}{'standard error':>16}", flush=True)
     for config in configs:
         found = random_loss(
-            subject, x, y, build_attack(config), config.eps, draws=chosen.draws, seed=chosen.seed
+            classifier, x, y, build_attack(config), config.eps, draws=chosen.draws, seed=chosen.seed
         )
         error = found.standard_error
         shown = "" if error is None else f"{error:>16.4f}"

@@ -31,21 +31,21 @@ def main():
         "--sizes", type=int, nargs="+", default=SIZES, help="those above the images are left out"
     )
     chosen = made.parse_args()
-    subject, material, settings = load(chosen)
+    classifier, material, settings = load(chosen)
     known = identity(material, settings, chosen, "eigenvalues", "batch_size")
     records = Records(Path(chosen.out) / "images.json", known)
-    values = measure(subject, material, settings, chosen, records)
+    values = measure(classifier, material, settings, chosen, records)
     path = Path(chosen.out) / "sampling_faithfulness.npz"
     write(path, values, chosen)
     print(path)
     print(sampling_faithfulness(path, path.with_suffix(".png")))
 
 
-def measure(subject, material, settings, chosen, records):
+def measure(classifier, material, settings, chosen, records):
     """Returns each measure of the images it is defined for, by name."""
     batch = chosen.batch_size
     first = dataclasses.replace(material, x=material.x[:batch], y=material.y[:batch])
-    landscape = Landscape(subject, first, settings, eigenvalues=chosen.eigenvalues)
+    landscape = Landscape(classifier, first, settings, eigenvalues=chosen.eigenvalues)
     parts = []
     for start in range(0, len(material.x), batch):
         landscape.x, landscape.y = material.x[start : start + batch], material.y[start : start + batch]

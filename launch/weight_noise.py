@@ -32,16 +32,16 @@ def arguments():
 
 def main():
     chosen = arguments()
-    subject, material, settings = load(chosen)
+    classifier, material, settings = load(chosen)
     landscape = Landscape(
-        subject, material, settings, hs_examples=chosen.hs_examples, eigenvalues=chosen.eigenvalues
+        classifier, material, settings, hs_examples=chosen.hs_examples, eigenvalues=chosen.eigenvalues
     )
     own = ("max_scale", "absolute", "hs_examples", "eigenvalues")
     records = Records(Path(chosen.out) / "weight_noise.json", identity(material, settings, chosen, *own))
     print(HEADER, flush=True)
     print(line("s = 0", records.measured("0", lambda: {"scale": 0.0} | landscape())), flush=True)
     for number in range(1, chosen.variants + 1):
-        found = records.measured(str(number), lambda n=number: variant(subject, landscape, chosen, n))
+        found = records.measured(str(number), lambda n=number: variant(classifier, landscape, chosen, n))
         print(line(f"s = {found['scale']:.3f}", found), flush=True)
     records.more = {"correlations": correlations(records.found.values())}
     records.write()
@@ -53,9 +53,9 @@ def main():
     print(weight_noise(records.path, Path(chosen.out) / "weight_noise.png"))
 
 
-def variant(subject, landscape, chosen, number):
+def variant(classifier, landscape, chosen, number):
     """Measures the variant of this number, and restores the weights."""
-    rng, parameters = np.random.default_rng([chosen.seed, number]), subject.parameters
+    rng, parameters = np.random.default_rng([chosen.seed, number]), classifier.parameters
     scale = float(rng.uniform(0, chosen.max_scale))
     noise = rng.uniform(-scale, scale, parameters.size)
     if not chosen.absolute:

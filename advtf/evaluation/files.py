@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from advtf.classifiers.target import Target
+from advtf.classifiers.classifier import Classifier
 from advtf.evaluation.report import Evaluation
 from advtf.evaluation.run import EvaluateOptions
 from advtf.figures import evaluation as evaluation_plots
@@ -20,7 +20,7 @@ INTEGER_LIST = re.compile(r"\[\s*\d+(?:,\s*\d+)*\s*\]")
 
 def write(
     evaluation: Evaluation,
-    target: Target,
+    classifier: Classifier,
     x: np.ndarray,
     y: np.ndarray,
     run: RunDirectory,
@@ -29,7 +29,7 @@ def write(
     """Writes examples, evaluation.json and figures.
 
     Args:
-        target, x, y: what was evaluated.
+        classifier, x, y: what was evaluated.
         options: name the data set; with `save_examples` every example's worst point is kept, not only those
             of the figure.
 
@@ -40,10 +40,10 @@ def write(
     run.figures.mkdir(exist_ok=True)
     if options.save_examples:
         written.append(run.all_examples)
-        _write_examples(written[-1], evaluation, target, x, y, np.arange(len(x)))
+        _write_examples(written[-1], evaluation, classifier, x, y, np.arange(len(x)))
     chosen = _extremes(evaluation, x)
     if len(chosen):
-        _write_examples(run.examples, evaluation, target, x, y, chosen)
+        _write_examples(run.examples, evaluation, classifier, x, y, chosen)
         written += [run.examples, run.figures / "extremes.png"]
         evaluation_plots.extremes(run.examples, written[-1])
     source = {"path": options.model, "dataset": options.dataset}
@@ -66,7 +66,7 @@ def _sizes(x_adv, x):
     return np.sqrt(np.sum(np.square(x_adv - x), axis=(1, 2, 3), dtype=np.float64))
 
 
-def _write_examples(path, evaluation, target, x, y, rows):
+def _write_examples(path, evaluation, classifier, x, y, rows):
     clean, adversarial = x[rows], evaluation.adversarial[rows]
     size = evaluation.settings.batch_size
     arrays = {
@@ -75,17 +75,17 @@ def _write_examples(path, evaluation, target, x, y, rows):
         "adversarial": adversarial,
         "labels": y[rows],
         "broken": evaluation.worst_case.broken[rows],
-        "clean_predictions": _predictions(target, clean, size),
-        "adversarial_predictions": _predictions(target, adversarial, size),
+        "clean_predictions": _predictions(classifier, clean, size),
+        "adversarial_predictions": _predictions(classifier, adversarial, size),
         "l2_sizes": _sizes(adversarial, clean),
         "epsilon": np.float64(evaluation.settings.eps),
     }
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def _predictions(target, images, size):
+def _predictions(classifier, images, size):
     parts = range(0, len(images), size)
-    return np.concatenate([np.asarray(target.logits_fn(images[i : i + size])).argmax(-1) for i in parts])
+    return np.concatenate([np.asarray(classifier.logits_fn(images[i : i + size])).argmax(-1) for i in parts])
 
 
 def _write_numbers(path, content):

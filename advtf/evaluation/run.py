@@ -19,7 +19,7 @@ from advtf.training.settings import DATASET_NAME, from_json
 if TYPE_CHECKING:
     import numpy as np
 
-    from advtf.classifiers.target import Target
+    from advtf.classifiers.classifier import Classifier
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,13 +124,15 @@ def describe(settings: AttackSettings, options: EvaluateOptions, run: RunDirecto
     return planning.table(lines)
 
 
-def load(settings: AttackSettings, options: EvaluateOptions) -> tuple["Target", "np.ndarray", "np.ndarray"]:
+def load(
+    settings: AttackSettings, options: EvaluateOptions
+) -> tuple["Classifier", "np.ndarray", "np.ndarray"]:
     """Returns the classifier, and the test images float32 in [0, 1] with their labels.
 
     Raises:
         UsageError: they cannot be had, or do not fit each other.
     """
-    from advtf.classifiers.target import as_target
+    from advtf.classifiers.classifier import as_classifier
     from advtf.data import sets as data
     from advtf.data.augmentation import to_unit_float
 
@@ -138,6 +140,6 @@ def load(settings: AttackSettings, options: EvaluateOptions) -> tuple["Target", 
     images = data.load(options.dataset, options.data_dir, image_size=size)
     test = images.test.select(slice(options.num_examples))
     x = to_unit_float(test.images).numpy()
-    target = as_target(options.model, x, test.labels, settings.outputs)
-    planning.require_classes(options.model, target.num_classes, options.dataset, images.num_classes)
-    return target, x, test.labels
+    classifier = as_classifier(options.model, x, test.labels, outputs=settings.outputs)
+    planning.require_classes(options.model, classifier.num_classes, options.dataset, images.num_classes)
+    return classifier, x, test.labels

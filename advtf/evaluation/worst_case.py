@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from advtf.classifiers.target import Target
+from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError
 from advtf.evaluation import sanity_checks as checks
 from advtf.evaluation.engine import ComponentRun, Engine
@@ -22,8 +22,8 @@ PROBABILITIES = (
 )
 
 
-def evaluate_target(
-    target: Target,
+def evaluate_classifier(
+    classifier: Classifier,
     x: np.ndarray,
     y: np.ndarray,
     settings: AttackSettings,
@@ -33,10 +33,10 @@ def evaluate_target(
     checked: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Evaluates a target; `advtf.evaluate.evaluate` with everything checked already.
+    """Evaluates a classifier; `advtf.evaluate.evaluate` with everything checked already.
 
     Args:
-        target: the classifier.
+        classifier: what is attacked.
         x, y: images float32 (N, H, W, C) in [0, 1] and labels int32 (N,).
         settings: what determines the numbers.
         epsilon_grid, state_dir, say: as there; `checked` is its `checks`.
@@ -44,21 +44,21 @@ def evaluate_target(
     Raises:
         UsageError: attacks that do not fit the classifier, or state of another evaluation.
     """
-    require_classes(settings.components, target.num_classes)
-    _require_gradient(target, x, settings)
-    engine = Engine(target.logits_fn, x, y, target.num_classes, settings)
+    require_classes(settings.components, classifier.num_classes)
+    _require_gradient(classifier, x, settings)
+    engine = Engine(classifier.logits_fn, x, y, classifier.num_classes, settings)
     identity = fingerprint(dataclasses.asdict(settings), x, y, engine.clean_correct)
     engine.cache = ResultCache(state_dir, identity)
     clean = AttackResult(~engine.clean_correct, np.zeros(len(x), bool), engine.clean_loss)
     worst, results, runs = _attack_all(engine, settings, say or (lambda line: None))
     curve = _curve(engine, settings, worst, epsilon_grid)
-    warnings = [PROBABILITIES] if target.ends_in_softmax else []
+    warnings = [PROBABILITIES] if classifier.ends_in_softmax else []
     if checked:
         correct = engine.clean_correct
-        warnings += checks.warnings_before(target.logits_fn, x[correct], y[correct], settings.norm)
+        warnings += checks.warnings_before(classifier.logits_fn, x[correct], y[correct], settings.norm)
     warnings += _warnings_after(runs, len(x))
     return Evaluation(
-        model=target.name,
+        model=classifier.name,
         settings=settings,
         clean=clean,
         attacks=results,
@@ -69,11 +69,13 @@ def evaluate_target(
     )
 
 
-def _require_gradient(target, x, settings):
-    if settings.components == (BLACK_BOX,) or checks.is_differentiable(target.logits_fn, tf.constant(x[:2])):
+def _require_gradient(classifier, x, settings):
+    if settings.components == (BLACK_BOX,) or checks.is_differentiable(
+        classifier.logits_fn, tf.constant(x[:2])
+    ):
         return
     raise UsageError(
-        f"{target.name} must be differentiable with respect to the images for these attacks. "
+        f"{classifier.name} must be differentiable with respect to the images for these attacks. "
         f"Received: no gradient. Use --attacks={BLACK_BOX}."
     )
 

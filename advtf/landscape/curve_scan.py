@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from advtf.attacks.pgd import Attack
-from advtf.classifiers.subject import Subject
+from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError
 from advtf.landscape.batch_statistics import BatchStatistics
 from advtf.landscape.curves import Curve, even_parameters
@@ -66,7 +66,7 @@ class CurveScanner:
     these, and the statistics are estimated on them. The network is then evaluated in inference mode.
 
     Args:
-        subject: has a live model, whose weights are moved and restored.
+        classifier: has a live model, whose weights are moved and restored.
         train: images float32 (N, H, W, C) in [0, 1] and labels (N,).
         test: likewise.
         attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``.
@@ -81,7 +81,7 @@ class CurveScanner:
 
     def __init__(
         self,
-        subject: Subject,
+        classifier: Classifier,
         train: tuple[np.ndarray, np.ndarray],
         test: tuple[np.ndarray, np.ndarray],
         attack: Attack,
@@ -91,21 +91,21 @@ class CurveScanner:
         batch_size: int = 250,
         jit_compile: bool = False,
     ):
-        if subject.model is None:
-            raise UsageError(f"a curve is scanned in a live Keras model. Received: {subject.name}.")
+        if classifier.model is None:
+            raise UsageError(f"a curve is scanned in a live Keras model. Received: {classifier.name}.")
         settings = {"batch_size": batch_size, "jit_compile": jit_compile}
-        self._subject, self._images = subject, train[0]
+        self._classifier, self._images = classifier, train[0]
         self._objectives = {
-            name: AdversarialObjective(subject, x, y, attack, epsilon, seed=seed, **settings)
+            name: AdversarialObjective(classifier, x, y, attack, epsilon, seed=seed, **settings)
             for name, (x, y) in {"train": train, "test": test}.items()
         }
-        self._statistics = BatchStatistics(subject.model, **settings)
+        self._statistics = BatchStatistics(classifier.model, **settings)
         self._identity = fingerprint(*train, *test, float(epsilon), seed, batch_size)
 
     def measure(self, vector: np.ndarray) -> dict[str, float]:
         """Returns the measurements of `CurveScan`, without t, at weights `vector` (P,)."""
-        with unchanged(self._subject.model):
-            self._subject.parameters.assign(vector)
+        with unchanged(self._classifier.model):
+            self._classifier.parameters.assign(vector)
             if self._statistics.layers:
                 self._statistics(self._images)
                 self._statistics(self._objectives["train"].examples())
@@ -129,7 +129,7 @@ class CurveScanner:
         """Measures at `points` evenly spaced t.
 
         Args:
-            curve: of the subject's parameters.
+            curve: of the classifier's parameters.
             points: T, at least 2.
             state_dir: folder that gets each point as it is done; a later call with the same arguments
                 continues from there and ends with the same bits.

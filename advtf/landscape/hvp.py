@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from advtf.classifiers.classifier import Classifier
 from advtf.classifiers.parameters import Parameters
-from advtf.classifiers.subject import Subject
 from advtf.errors import UsageError, require_whole
 from advtf.landscape.objective import batches, require_pairs
 
@@ -26,7 +26,7 @@ class HessianOperator:
     entry where two are close, an error of 1 % in products of a LeNet (TensorFlow 2.21).
 
     Args:
-        subject: classifier, in inference mode.
+        classifier: classifier, in inference mode.
         x: images (N, H, W, C) in [0, 1].
         y: labels (N,), integers.
         loss: ``loss(y, logits) -> (B,)``.
@@ -43,7 +43,7 @@ class HessianOperator:
 
     def __init__(
         self,
-        subject: Subject,
+        classifier: Classifier,
         x: np.ndarray,
         y: np.ndarray,
         *,
@@ -53,12 +53,12 @@ class HessianOperator:
     ):
         require_pairs(x, y)
         require_whole("batch_size", batch_size)
-        parameters = subject.parameters
+        parameters = classifier.parameters
         self._parameters = parameters if block is None else _within(parameters, block)
         self._x, self._y, self._batch_size = x, y, batch_size
         self.dimension, self.products = self._parameters.size, 0
         self._losses, self._add_gradient, self._add_product = _graphs(
-            subject.logits_fn, loss, self._parameters, x.shape[1:]
+            classifier.logits_fn, loss, self._parameters, x.shape[1:]
         )
 
     def __call__(self, vector: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.pgd import Attack, LogitsFn
-from advtf.classifiers.subject import Subject
+from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError, require_real, require_whole
 
 
@@ -36,7 +36,7 @@ class AdversarialObjective:
     and the number of the batch, so calls with one seed at one θ give the same bits.
 
     Args:
-        subject: a subject, or a function float32 (B, H, W, C) in [0, 1] -> (B, K) logits.
+        classifier: a classifier, or a function float32 (B, H, W, C) in [0, 1] -> (B, K) logits.
         x: images float32 (N, H, W, C) in [0, 1].
         y: labels (N,), integers.
         attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``.
@@ -51,7 +51,7 @@ class AdversarialObjective:
 
     def __init__(
         self,
-        subject: Subject | LogitsFn,
+        classifier: Classifier | LogitsFn,
         x: np.ndarray,
         y: np.ndarray,
         attack: Attack,
@@ -65,7 +65,7 @@ class AdversarialObjective:
         require_real("epsilon", epsilon, 0)
         require_whole("batch_size", batch_size)
         self._x, self._y, self._seed, self._batch_size = x, y, seed, batch_size
-        logits_fn = subject.logits_fn if isinstance(subject, Subject) else subject
+        logits_fn = classifier.logits_fn if isinstance(classifier, Classifier) else classifier
         radius = tf.constant(epsilon, tf.float32)
         compiled = tf.function(reduce_retracing=True, jit_compile=jit_compile, autograph=False)
 
@@ -110,7 +110,7 @@ class AdversarialObjective:
 
 
 def adversarial_examples(
-    subject: Subject | LogitsFn,
+    classifier: Classifier | LogitsFn,
     x: np.ndarray,
     y: np.ndarray,
     attack: Attack,
@@ -123,7 +123,7 @@ def adversarial_examples(
 ) -> np.ndarray:
     """Returns the adversarial images of `AdversarialObjective` once; the arguments are its own."""
     objective = AdversarialObjective(
-        subject, x, y, attack, epsilon, seed=seed, batch_size=batch_size, jit_compile=jit_compile
+        classifier, x, y, attack, epsilon, seed=seed, batch_size=batch_size, jit_compile=jit_compile
     )
     return objective.examples(label=label)
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from advtf.attacks.pgd import Attack
-from advtf.classifiers.subject import Subject, as_subject
+from advtf.classifiers.classifier import Classifier, as_classifier
 from advtf.errors import UsageError, require_whole
 from advtf.landscape.objective import AdversarialObjective
 
@@ -40,7 +40,7 @@ class RandomLoss:
 
 
 def random_loss(
-    subject: Subject,
+    classifier: Classifier,
     x: np.ndarray,
     y: np.ndarray,
     attack: Attack,
@@ -52,13 +52,13 @@ def random_loss(
     jit_compile: bool = False,
     report: Callable[[int, int], None] | None = None,
 ) -> RandomLoss:
-    """Measures L_ε at random initialisations of the subject's architecture.
+    """Measures L_ε at random initialisations of the classifier's architecture.
 
     Every variable is drawn anew from its own initialiser, running statistics of BatchNorm included; the
-    subject itself is not touched. Draw k depends on (seed, k) only, so more draws add to fewer.
+    classifier itself is not touched. Draw k depends on (seed, k) only, so more draws add to fewer.
 
     Args:
-        subject: with a live Keras model of functional or sequential kind.
+        classifier: with a live Keras model of functional or sequential kind.
         x: images float32 (N, H, W, C) in [0, 1].
         y: labels (N,), integers.
         attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``, run anew at each draw.
@@ -74,10 +74,17 @@ def random_loss(
     """
     require_whole("draws", draws)
     require_whole("seed", seed, least=0)
-    model = _require_model(subject)
+    model = _require_model(classifier)
     clone, weights = reinitialised(model, (seed, 0)), model.get_weights()
     objective = AdversarialObjective(
-        as_subject(clone), x, y, attack, epsilon, seed=seed, batch_size=batch_size, jit_compile=jit_compile
+        as_classifier(clone, movable=True),
+        x,
+        y,
+        attack,
+        epsilon,
+        seed=seed,
+        batch_size=batch_size,
+        jit_compile=jit_compile,
     )
     losses = []
     for draw in range(draws):
@@ -135,14 +142,14 @@ def _like_seed(seed, generator):
     return int(generator.integers(2**31))
 
 
-def _require_model(subject):
-    if subject.model is None:
+def _require_model(classifier):
+    if classifier.model is None:
         raise UsageError(
             "random initialisations need a model that can be built anew. "
-            f"Received: {subject.name}, a SavedModel without a training configuration or an ensemble. "
+            f"Received: {classifier.name}, a SavedModel without a training configuration or an ensemble. "
             "Give a member exported by this package or a Keras model, or use normalise_draws=0."
         )
-    return subject.model
+    return classifier.model
 
 
 def _require_random(model, earlier, weights):

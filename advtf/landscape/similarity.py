@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.pgd import Attack
-from advtf.classifiers.subject import Subject
+from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError, require_real, require_whole
 from advtf.landscape.objective import batches, require_pairs
 
@@ -65,7 +65,7 @@ class PerturbationSimilarity:
     when a method is called, and they have their old bits back when it ends.
 
     Args:
-        subject: its weights are moved.
+        classifier: its weights are moved.
         x: images float32 (N, H, W, C) in [0, 1].
         y: labels (N,), integers.
         attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``.
@@ -79,7 +79,7 @@ class PerturbationSimilarity:
 
     def __init__(
         self,
-        subject: Subject,
+        classifier: Classifier,
         x: np.ndarray,
         y: np.ndarray,
         attack: Attack,
@@ -91,8 +91,8 @@ class PerturbationSimilarity:
         require_pairs(x, y)
         require_real("epsilon", epsilon, 0)
         require_whole("batch_size", batch_size)
-        self._parameters, self._x, self._y, self._batch_size = subject.parameters, x, y, batch_size
-        radius, logits_fn = tf.constant(epsilon, tf.float32), subject.logits_fn
+        self._parameters, self._x, self._y, self._batch_size = classifier.parameters, x, y, batch_size
+        radius, logits_fn = tf.constant(epsilon, tf.float32), classifier.logits_fn
 
         def perturb(images, labels, seed):
             x_adv = attack(logits_fn, images, labels, radius, seed)

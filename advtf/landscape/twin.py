@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from advtf.classifiers.subject import Subject, as_subject
+from advtf.classifiers.classifier import Classifier, as_classifier
 from advtf.errors import UsageError
 
 RELUS = (keras.activations.relu, keras.ops.relu, tf.nn.relu)
@@ -48,19 +48,19 @@ def softplus_twin(model: keras.Model) -> keras.Model:
     return twin
 
 
-def twin_subject(subject: Subject) -> Subject:
-    """Makes a subject of the softplus twin, called "<name> (softplus)".
+def twin_classifier(classifier: Classifier) -> Classifier:
+    """Makes a classifier of the softplus twin, called "<name> (softplus)".
 
     Raises:
         UsageError: its layers are unknown, as a foreign SavedModel's are, or there is no ReLU.
     """
-    if subject.model is None:
+    if classifier.model is None:
         raise UsageError(
-            f"softplus_twin needs a classifier whose layers are known. Received: {subject.name}, a "
+            f"softplus_twin needs a classifier whose layers are known. Received: {classifier.name}, a "
             "SavedModel that does not tell. Leave out softplus_twin."
         )
-    twin = as_subject(softplus_twin(subject.model))
-    return dataclasses.replace(twin, name=f"{subject.name} (softplus)", config=subject.config)
+    twin = as_classifier(softplus_twin(classifier.model), movable=True)
+    return dataclasses.replace(twin, name=f"{classifier.name} (softplus)", config=classifier.config)
 
 
 def _twin_of(layer):

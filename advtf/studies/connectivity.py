@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from advtf.classifiers.subject import Subject
+from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError
 from advtf.figures.connectivity import path_between_minima
 from advtf.landscape.curve_scan import CurveScan, CurveScanner, barrier
@@ -37,9 +37,9 @@ def run(context: StudyContext) -> list[Path]:
     Raises:
         UsageError: fewer than two models, models that cannot be connected, or training that diverges.
     """
-    if len(context.subjects) < 2:
-        raise UsageError(f"study=connectivity needs two models. Received: {len(context.subjects)}.")
-    pairs = list(pairwise(context.subjects))
+    if len(context.classifiers) < 2:
+        raise UsageError(f"study=connectivity needs two models. Received: {len(context.classifiers)}.")
+    pairs = list(pairwise(context.classifiers))
     for start, end in pairs:
         require_connectable(start, end)
     scanner = _scanner(context)
@@ -60,7 +60,7 @@ def run(context: StudyContext) -> list[Path]:
 def _scanner(context: StudyContext) -> CurveScanner:
     """Measures every curve in the first model's network: all have one architecture, so it compiles once."""
     return CurveScanner(
-        context.subjects[0],
+        context.classifiers[0],
         (context.x, context.y),
         (context.x_test, context.y_test),
         context.attack,
@@ -72,7 +72,7 @@ def _scanner(context: StudyContext) -> CurveScanner:
 
 
 def _connected(
-    context: StudyContext, scanner: CurveScanner, number: int, start: Subject, end: Subject
+    context: StudyContext, scanner: CurveScanner, number: int, start: Classifier, end: Classifier
 ) -> tuple[TrainedCurve, CurveScan, CurveScan]:
     """The trained curve, its scan, and that of the straight line."""
     settings, state = context.settings, context.folder / "state" / f"curve{number}"
@@ -149,7 +149,7 @@ def _heights(scan):
 def _arrays(context, found):
     """(curves, T) of each measurement, named curve_... and line_...; t is (T,)."""
     arrays = {"t": found[0][1].t, "epsilon": np.float64(context.epsilon)}
-    arrays["names"] = np.array([subject.name for subject in context.subjects])
+    arrays["names"] = np.array([classifier.name for classifier in context.classifiers])
     for position, path in ((1, "curve"), (2, "line")):
         scans = [parts[position].arrays() for parts in found]
         names = [name for name in scans[0] if name != "t"]

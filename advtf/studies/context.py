@@ -14,7 +14,7 @@ from advtf.studies.settings import AnalyzeSettings
 
 if TYPE_CHECKING:
     from advtf.attacks.pgd import Attack
-    from advtf.classifiers.subject import Subject
+    from advtf.classifiers.classifier import Classifier
 
 SHARED_SECTIONS = ("attack", "compute")
 
@@ -25,7 +25,7 @@ class StudyContext:
 
     Attributes:
         settings: complete.
-        subjects: the classifiers, of one input shape and number of classes; none for some studies.
+        classifiers: the classifiers, of one input shape and number of classes; none for some studies.
         x, y: images float32 (N, H, W, C) in [0, 1] and labels int32 (N,) of the subset asked for; None
             where there is no data set.
         x_test, y_test: test images, likewise.
@@ -40,7 +40,7 @@ class StudyContext:
     """
 
     settings: AnalyzeSettings
-    subjects: "list[Subject]"
+    classifiers: "list[Classifier]"
     x: np.ndarray | None
     y: np.ndarray | None
     x_test: np.ndarray | None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from advtf.classifiers.subject import Subject
+from advtf.classifiers.classifier import Classifier
 from advtf.figures.density import spectral_densities
 from advtf.landscape.density import (
     Quadrature,
@@ -41,7 +41,7 @@ def run(context: StudyContext) -> list[Path]:
         context.say(line)
     arrays = _stacked(densities)
     results = context.write_arrays("density", **_named(context), **arrays, **_curves(arrays))
-    models = [_record(*pair) for pair in zip(context.subjects, densities, strict=True)]
+    models = [_record(*pair) for pair in zip(context.classifiers, densities, strict=True)]
     content = {"epsilon": context.epsilon, "examples": len(context.x), "models": models}
     record = context.write_json("density", content)
     figure = spectral_densities({"": results}, context.folder / "density.png")
@@ -49,29 +49,29 @@ def run(context: StudyContext) -> list[Path]:
 
 
 def _measured(context: StudyContext) -> list[SpectralDensity]:
-    settings, subjects = context.settings, context.subjects
-    weights = [subject.parameters.value() for subject in subjects]
+    settings, classifiers = context.settings, context.classifiers
+    weights = [classifier.parameters.value() for classifier in classifiers]
     identity = settings.of("attack", "compute", "density")
     cache = ResultCache(context.folder / "state", fingerprint(identity, *weights, context.x, context.y))
     found = []
-    total = len(subjects) * settings.density_probes * settings.density_steps
+    total = len(classifiers) * settings.density_probes * settings.density_steps
     with tqdm(
         total=total, desc="density", unit="product", leave=False, disable=not sys.stdout.isatty()
     ) as shown:
-        for number, subject in enumerate(subjects):
+        for number, classifier in enumerate(classifiers):
             names = [f"model{number}-probe{probe}" for probe in range(settings.density_probes)]
-            found.append(_of_subject(context, subject, names, cache, shown))
+            found.append(_of_classifier(context, classifier, names, cache, shown))
     return found
 
 
-def _of_subject(
-    context: StudyContext, subject: Subject, names: list[str], cache: ResultCache, shown: tqdm
+def _of_classifier(
+    context: StudyContext, classifier: Classifier, names: list[str], cache: ResultCache, shown: tqdm
 ) -> SpectralDensity:
     settings, operator, quadratures = context.settings, None, []
     for probe, name in enumerate(names):
         kept = cache.get(name)
         if kept is None:
-            operator = operator or Hessians(context, subject)()
+            operator = operator or Hessians(context, classifier)()
 
             def product(vector, operator=operator):
                 shown.update(1)
@@ -84,13 +84,13 @@ def _of_subject(
         else:
             shown.update(len(kept["nodes"]))
         quadratures.append(Quadrature(**kept))
-    return average(quadratures, subject.parameters.size)
+    return average(quadratures, classifier.parameters.size)
 
 
 def _named(context: StudyContext) -> dict[str, np.ndarray]:
     return {
-        "models": np.array([subject.name for subject in context.subjects]),
-        "dimensions": np.array([subject.parameters.size for subject in context.subjects]),
+        "models": np.array([classifier.name for classifier in context.classifiers]),
+        "dimensions": np.array([classifier.parameters.size for classifier in context.classifiers]),
         "epsilon": np.float64(context.epsilon),
     }
 
@@ -118,9 +118,9 @@ def _curves(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return named | {"kernel_width": np.float64(width)}
 
 
-def _record(subject: Subject, density: SpectralDensity) -> dict:
+def _record(classifier: Classifier, density: SpectralDensity) -> dict:
     return {
-        "name": subject.name,
+        "name": classifier.name,
         "parameters": density.dimension,
         "largest_node": density.nodes.max(),
         "smallest_node": density.nodes.min(),
@@ -135,11 +135,11 @@ def _table(context: StudyContext, densities: list[SpectralDensity]) -> Iterator[
         f"{settings.density_probes} probes of {settings.density_steps} products"
     )
     yield f"{'largest':>10}{'smallest':>11}{'trace':>20}{'trace of square':>22}  classifier"
-    for subject, density in zip(context.subjects, densities, strict=True):
+    for classifier, density in zip(context.classifiers, densities, strict=True):
         trace = _with_error(density.trace, density.trace_standard_error)
         square = _with_error(density.square_trace, density.square_trace_standard_error)
         ends = f"{density.nodes.max():>10.4g}{density.nodes.min():>11.3g}"
-        yield f"{ends}{trace:>20}{square:>22}  {subject.name}"
+        yield f"{ends}{trace:>20}{square:>22}  {classifier.name}"
 
 
 def _with_error(value: float, error: float) -> str:

@@ -16,7 +16,7 @@ FOUND = 2  # a plane takes two; so the study that comes first finds what the nex
 
 
 def top_eigenvectors(context: StudyContext, number: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the largest eigenvalues of ∇²θ L_ε at a subject's weights, and their eigenvectors.
+    """Returns the largest eigenvalues of ∇²θ L_ε at a classifier's weights, and their eigenvectors.
 
     Vectors that a study has left in the folder of the analysis are taken if they are eigenvectors here: one
     product each measures their residuals, so vectors of other weights, images or attacks are not mistaken.
@@ -24,14 +24,14 @@ def top_eigenvectors(context: StudyContext, number: int, count: int) -> tuple[np
 
     Args:
         context: of the study that asks; its images, attacked with its seed, are those of the loss.
-        number: of the subject in it.
+        number: of the classifier in it.
         count: how many, 1 or 2.
 
     Returns:
         Eigenvalues (count,) descending, and unit vectors (P, count).
     """
-    settings, subject = context.settings, context.subjects[number]
-    operator = Hessians(context, subject)()
+    settings, classifier = context.settings, context.classifiers[number]
+    operator = Hessians(context, classifier)()
     suffix = number or ""
     for name in SAVED:
         path = context.folder.parent / f"{name}{suffix}.npz"

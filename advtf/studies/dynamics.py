@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from advtf.classifiers.subject import Subject
+from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError
 from advtf.figures import dynamics as figures
 from advtf.landscape.units import LayerUnits, UnitCounter
@@ -29,11 +29,11 @@ def run(context: StudyContext) -> list[Path]:
             layers here.
     """
     batch_size = context.settings.batch_size
-    counters = [UnitCounter(_model(subject), batch_size=batch_size) for subject in context.subjects]
+    counters = [UnitCounter(_model(classifier), batch_size=batch_size) for classifier in context.classifiers]
     folders = [RunDirectory(Path(folder)) for folder in context.settings.run_dirs]
     runs = dict(zip(labels(folders), folders, strict=True))
     summaries = {label: summary(folder.dynamics) for label, folder in runs.items()}
-    units = [_units(context, *pair) for pair in zip(context.subjects, counters, strict=True)]
+    units = [_units(context, *pair) for pair in zip(context.classifiers, counters, strict=True)]
     for line in [*_updates_table(summaries), *_units_table(units)]:
         context.say(line)
     listed = [
@@ -99,23 +99,23 @@ def _means(log, window):
     return {"recorded": recorded, **means, "distance": float(log["distance"][window][-1])}
 
 
-def _model(subject):
-    if subject.model is None:
+def _model(classifier):
+    if classifier.model is None:
         raise UsageError(
-            f"dead units need the layers of a model. Received: {subject.name}, a SavedModel without a "
+            f"dead units need the layers of a model. Received: {classifier.name}, a SavedModel without a "
             "training configuration or an ensemble. Give a member exported by this package."
         )
-    return subject.model
+    return classifier.model
 
 
-def _units(context: StudyContext, subject: Subject, counter: UnitCounter) -> dict:
-    x_adv = attacked(context, subject, f"attacking {subject.name}")
+def _units(context: StudyContext, classifier: Classifier, counter: UnitCounter) -> dict:
+    x_adv = attacked(context, classifier, f"attacking {classifier.name}")
     layers = [
         {"name": one.name, "units": one.units, "channels": one.channels}
         | {"clean": _counts(one), "adversarial": _counts(two)}
         for one, two in zip(counter(context.x), counter(x_adv), strict=True)
     ]
-    return {"name": subject.name, "examples": len(context.x), "layers": layers}
+    return {"name": classifier.name, "examples": len(context.x), "layers": layers}
 
 
 def _counts(layer: LayerUnits) -> dict:

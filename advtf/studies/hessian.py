@@ -36,10 +36,10 @@ def run(context: StudyContext) -> list[Path]:
         FloatingPointError: a Hessian-vector product is not finite.
     """
     cache = _cache(context)
-    scales = [_scale(context, number, cache) for number in range(len(context.subjects))]
+    scales = [_scale(context, number, cache) for number in range(len(context.classifiers))]
     arrays, models = [], []
     for number, scale in enumerate(scales):
-        path, record = _of_subject(context, number, scale, cache)
+        path, record = _of_classifier(context, number, scale, cache)
         arrays.append(path)
         models.append(record)
         for line in _table(context, record):
@@ -59,7 +59,7 @@ def peak_memory() -> int:
 
 
 def _cache(context: StudyContext) -> ResultCache:
-    weights = [subject.parameters.value() for subject in context.subjects]
+    weights = [classifier.parameters.value() for classifier in context.classifiers]
     identity = context.settings.of("attack", "compute", "hessian")
     return ResultCache(context.folder / "state", fingerprint(identity, *weights, context.x, context.y))
 
@@ -85,19 +85,19 @@ def _scale(context: StudyContext, number: int, cache: ResultCache) -> RandomLoss
         data = (context.x, context.y, context.attack, context.epsilon)
         with _progress("loss at random θ", "draw", settings.normalise_draws) as shown:
             drawn = random_loss(
-                context.subjects[number], *data, **compute, report=lambda done, _: shown.update(1)
+                context.classifiers[number], *data, **compute, report=lambda done, _: shown.update(1)
             )
         return {"losses": drawn.losses}
 
     return RandomLoss(_kept(cache, f"random{number}", make)["losses"], len(context.x))
 
 
-def _of_subject(
+def _of_classifier(
     context: StudyContext, number: int, scale: RandomLoss | None, cache: ResultCache
 ) -> tuple[Path, dict]:
     """The file of a classifier's eigenpairs, and what the results say about them."""
-    settings, subject = context.settings, context.subjects[number]
-    operator = Hessians(context, subject)
+    settings, classifier = context.settings, context.classifiers[number]
+    operator = Hessians(context, classifier)
 
     def make():
         whole = operator()
@@ -109,7 +109,7 @@ def _of_subject(
     path = context.write_arrays(
         f"hessian{number or ''}", **{key: solved[key] for key in ("values", "vectors", "residuals")}
     )
-    record = {"name": subject.name, "parameters": subject.parameters.size} | _record(solved, scale)
+    record = {"name": classifier.name, "parameters": classifier.parameters.size} | _record(solved, scale)
     record |= {"loss": float(solved["loss"]), "gradient_norm": float(solved["gradient_norm"])}
     if scale:
         record["random_loss"] = {"mean": scale.mean, "standard_error": scale.standard_error}
@@ -120,7 +120,7 @@ def _of_subject(
 
 
 def _layers(context, number, operator, scale, cache) -> Iterator[dict]:
-    for place, (name, block) in enumerate(context.subjects[number].parameters.blocks().items()):
+    for place, (name, block) in enumerate(context.classifiers[number].parameters.blocks().items()):
         size = block.stop - block.start
         count = min(context.settings.eigenvalues, size)
 

@@ -12,11 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from advtf.attacks.pgd import Attack, fgsm, fgsm_n, pgd
-from advtf.classifiers.subject import Subject
+from advtf.classifiers.classifier import Classifier
 from advtf.figures.input import input_landscape
 from advtf.landscape.input_spectrum import require_second_derivatives
 from advtf.landscape.inputs import REFERENCE_STEP, InputMeasures, InputMeter
-from advtf.landscape.twin import twin_subject
+from advtf.landscape.twin import twin_classifier
 from advtf.settings.fields import format_epsilon
 from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
@@ -38,29 +38,29 @@ def run(context: StudyContext) -> list[Path]:
             another study in the folder.
         FloatingPointError: a product with a Hessian is not finite.
     """
-    subjects = _subjects(context)
+    classifiers = _classifiers(context)
     splits = context.splits
-    measured = _measured(context, subjects, splits)
+    measured = _measured(context, classifiers, splits)
     content = {
         "epsilon": context.epsilon,
         "models": [
-            {"name": subject.name, "splits": {name: each.summary() for name, each in of_model.items()}}
-            for subject, of_model in zip(subjects, measured, strict=True)
+            {"name": classifier.name, "splits": {name: each.summary() for name, each in of_model.items()}}
+            for classifier, of_model in zip(classifiers, measured, strict=True)
         ],
     }
     for line in _table(context, content["models"]):
         context.say(line)
-    results = context.write_arrays("input", **_arrays(context, subjects, splits, measured))
+    results = context.write_arrays("input", **_arrays(context, classifiers, splits, measured))
     record = context.write_json("input", content)
     figure = input_landscape({"": results}, context.folder / "input.png")
     return [record, results, figure]
 
 
-def _subjects(context: StudyContext) -> list[Subject]:
+def _classifiers(context: StudyContext) -> list[Classifier]:
     """The classifiers, each followed by its softplus twin if that is asked for."""
     if not context.settings.softplus_twin:
-        return list(context.subjects)
-    return [each for subject in context.subjects for each in (subject, twin_subject(subject))]
+        return list(context.classifiers)
+    return [each for classifier in context.classifiers for each in (classifier, twin_classifier(classifier))]
 
 
 def _attack(context: StudyContext) -> Attack:
@@ -74,25 +74,25 @@ def _attack(context: StudyContext) -> Attack:
 
 
 def _measured(
-    context: StudyContext, subjects: list[Subject], splits: Splits
+    context: StudyContext, classifiers: list[Classifier], splits: Splits
 ) -> list[dict[str, InputMeasures]]:
     settings = context.settings
-    weights = [subject.parameters.value() for subject in subjects]
+    weights = [classifier.parameters.value() for classifier in classifiers]
     images = [part for pair in splits.values() for part in pair]
     identity = fingerprint(settings.of("attack", "compute", "input"), *weights, *images)
     cache = ResultCache(context.folder / "state", identity)
     lengths = [len(y) for _, y in splits.values()]
-    total = len(subjects) * sum(length + min(length, settings.hs_examples) for length in lengths)
+    total = len(classifiers) * sum(length + min(length, settings.hs_examples) for length in lengths)
     with tqdm(total=total, desc="input", unit="image", leave=False, disable=not sys.stdout.isatty()) as shown:
         return [
-            _of_subject(context, subject, number, splits, cache, shown.update)
-            for number, subject in enumerate(subjects)
+            _of_classifier(context, classifier, number, splits, cache, shown.update)
+            for number, classifier in enumerate(classifiers)
         ]
 
 
-def _of_subject(
+def _of_classifier(
     context: StudyContext,
-    subject: Subject,
+    classifier: Classifier,
     number: int,
     splits: Splits,
     cache: ResultCache,
@@ -102,7 +102,7 @@ def _of_subject(
     for name, (x, y) in splits.items():
         arrays = cache.get(f"model{number}-{name}")
         if arrays is None:
-            meter = meter or _meter(context, subject, x.shape[1:])
+            meter = meter or _meter(context, classifier, x.shape[1:])
             found[name] = meter(x, y, report)
             cache.put(f"model{number}-{name}", {field: getattr(found[name], field) for field in FIELDS})
         else:
@@ -111,12 +111,12 @@ def _of_subject(
     return found
 
 
-def _meter(context: StudyContext, subject: Subject, shape: tuple) -> InputMeter:
+def _meter(context: StudyContext, classifier: Classifier, shape: tuple) -> InputMeter:
     settings = context.settings
     if settings.hs_examples:
-        require_second_derivatives(subject.model)
+        require_second_derivatives(classifier.model)
     return InputMeter(
-        subject.logits_fn,
+        classifier.logits_fn,
         shape,
         context.epsilon,
         attack=_attack(context),
@@ -132,7 +132,7 @@ def _meter(context: StudyContext, subject: Subject, shape: tuple) -> InputMeter:
 
 def _arrays(
     context: StudyContext,
-    subjects: list[Subject],
+    classifiers: list[Classifier],
     splits: Splits,
     measured: list[dict[str, InputMeasures]],
 ) -> dict[str, np.ndarray]:
@@ -147,7 +147,7 @@ def _arrays(
         for row, each in zip(named[f"{split}_effectiveness"], measured, strict=True):
             row[each[split].assessable] = each[split].effectiveness
     return named | {
-        "models": np.array([subject.name for subject in subjects]),
+        "models": np.array([classifier.name for classifier in classifiers]),
         "splits": np.array(list(splits)),
         "epsilon": np.float64(context.epsilon),
     }

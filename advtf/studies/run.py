@@ -21,7 +21,7 @@ from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
 from advtf.training.settings import from_json
 
 if TYPE_CHECKING:
-    from advtf.classifiers.subject import Subject
+    from advtf.classifiers.classifier import Classifier
 
 OF_TRAINING = ("norm", "eps", "attack_steps", "attack_step_size", "random_start")
 SHARED = ("target", "attack", "compute")  # the sections of settings that concern every study
@@ -144,7 +144,7 @@ def describe(settings: AnalyzeSettings, run: RunDirectory) -> str:
 class Material:
     """What is studied; the fields are those of `advtf.studies.context.StudyContext`."""
 
-    subjects: "list[Subject]"
+    classifiers: "list[Classifier]"
     x: np.ndarray | None = None
     y: np.ndarray | None = None
     x_test: np.ndarray | None = None
@@ -153,37 +153,39 @@ class Material:
     source: Mapping = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for subject in self.subjects[1:]:
-            first = self.subjects[0]
-            if (subject.input_shape, subject.num_classes) != (first.input_shape, first.num_classes):
+        for classifier in self.classifiers[1:]:
+            first = self.classifiers[0]
+            if (classifier.input_shape, classifier.num_classes) != (first.input_shape, first.num_classes):
                 raise UsageError(
                     "models must have one input shape and number of classes. "
-                    f"Received: {_shapes(first)} and {_shapes(subject)}."
+                    f"Received: {_shapes(first)} and {_shapes(classifier)}."
                 )
-        if self.subjects and self.x is not None:
-            _require_images(self.subjects[0], self.x.shape[1:])
+        if self.classifiers and self.x is not None:
+            _require_images(self.classifiers[0], self.x.shape[1:])
 
     def identity(self) -> str:
         """Returns a digest of the weights, the images and the labels."""
-        weights = [subject.parameters.value() for subject in self.subjects]
+        weights = [classifier.parameters.value() for classifier in self.classifiers]
         images = [self.x, self.y, self.x_test, self.y_test]
         return fingerprint(*weights, *(array for array in images if array is not None))
 
 
-def _shapes(subject):
-    return f"{subject.name} with {_shape(subject.input_shape)}, {subject.num_classes} classes"
+def _shapes(classifier):
+    return f"{classifier.name} with {_shape(classifier.input_shape)}, {classifier.num_classes} classes"
 
 
 def _shape(sizes):
     return "×".join("?" if size is None else str(size) for size in sizes)
 
 
-def _require_images(subject, shape):
-    free_or_equal = all(size in (None, given) for size, given in zip(subject.input_shape, shape, strict=True))
+def _require_images(classifier, shape):
+    free_or_equal = all(
+        size in (None, given) for size, given in zip(classifier.input_shape, shape, strict=True)
+    )
     if not free_or_equal:
         raise UsageError(
-            f"images must have the {_shape(subject.input_shape)} pixels and channels of {subject.name}. "
-            f"Received: {_shape(shape)}. Choose the data it was trained on."
+            f"images must have the {_shape(classifier.input_shape)} pixels and channels of {classifier.name}."
+            f" Received: {_shape(shape)}. Choose the data it was trained on."
         )
 
 
@@ -193,26 +195,26 @@ def load(settings: AnalyzeSettings, options: AnalyzeOptions) -> Material:
     Raises:
         UsageError: they cannot be had, or do not fit each other.
     """
-    from advtf.classifiers.subject import as_subject
+    from advtf.classifiers.classifier import as_classifier
     from advtf.data import sets as data
     from advtf.data.augmentation import to_unit_float
 
-    subjects = [as_subject(path) for path in settings.model]
+    classifiers = [as_classifier(path, movable=True) for path in settings.model]
     source = {"classifiers": list(settings.model)}
     if settings.dataset is None:
-        return Material(subjects, source=source)
+        return Material(classifiers, source=source)
     training = planning.training_settings(settings.model[0]) if settings.model else {}
     # The loss is that of the training: what was held out then is left out here, too.
     held_out = training.get("val_fraction", 0.0) if training.get("dataset") == settings.dataset else 0.0
     images = data.load(settings.dataset, options.data_dir, held_out, training.get("image_size"))
-    for path, subject in zip(settings.model, subjects, strict=True):
-        planning.require_classes(path, subject.num_classes, settings.dataset, images.num_classes)
+    for path, classifier in zip(settings.model, classifiers, strict=True):
+        planning.require_classes(path, classifier.num_classes, settings.dataset, images.num_classes)
     chosen = getattr(images, settings.split).select(slice(settings.num_examples))
     test = images.test.select(slice(settings.num_examples))
     source |= {"dataset": settings.dataset, "split": settings.split}
     source |= {"examples": len(chosen), "test_examples": len(test)}
     x, x_test = (to_unit_float(part.images).numpy() for part in (chosen, test))
-    return Material(subjects, x, chosen.labels, x_test, test.labels, images.num_classes, source)
+    return Material(classifiers, x, chosen.labels, x_test, test.labels, images.num_classes, source)
 
 
 def begin(

@@ -95,7 +95,7 @@ def _run(name, context):
 def _context(settings, material, place, say):
     return StudyContext(
         settings=settings,
-        subjects=material.subjects,
+        classifiers=material.classifiers,
         x=material.x,
         y=material.y,
         x_test=material.x_test,

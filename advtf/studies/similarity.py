@@ -38,11 +38,11 @@ def run(context: StudyContext) -> list[Path]:
         raise UsageError(
             f"study=similarity needs perturbations. Received: eps={context.epsilon:g}. Give --eps above 0."
         )
-    pairs = [top_eigenvectors(context, number, 1) for number in range(len(context.subjects))]
+    pairs = [top_eigenvectors(context, number, 1) for number in range(len(context.classifiers))]
     splits = context.splits
     arrays = _measured(context, splits, [vectors[:, 0] for _, vectors in pairs]) | {
         "offsets": np.array(context.settings.offsets, np.float64),
-        "models": np.array([subject.name for subject in context.subjects]),
+        "models": np.array([classifier.name for classifier in context.classifiers]),
         "splits": np.array(list(splits)),
         "directions": np.array(DIRECTIONS),
         "eigenvalues": np.array([values[0] for values, _ in pairs]),
@@ -59,13 +59,13 @@ def run(context: StudyContext) -> list[Path]:
 
 def _measured(context: StudyContext, splits: dict, eigenvectors: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Arrays with the axes model, split, run, direction and, last, length a; before a the sign, if any."""
-    settings, subjects = context.settings, context.subjects
-    known = [*(subject.parameters.value() for subject in subjects), *eigenvectors]
+    settings, classifiers = context.settings, context.classifiers
+    known = [*(classifier.parameters.value() for classifier in classifiers), *eigenvectors]
     images = [part for pair in splits.values() for part in pair]
     identity = fingerprint(settings.of("attack", "compute", "similarity"), *known, *images)
     cache = ResultCache(context.folder / "state", identity)
     per_run = len(DIRECTIONS) * len(settings.offsets)
-    axes = len(subjects), len(splits), settings.runs
+    axes = len(classifiers), len(splits), settings.runs
     runs = []
     with tqdm(
         total=math.prod(axes) * per_run, desc="similarity", leave=False, disable=not sys.stdout.isatty()
@@ -84,18 +84,18 @@ def _measured(context: StudyContext, splits: dict, eigenvectors: list[np.ndarray
 def _runs(context, splits, eigenvectors, shown):
     """Every run's name, and the function that measures it."""
     compute = {"batch_size": context.settings.batch_size, "jit_compile": context.jit_compile}
-    for number, (subject, eigenvector) in enumerate(zip(context.subjects, eigenvectors, strict=True)):
+    for number, (classifier, eigenvector) in enumerate(zip(context.classifiers, eigenvectors, strict=True)):
         for split, (x, y) in splits.items():
-            probe = PerturbationSimilarity(subject, x, y, context.attack, context.epsilon, **compute)
+            probe = PerturbationSimilarity(classifier, x, y, context.attack, context.epsilon, **compute)
             for index in range(context.settings.runs):
-                measure = functools.partial(_one_run, context, subject, probe, eigenvector, index, shown)
+                measure = functools.partial(_one_run, context, classifier, probe, eigenvector, index, shown)
                 yield f"model{number}-{split}-run{index}", measure
 
 
-def _one_run(context, subject, probe, eigenvector, index, shown):
+def _one_run(context, classifier, probe, eigenvector, index, shown):
     settings = context.settings
     seed = settings.seed + index * RUN_STRIDE
-    directions = eigenvector, unit_direction(subject.parameters, seed)
+    directions = eigenvector, unit_direction(classifier.parameters, seed)
     found = [
         probe.along(direction, settings.offsets, seed=seed, report=lambda done, total: shown.update(1))
         for direction in directions

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from advtf.classifiers.classifier import Classifier
 from advtf.classifiers.export import TOLERANCE
 from advtf.classifiers.parameters import Parameters, filter_normalised, unit_direction
-from advtf.classifiers.subject import Subject
 from advtf.errors import UsageError
 from advtf.figures.surface import interactive_surface, loss_surface
 from advtf.landscape.objective import AdversarialObjective
@@ -71,10 +71,10 @@ def run(context: StudyContext) -> list[Path]:
         UsageError: an even number of points about a model, a model that the first cannot be moved to, or
             state of another study in the folder.
     """
-    subject, settings = context.subjects[0], context.settings
-    cut = _towards(context) if settings.surface == "towards" else _around(context, subject)
+    classifier, settings = context.classifiers[0], context.settings
+    cut = _towards(context) if settings.surface == "towards" else _around(context, classifier)
     objective = AdversarialObjective(
-        subject,
+        classifier,
         context.x,
         context.y,
         context.attack,
@@ -84,14 +84,14 @@ def run(context: StudyContext) -> list[Path]:
         jit_compile=context.jit_compile,
     )
     found = _scan(context, objective, cut)
-    points = _points(found, context.subjects[: 1 + len(found.axes)] if cut.towards else [subject])
+    points = _points(found, context.classifiers[: 1 + len(found.axes)] if cut.towards else [classifier])
     for line in _table(found, points, cut, context.epsilon):
         context.say(line)
     grids = {name: getattr(found, name) for name in QUANTITIES}
     arrays = {f"axis{number}": axis for number, axis in enumerate(found.axes)} | grids
     texts = {
         "labels": np.array(cut.labels),
-        "model": np.array(subject.name),
+        "model": np.array(classifier.name),
         "towards": np.array(cut.towards),
     }
     texts |= {"epsilon": np.float64(context.epsilon)}
@@ -104,8 +104,8 @@ def run(context: StudyContext) -> list[Path]:
     return [record, results, picture, page]
 
 
-def _around(context, subject) -> Slice:
-    settings, parameters = context.settings, subject.parameters
+def _around(context, classifier) -> Slice:
+    settings, parameters = context.settings, classifier.parameters
     axis = symmetric_axis(settings.surface_radius, settings.surface_points)
     count = settings.surface_dims
     if settings.surface == "eigen":
@@ -134,38 +134,40 @@ def _index(k, count):
 
 def _towards(context) -> Slice:
     settings = context.settings
-    subjects = context.subjects[: 1 + settings.surface_dims]
-    parameters = [_everything(subject) for subject in subjects]
+    classifiers = context.classifiers[: 1 + settings.surface_dims]
+    parameters = [_everything(classifier) for classifier in classifiers]
     shapes = [[tuple(variable.shape) for variable in part.variables] for part in parameters]
-    for subject, shape in zip(subjects, shapes, strict=True):
+    for classifier, shape in zip(classifiers, shapes, strict=True):
         if shape != shapes[0]:
             raise UsageError(
-                f"surface=towards needs models of one architecture. Received: {subjects[0].name} and "
-                f"{subject.name}, whose variables differ. Give models of equal settings."
+                f"surface=towards needs models of one architecture. Received: {classifiers[0].name} and "
+                f"{classifier.name}, whose variables differ. Give models of equal settings."
             )
     weights = np.stack([part.value() for part in parameters])
-    for subject, vector in zip(subjects, weights, strict=True):
+    for classifier, vector in zip(classifiers, weights, strict=True):
         with parameters[0].at(vector):
-            _require_equal(subjects[0], subject, context.x[:PROBES])
+            _require_equal(classifiers[0], classifier, context.x[:PROBES])
     axis = segment_axis(settings.surface_radius, settings.surface_points)
-    labels = tuple(f"t{_index(k, len(subjects) - 1)} towards {s.name}" for k, s in enumerate(subjects[1:]))
+    labels = tuple(
+        f"t{_index(k, len(classifiers) - 1)} towards {s.name}" for k, s in enumerate(classifiers[1:])
+    )
     return Slice(
-        parameters[0], weights, between(weights), (axis,) * (len(subjects) - 1), labels, towards=True
+        parameters[0], weights, between(weights), (axis,) * (len(classifiers) - 1), labels, towards=True
     )
 
 
-def _everything(subject: Subject) -> Parameters:
+def _everything(classifier: Classifier) -> Parameters:
     """The weights and, where they can be reached, BatchNorm's running statistics.
 
     On the way to another model both move in equal shares, so that its end is that model.
     """
-    if subject.model is None:
-        return subject.parameters
-    return Parameters([v for v in subject.model.variables if keras.backend.is_float_dtype(v.dtype)])
+    if classifier.model is None:
+        return classifier.parameters
+    return Parameters([v for v in classifier.model.variables if keras.backend.is_float_dtype(v.dtype)])
 
 
 def _require_equal(moved, wanted, x):
-    found, expected = (np.asarray(subject.logits_fn(x)) for subject in (moved, wanted))
+    found, expected = (np.asarray(classifier.logits_fn(x)) for classifier in (moved, wanted))
     if not np.abs(found - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max()):
         raise UsageError(
             f"surface=towards needs models that differ in their weights only. Received: {moved.name}, which "
@@ -175,7 +177,9 @@ def _require_equal(moved, wanted, x):
 
 def _scan(context, objective, cut):
     settings = context.settings.of("attack", "compute", "surface")
-    logits = np.asarray(context.subjects[0].logits_fn(context.x[:PROBES]))  # depend on all that is not moved
+    logits = np.asarray(
+        context.classifiers[0].logits_fn(context.x[:PROBES])
+    )  # depend on all that is not moved
     known = (cut.parameters.value(), cut.vectors, *cut.axes, logits, context.x, context.y)
     cache = ResultCache(context.folder / "state", fingerprint(settings, *known))
     total = math.prod(map(len, cut.axes))
@@ -191,11 +195,13 @@ def _scan(context, objective, cut):
         return surface(objective, cut.parameters, cut.place, cut.axes, cache=cache, report=report)
 
 
-def _points(found: Surface, subjects) -> dict[str, dict]:
+def _points(found: Surface, classifiers) -> dict[str, dict]:
     """Where the models are, and the point of the lowest L_ε, each with its coordinates and values."""
-    places = {subjects[0].name: (0.0,) * len(found.axes)}
-    if len(subjects) > 1:
-        places |= {s.name: tuple(unit) for s, unit in zip(subjects[1:], np.eye(len(found.axes)), strict=True)}
+    places = {classifiers[0].name: (0.0,) * len(found.axes)}
+    if len(classifiers) > 1:
+        places |= {
+            s.name: tuple(unit) for s, unit in zip(classifiers[1:], np.eye(len(found.axes)), strict=True)
+        }
     losses = np.where(np.isnan(found.adversarial_loss), np.inf, found.adversarial_loss)
     lowest = np.unravel_index(np.argmin(losses), losses.shape)
     places["lowest L_ε"] = tuple(axis[i] for axis, i in zip(found.axes, lowest, strict=True))

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from advtf.attacks.pgd import Attack
+from advtf.classifiers.classifier import Classifier
 from advtf.classifiers.export import TOLERANCE
-from advtf.classifiers.subject import Subject
 from advtf.data.sets import Split, steps_per_epoch_of, training_batches
 from advtf.errors import UsageError, require_real, require_whole
 from advtf.landscape.batch_statistics import norm_layers
@@ -79,17 +79,17 @@ class TrainedCurve:
     error: np.ndarray
 
 
-def require_connectable(start: Subject, end: Subject) -> None:
+def require_connectable(start: Classifier, end: Classifier) -> None:
     """Checks that the weights of `end` can be put into the network of `start`.
 
     Raises:
         UsageError: no live model, another architecture, or another function of the same weights.
     """
-    for subject in (start, end):
-        if subject.model is None:
+    for classifier in (start, end):
+        if classifier.model is None:
             raise UsageError(
                 "connectivity needs live Keras models, as the curve is trained. "
-                f"Received: {subject.name}, a SavedModel of unknown architecture. "
+                f"Received: {classifier.name}, a SavedModel of unknown architecture. "
                 "Use exports of advtf.main, or pass the Keras model to the library call."
             )
     if _shapes(start) != _shapes(end):
@@ -114,13 +114,13 @@ def require_connectable(start: Subject, end: Subject) -> None:
         )
 
 
-def _shapes(subject):
-    parameters = [tuple(variable.shape) for variable in subject.parameters.variables]
-    return subject.input_shape, len(norm_layers(subject.model)), parameters
+def _shapes(classifier):
+    parameters = [tuple(variable.shape) for variable in classifier.parameters.variables]
+    return classifier.input_shape, len(norm_layers(classifier.model)), parameters
 
 
-def _describe(subject):
-    return f"{subject.name} ({subject.parameters.size:,} parameters, images {subject.input_shape})"
+def _describe(classifier):
+    return f"{classifier.name} ({classifier.parameters.size:,} parameters, images {classifier.input_shape})"
 
 
 @contextmanager
@@ -135,8 +135,8 @@ def unchanged(model: keras.Model) -> Iterator[None]:
 
 
 def train_curve(
-    start: Subject,
-    end: Subject,
+    start: Classifier,
+    end: Classifier,
     x: np.ndarray,
     y: np.ndarray,
     attack: Attack,

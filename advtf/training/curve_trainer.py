@@ -8,13 +8,13 @@ import tensorflow as tf
 
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.pgd import Attack
-from advtf.classifiers.subject import Subject
+from advtf.classifiers.classifier import Classifier
 from advtf.landscape.batch_statistics import norm_layers, of_the_batch
 from advtf.landscape.curves import Curve
 
 
 class CurveTrainer:
-    """Mini-batch steps on the inner points of a curve, in the network of one subject.
+    """Mini-batch steps on the inner points of a curve, in the network of one classifier.
 
     A step at t assigns B(t) to the network, makes adversarial examples there in inference mode and takes the
     gradient of their loss in training mode; inner point i receives c_i(t) of it (the chain rule of eq. 30).
@@ -22,7 +22,7 @@ class CurveTrainer:
     the statistics of other points of the curve.
 
     Args:
-        subject: has a live model, whose weights are moved; wrap the calls in `unchanged`.
+        classifier: has a live model, whose weights are moved; wrap the calls in `unchanged`.
         curve: where training begins; it has at least one inner point.
         attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``.
         epsilon: radius ε in units of the image range.
@@ -36,7 +36,7 @@ class CurveTrainer:
 
     def __init__(
         self,
-        subject: Subject,
+        classifier: Classifier,
         curve: Curve,
         attack: Attack,
         epsilon: float,
@@ -45,8 +45,8 @@ class CurveTrainer:
         loss: Callable = cross_entropy,
         jit_compile: bool = False,
     ):
-        self._model, self._parameters = subject.model, subject.parameters
-        self._norms = norm_layers(subject.model)
+        self._model, self._parameters = classifier.model, classifier.parameters
+        self._norms = norm_layers(classifier.model)
         self._curve, self._attack, self._loss = curve, attack, loss
         self._epsilon = tf.constant(epsilon, tf.float32)
         self._start, self._end = tf.constant(curve.points[0]), tf.constant(curve.points[-1])

@@ -57,10 +57,10 @@ def test_the_material_is_that_of_the_training(inside, tmp_path, two):
     np.testing.assert_array_equal(context.y, images.train.labels[:100])
     np.testing.assert_array_equal(context.x_test, images.test.images[:100])
     assert (context.num_classes, context.epsilon, context.settings.attack_steps) == (10, EPSILON, 7)
-    (subject,) = context.subjects
+    (classifier,) = context.classifiers
     model, x, _ = digits()
-    np.testing.assert_allclose(subject.logits_fn(x), model(x), atol=1e-5)
-    assert subject.config["eps"] == EPSILON and subject.name == "digits-run/last"
+    np.testing.assert_allclose(classifier.logits_fn(x), model(x), atol=1e-5)
+    assert classifier.config["eps"] == EPSILON and classifier.name == "digits-run/last"
     record = read(tmp_path / "out" / "first" / "first.json")
     expected = {"classifiers": [EXPORT], "dataset": "digits", "split": "train", "examples": 100}
     assert expected.items() <= record.items() and record["test_examples"] == 100
@@ -193,7 +193,7 @@ def test_help_and_mistakes_are_answered_at_once_and_without_tensorflow(tmp_path)
 
 def test_every_public_name_is_there():
     assert all(getattr(advtf, name) is not None for name in advtf.__all__)
-    assert {"analyze", "HessianOperator", "lanczos", "as_subject"} <= set(dir(advtf))
+    assert {"analyze", "HessianOperator", "lanczos", "as_classifier", "as_subject"} <= set(dir(advtf))
 
 
 def test_the_library_call_returns_the_numbers(two):
@@ -204,7 +204,7 @@ def test_the_library_call_returns_the_numbers(two):
     assert (found["classifiers"], found["examples"]) == ([model.name], 64)
     context = two[0].contexts[0]
     assert context.num_classes == 10 and not context.folder.exists()
-    losses = [cross_entropy(y, logits(x)).numpy() for logits in (model, context.subjects[0].logits_fn)]
+    losses = [cross_entropy(y, logits(x)).numpy() for logits in (model, context.classifiers[0].logits_fn)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     advtf.analyze(model, np.round(255 * x).astype(np.uint8), y, study="first", epsilon=0.1)
     assert two[0].contexts[1].x.dtype == np.float32 and two[0].contexts[1].x.max() <= 1

@@ -70,11 +70,14 @@ def test_same_seed_same_result_and_a_larger_ball_is_worse(norm):
     assert errors[1][0] < errors[2][0]
 
 
-def test_every_kind_of_target_gives_the_same_numbers(folder):
+def test_every_kind_of_classifier_gives_the_same_numbers(folder):
     model, x, y = digits()
-    targets = [model, folder / EXPORT, str(folder / EXPORT), [model], build_ensemble([model])]
-    targets.append(lambda x: model(x, training=False))
-    errors = {evaluate(target, x, y, "pgd", EPSILON, checks=False, **FEW).robust_error for target in targets}
+    classifiers = [model, folder / EXPORT, str(folder / EXPORT), [model], build_ensemble([model])]
+    classifiers.append(lambda x: model(x, training=False))
+    errors = {
+        evaluate(classifier, x, y, "pgd", EPSILON, checks=False, **FEW).robust_error
+        for classifier in classifiers
+    }
     assert len(errors) == 1
 
 
@@ -92,10 +95,10 @@ def test_probabilities_are_refused_or_taken_as_such(tmp_path):
     softmax.export(str(tmp_path / "softmax"), verbose=False)
     same = evaluate(model, x, y, "pgd", EPSILON, checks=False, **FEW)
     taken = {"outputs": "probabilities", "checks": False, **FEW}
-    for target in (softmax, tmp_path / "softmax"):
+    for classifier in (softmax, tmp_path / "softmax"):
         with pytest.raises(UsageError, match="remove the softmax, or say outputs=probabilities"):
-            evaluate(target, x, y, "pgd", EPSILON, **FEW)
-        found = evaluate(target, x, y, "pgd", EPSILON, **taken)
+            evaluate(classifier, x, y, "pgd", EPSILON, **FEW)
+        found = evaluate(classifier, x, y, "pgd", EPSILON, **taken)
         assert abs(found.robust_error - same.robust_error) <= 100 / 64
         assert "logarithms of probabilities" in found.warnings[0]
     with pytest.raises(UsageError, match="use outputs=logits"):
@@ -110,8 +113,8 @@ def test_a_loaded_softmax_is_attacked_like_its_path(tmp_path):
     loaded = load_classifier(tmp_path / "softmax", outputs="probabilities")
     # It returns logarithms already, so neither word may take another one.
     results = [
-        evaluate(target, x, y, "pgd", EPSILON, outputs=outputs, checks=False, **FEW)
-        for target, outputs in [
+        evaluate(classifier, x, y, "pgd", EPSILON, outputs=outputs, checks=False, **FEW)
+        for classifier, outputs in [
             (tmp_path / "softmax", "probabilities"),
             (loaded, "probabilities"),
             (loaded, "logits"),

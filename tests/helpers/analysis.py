@@ -23,7 +23,7 @@ def fake_export(place, *, shape=(8, 8, 1), classes=10, **training):
     return str(place)
 
 
-def subject(name="a", shape=(8, 8, 1), classes=10, weights=(1.0, 2.0)):
+def fake_classifier(name="a", shape=(8, 8, 1), classes=10, weights=(1.0, 2.0)):
     """What a plan sees of a classifier."""
     parameters = types.SimpleNamespace(value=lambda: np.array(weights))
     return types.SimpleNamespace(

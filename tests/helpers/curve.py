@@ -1,19 +1,20 @@
 """Pairs of small classifiers to connect."""
 
+import dataclasses
 import functools
 
 import keras
 import numpy as np
 
 from advtf import models
-from advtf.classifiers.subject import Subject, as_subject
+from advtf.classifiers.classifier import as_classifier
 from advtf.data.sets import load
 from advtf.models.layers import Layers
 
 
 @functools.cache
 def digits_pair():
-    """Two networks trained on digits from different seeds, without attack; fresh subjects at each call."""
+    """Two networks trained on digits from different seeds, without attack; fresh classifiers at each call."""
     data = load("digits")
     weights = []
     for seed in (0, 1):
@@ -26,14 +27,14 @@ def digits_pair():
     return data, weights
 
 
-def subjects():
-    """Returns the pair as subjects of their own, so that a test may move their weights."""
+def classifiers():
+    """Returns the pair as classifiers of their own, so that a test may move their weights."""
     data, weights = digits_pair()
     pair = []
     for number, values in enumerate(weights):
         model = models.build("mlp", data.input_shape, 10, width=1, seed=number)
         model.set_weights(values)
-        pair.append(as_subject(model))
+        pair.append(as_classifier(model, movable=True))
     return pair
 
 
@@ -69,6 +70,6 @@ def bits(model):
     return [variable.numpy().tobytes() for variable in model.variables]
 
 
-def foreign(subject):
-    """Returns a subject without a live model, as a SavedModel of another program gives it."""
-    return Subject(subject.logits_fn, subject.parameters, subject.input_shape, 10, "foreign", None, {})
+def foreign(classifier):
+    """Returns a classifier without a live model, as a SavedModel of another program gives it."""
+    return dataclasses.replace(classifier, name="foreign", model=None, config={})

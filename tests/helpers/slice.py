@@ -4,7 +4,7 @@ import numpy as np
 
 from advtf import models
 from advtf.attacks.pgd import pgd
-from advtf.classifiers.subject import as_subject
+from advtf.classifiers.classifier import as_classifier
 from advtf.data.sets import Split, load
 from advtf.studies.context import StudyContext
 from advtf.studies.settings import AnalyzeSettings
@@ -13,14 +13,14 @@ EPSILON, SHAPE = 0.1, (4, 4, 1)
 ATTACK = pgd("linf", 3, 0.5)
 
 
-def classifier(seed=0, name="linear"):
+def make_classifier(seed=0, name="linear"):
     """A classifier that is not sure of anything, named after its seed."""
     model = models.build(name, SHAPE, 10, seed=seed, **({"width": 1} if name == "mlp" else {}))
     model.name = f"model{seed}"
-    return as_subject(model)
+    return as_classifier(model, movable=True)
 
 
-def context_of(folder, study, subjects, say=lambda line: None, **settings):
+def context_of(folder, study, classifiers, say=lambda line: None, **settings):
     """The context of a study over the middles of some digits; `folder` is that of the analysis."""
     train, test = (
         Split(part.images[:count, 2:6, 2:6], part.labels[:count])
@@ -31,7 +31,7 @@ def context_of(folder, study, subjects, say=lambda line: None, **settings):
     given = {"norm": "linf", "eps": EPSILON, "batch_size": 32} | settings
     return StudyContext(
         settings=AnalyzeSettings(study=(study,), **given),
-        subjects=subjects,
+        classifiers=classifiers,
         x=train.images,
         y=train.labels,
         x_test=test.images,

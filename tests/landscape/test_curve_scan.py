@@ -4,10 +4,10 @@ import functools
 
 import numpy as np
 import pytest
-from helpers.curve import bits, foreign, held_out_images, images, norm_net, random_batch, subjects
+from helpers.curve import bits, classifiers, foreign, held_out_images, images, norm_net, random_batch
 
 from advtf.attacks.pgd import pgd
-from advtf.classifiers.subject import as_subject
+from advtf.classifiers.classifier import as_classifier
 from advtf.errors import UsageError
 from advtf.landscape.batch_statistics import BatchStatistics
 from advtf.landscape.curve_scan import CurveScanner, barrier
@@ -22,13 +22,13 @@ EPSILON = 0.03
 @functools.cache
 def long_curve():
     settings = CurveSettings(epochs=25, learning_rate=0.02, batch_size=64)
-    return train_curve(*subjects(), *images(1024), ATTACK, EPSILON, settings)
+    return train_curve(*classifiers(), *images(1024), ATTACK, EPSILON, settings)
 
 
 @functools.cache
 def shared():
-    """One scanner for all tests, as it is compiled once, and its subject."""
-    start = subjects()[0]
+    """One scanner for all tests, as it is compiled once, and its classifier."""
+    start = classifiers()[0]
     scanner = CurveScanner(start, images(), held_out_images(), ATTACK, EPSILON, seed=3, batch_size=60)
     return scanner, start
 
@@ -40,16 +40,16 @@ def test_barrier_by_hand():
 
 
 def test_equal_ends_have_no_barrier():
-    start, _ = subjects()
+    start, _ = classifiers()
     settings = CurveSettings(epochs=4, learning_rate=0.01, batch_size=64)
-    trained = train_curve(start, subjects()[0], *images(), ATTACK, EPSILON, settings)
+    trained = train_curve(start, classifiers()[0], *images(), ATTACK, EPSILON, settings)
     scan = shared()[0].scan(trained.curve, 5)
     assert barrier(scan.t, scan.train_loss)[0] < 0.01
     assert scan.train_loss[0] == scan.train_loss[-1]
 
 
 def test_a_trained_curve_goes_around_the_barrier_of_the_straight_line():
-    (scanner, start), end = shared(), subjects()[1]
+    (scanner, start), end = shared(), classifiers()[1]
     line = straight("bezier", start.parameters.value(), end.parameters.value(), 1)
     straight_scan, scan = scanner.scan(line, 9), scanner.scan(long_curve().curve, 9)
     over, around = (barrier(s.t, s.train_loss)[0] for s in (straight_scan, scan))
@@ -60,7 +60,7 @@ def test_a_trained_curve_goes_around_the_barrier_of_the_straight_line():
 
 
 def test_a_killed_scan_continues_with_the_same_bits(tmp_path):
-    (scanner, start), end, lines = shared(), subjects()[1], []
+    (scanner, start), end, lines = shared(), classifiers()[1], []
     line = straight("bezier", start.parameters.value(), end.parameters.value(), 1)
 
     def interrupt(line):
@@ -81,13 +81,13 @@ def test_a_killed_scan_continues_with_the_same_bits(tmp_path):
 
 def test_scan_of_a_network_with_batch_norm():
     """Statistics on clean examples, adversarial examples with these, statistics on them, evaluation."""
-    subject, twin = as_subject(norm_net()), as_subject(norm_net())
+    classifier, twin = as_classifier(norm_net(), movable=True), as_classifier(norm_net(), movable=True)
     train, test = random_batch(30), random_batch(20, seed=1)
-    scanner = CurveScanner(subject, train, test, ATTACK, 0.2, seed=3, batch_size=11)
-    vector = np.random.default_rng(3).normal(size=subject.parameters.size)
-    before = bits(subject.model)
+    scanner = CurveScanner(classifier, train, test, ATTACK, 0.2, seed=3, batch_size=11)
+    vector = np.random.default_rng(3).normal(size=classifier.parameters.size)
+    before = bits(classifier.model)
     found = scanner.measure(vector)
-    assert bits(subject.model) == before
+    assert bits(classifier.model) == before
 
     twin.parameters.assign(vector)
     settings = {"seed": 3, "batch_size": 11}
@@ -102,14 +102,14 @@ def test_scan_of_a_network_with_batch_norm():
 
 
 def test_ends_of_a_scan_are_the_models_own_objectives():
-    (scanner, start), end = shared(), subjects()[1]
+    (scanner, start), end = shared(), classifiers()[1]
     line = straight("bezier", start.parameters.value(), end.parameters.value(), 1)
     before = bits(start.model)
     scan = scanner.scan(line, 3)
     assert bits(start.model) == before
-    for place, subject in ((0, start), (-1, end)):
+    for place, classifier in ((0, start), (-1, end)):
         for name, (x, y) in (("train", images()), ("test", held_out_images())):
-            objective = AdversarialObjective(subject, x, y, ATTACK, EPSILON, seed=3, batch_size=60)
+            objective = AdversarialObjective(classifier, x, y, ATTACK, EPSILON, seed=3, batch_size=60)
             robust, clean, found = objective(), objective.clean(), scan.arrays()
             assert found[f"{name}_loss"][place] == robust.loss
             assert found[f"{name}_error"][place] == robust.error
@@ -119,4 +119,4 @@ def test_ends_of_a_scan_are_the_models_own_objectives():
 
 def test_a_model_of_unknown_architecture_is_refused():
     with pytest.raises(UsageError, match="live Keras model"):
-        CurveScanner(foreign(subjects()[0]), images(), held_out_images(), ATTACK, EPSILON)
+        CurveScanner(foreign(classifiers()[0]), images(), held_out_images(), ATTACK, EPSILON)

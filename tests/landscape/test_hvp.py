@@ -7,8 +7,8 @@ import tensorflow as tf
 from helpers.attack import losses, softmax
 
 from advtf import models
+from advtf.classifiers.classifier import as_classifier
 from advtf.classifiers.export import export_classifier
-from advtf.classifiers.subject import as_subject
 from advtf.errors import UsageError
 from advtf.landscape.hvp import HessianOperator
 from advtf.models.layers import Layers
@@ -55,11 +55,11 @@ def every_layer(activation="softplus"):
     return model
 
 
-def central_difference(subject, direction, step, function):
+def central_difference(classifier, direction, step, function):
     """Central difference of a function of the weights along a direction."""
-    theta, values = subject.parameters.value(), []
+    theta, values = classifier.parameters.value(), []
     for sign in (1, -1):
-        with subject.parameters.at(theta + sign * step * direction):
+        with classifier.parameters.at(theta + sign * step * direction):
             values.append(function())
     return (values[0] - values[1]) / (2 * step)
 
@@ -73,32 +73,32 @@ def distance(actual, expected):
 
 
 def test_dense_hessian_of_every_layer_type(float64):
-    subject, (x, y) = as_subject(every_layer()), data(4)
-    operator = HessianOperator(subject, x, y, batch_size=3)  # batches of 3 and 1
+    classifier, (x, y) = as_classifier(every_layer(), movable=True), data(4)
+    operator = HessianOperator(classifier, x, y, batch_size=3)  # batches of 3 and 1
     hessian, directions = dense(operator), np.eye(operator.dimension)
-    expected = [central_difference(subject, d, 1e-6, operator.gradient) for d in directions]
+    expected = [central_difference(classifier, d, 1e-6, operator.gradient) for d in directions]
     assert distance(hessian, np.stack(expected, axis=1)) < 1e-7
     assert np.abs(hessian - hessian.T).max() < 1e-13 * np.abs(hessian).max()
-    slopes = [central_difference(subject, d, 1e-6, operator.loss) for d in directions]
+    slopes = [central_difference(classifier, d, 1e-6, operator.loss) for d in directions]
     assert distance(operator.gradient(), slopes) < 1e-8
     assert operator.products == operator.dimension
-    blocks = subject.parameters.blocks()
+    blocks = classifier.parameters.blocks()
     for name in ("norm1_bn", "logits"):
-        part = HessianOperator(subject, x, y, block=blocks[name])
+        part = HessianOperator(classifier, x, y, block=blocks[name])
         wanted = hessian[blocks[name], blocks[name]]
         np.testing.assert_allclose(dense(part), wanted, atol=1e-12 * np.abs(hessian).max())
 
 
-def directional_error(subject, x, y):
-    operator = HessianOperator(subject, x, y, batch_size=4)
+def directional_error(classifier, x, y):
+    operator = HessianOperator(classifier, x, y, batch_size=4)
     direction = np.random.default_rng(2).standard_normal(operator.dimension)
-    expected = central_difference(subject, direction, 1e-7, operator.gradient)
+    expected = central_difference(classifier, direction, 1e-7, operator.gradient)
     return distance(operator(direction), expected)
 
 
 @pytest.mark.parametrize("activation", sorted(set(models.ACTIVATIONS) - {"softplus"}))
 def test_every_activation(float64, activation):
-    assert directional_error(as_subject(every_layer(activation)), *data()) < 1e-6
+    assert directional_error(as_classifier(every_layer(activation), movable=True), *data()) < 1e-6
 
 
 SMALL = {"lenet": {"width": 1}, "mlp": {"width": 1}, "linear": {}}
@@ -109,16 +109,16 @@ LARGE |= {"wide_resnet": {"width": 1, "depth": 10}}
 @pytest.mark.parametrize("name", SMALL)
 def test_small_models(float64, name):
     shape = (8, 8, 2)
-    subject = as_subject(models.build(name, shape, CLASSES, **SMALL[name]))
-    assert directional_error(subject, *data(shape=shape)) < 1e-6
+    classifier = as_classifier(models.build(name, shape, CLASSES, **SMALL[name]), movable=True)
+    assert directional_error(classifier, *data(shape=shape)) < 1e-6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_large_models(float64, name):
     shape = (8, 8, 2)
-    subject = as_subject(models.build(name, shape, CLASSES, **LARGE[name]))
-    assert directional_error(subject, *data(shape=shape)) < 1e-5
+    classifier = as_classifier(models.build(name, shape, CLASSES, **LARGE[name]), movable=True)
+    assert directional_error(classifier, *data(shape=shape)) < 1e-5
     assert set(models.MODELS) == set(SMALL) | set(LARGE)
 
 
@@ -131,7 +131,7 @@ def test_linear_softmax_in_closed_form(float64):
     p = softmax(flat @ weights)
     curvature = np.einsum("ni,ij->nij", p, np.eye(CLASSES)) - np.einsum("ni,nj->nij", p, p)
     expected = np.einsum("na,nb,nij->aibj", flat, flat, curvature) / len(x)
-    operator = HessianOperator(as_subject(model), x, y, batch_size=5)
+    operator = HessianOperator(as_classifier(model, movable=True), x, y, batch_size=5)
     size = operator.dimension
     np.testing.assert_allclose(dense(operator), expected.reshape(size, size), atol=1e-14)
     gradient = flat.T @ (p - np.eye(CLASSES)[y]) / len(x)
@@ -140,10 +140,10 @@ def test_linear_softmax_in_closed_form(float64):
 
 
 def test_mean_over_examples_in_any_batching(float64):
-    subject, (x, y) = as_subject(every_layer()), data(5)
-    vector = np.random.default_rng(3).standard_normal(subject.parameters.size)
-    whole, ragged = HessianOperator(subject, x, y), HessianOperator(subject, x, y, batch_size=2)
-    parts = HessianOperator(subject, x[:2], y[:2]), HessianOperator(subject, x[2:], y[2:])
+    classifier, (x, y) = as_classifier(every_layer(), movable=True), data(5)
+    vector = np.random.default_rng(3).standard_normal(classifier.parameters.size)
+    whole, ragged = HessianOperator(classifier, x, y), HessianOperator(classifier, x, y, batch_size=2)
+    parts = HessianOperator(classifier, x[:2], y[:2]), HessianOperator(classifier, x[2:], y[2:])
     assert distance(ragged(vector), whole(vector)) < 1e-13
     assert distance(ragged.gradient(), whole.gradient()) < 1e-13
     assert distance((2 * parts[0](vector) + 3 * parts[1](vector)) / 5, whole(vector)) < 1e-13
@@ -153,14 +153,18 @@ def test_mean_over_examples_in_any_batching(float64):
 def test_other_losses_and_weights_without_influence(float64):
     """A loss linear in the logits of a linear model has no curvature; the bias of class 0 alone has some."""
     operator = HessianOperator(
-        as_subject(models.build("linear", SHAPE, CLASSES)), *data(), loss=lambda y, logits: logits[:, 0] ** 3
+        as_classifier(models.build("linear", SHAPE, CLASSES), movable=True),
+        *data(),
+        loss=lambda y, logits: logits[:, 0] ** 3,
     )
     hessian = dense(operator)
     without = np.ones(operator.dimension, bool)
     without[0::CLASSES] = False  # weights of the other classes
     assert not hessian[without].any() and hessian[-CLASSES, -CLASSES] != 0
     flat = HessianOperator(
-        as_subject(models.build("linear", SHAPE, CLASSES)), *data(), loss=lambda y, logits: logits[:, 0]
+        as_classifier(models.build("linear", SHAPE, CLASSES), movable=True),
+        *data(),
+        loss=lambda y, logits: logits[:, 0],
     )
     assert not dense(flat).any() and flat.gradient().any()
 
@@ -168,11 +172,11 @@ def test_other_losses_and_weights_without_influence(float64):
 def test_torch_double_backward():
     torch = pytest.importorskip("torch")
     shape, (x, y) = (8, 8, 1), data(shape=(8, 8, 1))
-    subject = as_subject(models.build("lenet", shape, CLASSES, width=2))
-    operator = HessianOperator(subject, x, y, batch_size=4)
+    classifier = as_classifier(models.build("lenet", shape, CLASSES, width=2), movable=True)
+    operator = HessianOperator(classifier, x, y, batch_size=4)
     vector = np.random.default_rng(4).standard_normal(operator.dimension).astype(np.float32)
-    kernels = [torch.tensor(v.numpy(), requires_grad=True) for v in subject.parameters.variables]
-    parts = [torch.tensor(part.numpy()) for part in subject.parameters.split(vector)]
+    kernels = [torch.tensor(v.numpy(), requires_grad=True) for v in classifier.parameters.variables]
+    parts = [torch.tensor(part.numpy()) for part in classifier.parameters.split(vector)]
 
     def stage(h, kernel, bias):
         h = torch.nn.functional.conv2d(h, kernel.permute(3, 2, 0, 1), bias, padding=2)
@@ -190,23 +194,23 @@ def test_torch_double_backward():
 
 def test_foreign_saved_model_has_the_hessian_of_the_live_model(tmp_path):
     model, (x, y) = every_layer(), data()
-    foreign = as_subject(export_classifier(model, tmp_path / "m", sample=x))
+    foreign = as_classifier(export_classifier(model, tmp_path / "m", sample=x), movable=True)
     assert foreign.model is None
-    live = HessianOperator(as_subject(model), x, y, batch_size=4)
+    live = HessianOperator(as_classifier(model, movable=True), x, y, batch_size=4)
     saved = HessianOperator(foreign, x, y, batch_size=4)
     vector = np.random.default_rng(5).standard_normal(live.dimension).astype(np.float32)
     assert distance(saved(vector), live(vector)) < 1e-5
     assert distance(saved.gradient(), live.gradient()) < 1e-5
     with foreign.parameters.at(0.5 * foreign.parameters.value()):
         before = distance(saved(vector), live(vector))
-        with as_subject(model).parameters.at(foreign.parameters.value()):
+        with as_classifier(model, movable=True).parameters.at(foreign.parameters.value()):
             assert distance(saved(vector), live(vector)) < 1e-5 < before
 
 
 def test_running_statistics_are_used_and_kept(float64):
     model, (x, y) = every_layer(), data()
     before = [variable.numpy() for variable in model.non_trainable_variables]
-    operator = HessianOperator(as_subject(model), x, y)
+    operator = HessianOperator(as_classifier(model, movable=True), x, y)
     operator(np.ones(operator.dimension)), operator.gradient()
     logits = model(x, training=False).numpy()
     assert operator.loss() == pytest.approx(losses(logits, y).mean(), rel=1e-12)
@@ -216,13 +220,13 @@ def test_running_statistics_are_used_and_kept(float64):
 
 def test_same_bits_every_time_and_one_trace():
     traces = []
-    subject, (x, y) = as_subject(every_layer()), data()
+    classifier, (x, y) = as_classifier(every_layer(), movable=True), data()
 
     def loss(y, logits):
         traces.append(logits.shape)
         return tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
 
-    operator = HessianOperator(subject, x, y, loss=loss, batch_size=4)
+    operator = HessianOperator(classifier, x, y, loss=loss, batch_size=4)
     vectors = np.random.default_rng(6).standard_normal((3, operator.dimension))
     products = [operator(vector) for vector in vectors]
     assert len(traces) == 1 and products[0].dtype == np.float32
@@ -240,8 +244,8 @@ def test_same_bits_every_time_and_one_trace():
 )
 def test_bad_arguments_are_refused_at_construction(change, message):
     x, y = data()
-    subject = as_subject(models.build("linear", SHAPE, CLASSES))
+    classifier = as_classifier(models.build("linear", SHAPE, CLASSES), movable=True)
     with pytest.raises(UsageError, match=message):
-        HessianOperator(subject, **({"x": x, "y": y} | change))
+        HessianOperator(classifier, **({"x": x, "y": y} | change))
     with pytest.raises(UsageError, match=r"shape \(111,\). Received: \(3,\)"):
-        HessianOperator(subject, x, y)(np.zeros(3))
+        HessianOperator(classifier, x, y)(np.zeros(3))

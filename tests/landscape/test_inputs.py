@@ -9,8 +9,8 @@ from helpers.attack import Linear, digits_network, softmax
 
 from advtf.attacks.pgd import fgsm, fgsm_n, pgd
 from advtf.attacks.random import example_seeds, image_keys, uniform
+from advtf.classifiers.classifier import as_classifier
 from advtf.classifiers.export import export_classifier
-from advtf.classifiers.subject import as_subject
 from advtf.errors import UsageError
 from advtf.landscape.input_graphs import NOISE
 from advtf.landscape.inputs import InputMeasures, InputMeter, input_measures
@@ -194,9 +194,11 @@ def test_a_foreign_saved_model_measures_as_the_live_one(tmp_path):
     model = build("mlp", (8, 8, 1), 5, width=1, activation="softplus")
     rng = np.random.default_rng(0)
     x, y = rng.random((6, 8, 8, 1), np.float32), rng.integers(0, 5, 6)
-    foreign = as_subject(export_classifier(model, tmp_path / "m", sample=x))
+    foreign = as_classifier(export_classifier(model, tmp_path / "m", sample=x), movable=True)
     assert foreign.model is None
-    live, saved = (measured(subject.logits_fn, x, y) for subject in (as_subject(model), foreign))
+    live, saved = (
+        measured(classifier.logits_fn, x, y) for classifier in (as_classifier(model, movable=True), foreign)
+    )
     for field in ("loss", "ig", "av", "ga", "hs"):
         np.testing.assert_allclose(getattr(saved, field), getattr(live, field), rtol=2e-3, atol=1e-6)
 

@@ -6,7 +6,7 @@ import pytest
 
 from advtf import models
 from advtf.attacks.pgd import pgd
-from advtf.classifiers.subject import Subject, as_subject
+from advtf.classifiers.classifier import Classifier, as_classifier
 from advtf.data import sets as data
 from advtf.errors import UsageError
 from advtf.landscape.objective import AdversarialObjective
@@ -30,12 +30,18 @@ def test_losses_are_those_of_the_reinitialised_models():
     before = model.get_weights()
     seen = []
     found = random_loss(
-        as_subject(model), x, y, ATTACK, 0.1, draws=3, seed=5, batch_size=32,
+        as_classifier(model, movable=True), x, y, ATTACK, 0.1, draws=3, seed=5, batch_size=32,
         report=lambda *progress: seen.append(progress),
     )  # fmt: skip
     wanted = [
         AdversarialObjective(
-            as_subject(reinitialised(model, (5, k))), x, y, ATTACK, 0.1, seed=5, batch_size=32
+            as_classifier(reinitialised(model, (5, k)), movable=True),
+            x,
+            y,
+            ATTACK,
+            0.1,
+            seed=5,
+            batch_size=32,
         )().loss
         for k in range(3)
     ]
@@ -58,9 +64,9 @@ def test_mean_and_standard_error():
 def test_scale_is_that_of_a_classifier_that_knows_nothing():
     """Near log 10 without attack, as the paper's 2.303, and higher under attack."""
     x, y = digits(200)
-    subject = as_subject(lenet())
-    clean = random_loss(subject, x, y, ATTACK, 0.0, draws=4)
-    attacked = random_loss(subject, x, y, ATTACK, 0.3, draws=4)
+    classifier = as_classifier(lenet(), movable=True)
+    clean = random_loss(classifier, x, y, ATTACK, 0.0, draws=4)
+    attacked = random_loss(classifier, x, y, ATTACK, 0.3, draws=4)
     assert clean.mean == pytest.approx(np.log(10), abs=0.05)
     assert (attacked.losses > clean.losses).all()
 
@@ -131,15 +137,15 @@ def subclassed():
 def test_models_that_cannot_be_drawn_are_refused(build, message):
     x, y = digits(4)
     model = build()
-    subject = Subject(model, as_subject(lenet()).parameters, (8, 8, 1), 10, "it", model, {})
+    classifier = Classifier(model, 10, "it", model=model)
     with pytest.raises(UsageError, match=message):
-        random_loss(subject, x, y, ATTACK, 0.1, draws=2)
+        random_loss(classifier, x, y, ATTACK, 0.1, draws=2)
 
 
 def test_saved_models_without_configuration_are_refused():
     x, y = digits(4)
-    subject = Subject(lambda x: x, as_subject(lenet()).parameters, (8, 8, 1), 10, "elsewhere/last", None, {})
+    classifier = Classifier(lambda x: x, 10, "elsewhere/last")
     with pytest.raises(UsageError, match=r"elsewhere/last.*normalise_draws=0"):
-        random_loss(subject, x, y, ATTACK, 0.1)
+        random_loss(classifier, x, y, ATTACK, 0.1)
     with pytest.raises(UsageError, match="draws=0"):
-        random_loss(as_subject(lenet()), x, y, ATTACK, 0.1, draws=0)
+        random_loss(as_classifier(lenet(), movable=True), x, y, ATTACK, 0.1, draws=0)

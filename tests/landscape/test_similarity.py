@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from advtf import models
 from advtf.attacks.pgd import pgd
+from advtf.classifiers.classifier import as_classifier
 from advtf.classifiers.parameters import unit_direction
-from advtf.classifiers.subject import as_subject
 from advtf.data.sets import load
 from advtf.errors import UsageError
 from advtf.landscape.objective import AdversarialObjective
@@ -25,7 +25,7 @@ def binary(difference=DIFFERENCE, bias=0.0):
     model = models.build("linear", SHAPE, 2)
     kernel = np.stack([np.zeros(6), difference], axis=1)
     model.set_weights([kernel, np.array([0.0, bias])])
-    return as_subject(model)
+    return as_classifier(model, movable=True)
 
 
 def direction(move=MOVE):
@@ -48,8 +48,8 @@ def robust_margins(x, y, difference, dual):
 def test_linear_model_by_hand(norm, dual):
     x, y = images()
     offsets = [0, 0.5, 1.5, 3, 6, 10]
-    subject = binary()
-    probe = PerturbationSimilarity(subject, x, y, pgd(norm, steps=60), EPSILON, batch_size=3)
+    classifier = binary()
+    probe = PerturbationSimilarity(classifier, x, y, pgd(norm, steps=60), EPSILON, batch_size=3)
     found = probe.along(direction(), offsets, seed=3)
     plus, minus = ([DIFFERENCE + s * a * MOVE for a in offsets] for s in (1, -1))
     if norm == "linf":  # equal signs minus different ones, of six: one more differs at each of 1, 2, 4, 8
@@ -70,16 +70,16 @@ def test_linear_model_by_hand(norm, dual):
 def test_images_without_a_perturbation_are_counted_and_left_out():
     """At θ − ‖θ‖·θ/‖θ‖ = 0 there is no gradient: without a random start nothing is perturbed."""
     x, y = images()
-    subject = binary()
-    theta = subject.parameters.value()
+    classifier = binary()
+    theta = classifier.parameters.value()
     length = np.linalg.norm(theta.astype(np.float64))
-    probe = PerturbationSimilarity(subject, x, y, pgd(steps=4, random_start="none"), EPSILON)
+    probe = PerturbationSimilarity(classifier, x, y, pgd(steps=4, random_start="none"), EPSILON)
     found = probe.along(theta / length, [0, length], seed=0)
     assert found.similarity[0] == 1.0
     assert np.isnan(found.similarity[1])
     assert found.left_out.tolist() == [0, 7]
     assert np.isfinite(found.loss).all()
-    nothing = PerturbationSimilarity(subject, x, y, pgd(), 0.0).along(direction(), [0, 1], seed=0)
+    nothing = PerturbationSimilarity(classifier, x, y, pgd(), 0.0).along(direction(), [0, 1], seed=0)
     assert nothing.left_out.tolist() == [7, 7] and np.isnan(nothing.similarity).all()
 
 
@@ -97,53 +97,55 @@ def test_cosines_of_single_pairs():
 def test_network_equals_the_objective_and_keeps_its_bits():
     test = load("digits").test
     x, y = test.images[:50], test.labels[:50]
-    subject = as_subject(models.build("mlp", (8, 8, 1), 10, width=1))
-    before = subject.parameters.value()
+    classifier = as_classifier(models.build("mlp", (8, 8, 1), 10, width=1), movable=True)
+    before = classifier.parameters.value()
     attack = pgd(steps=3)
-    vector = unit_direction(subject.parameters, 1).astype(np.float64)
+    vector = unit_direction(classifier.parameters, 1).astype(np.float64)
     seen = []
-    probe = PerturbationSimilarity(subject, x, y, attack, EPSILON, batch_size=20)
+    probe = PerturbationSimilarity(classifier, x, y, attack, EPSILON, batch_size=20)
     found = probe.along(vector, [0, 0.7], seed=9, report=lambda *progress: seen.append(progress))
-    objective = AdversarialObjective(subject, x, y, attack, EPSILON, seed=9, batch_size=20)
+    objective = AdversarialObjective(classifier, x, y, attack, EPSILON, seed=9, batch_size=20)
     assert found.similarity[0] == 1.0 and found.similarity[1] < 1
     deltas = []
     for row, sign in enumerate((1, -1)):
-        with subject.parameters.at(before + sign * 0.7 * vector):
+        with classifier.parameters.at(before + sign * 0.7 * vector):
             measured = objective()
             deltas.append(objective.examples() - x)
         assert (found.loss[row, 1], found.error[row, 1]) == (measured.loss, measured.error)
     assert (found.loss[:, 0] == objective().loss).all()
     assert found.similarity[1] == pytest.approx(np.mean(cosines(*deltas)), abs=1e-12)
     assert seen == [(1, 2), (2, 2)]
-    np.testing.assert_array_equal(subject.parameters.value(), before)
+    np.testing.assert_array_equal(classifier.parameters.value(), before)
 
 
 def test_between_starts_is_what_random_starts_alone_do():
     x, y = images(40)
-    subject = binary()
-    short = PerturbationSimilarity(subject, x, y, pgd(steps=1, relative_step=0.1), EPSILON, batch_size=16)
-    objective = AdversarialObjective(subject, x, y, pgd(steps=1, relative_step=0.1), EPSILON, batch_size=16)
+    classifier = binary()
+    short = PerturbationSimilarity(classifier, x, y, pgd(steps=1, relative_step=0.1), EPSILON, batch_size=16)
+    objective = AdversarialObjective(
+        classifier, x, y, pgd(steps=1, relative_step=0.1), EPSILON, batch_size=16
+    )
     wanted = np.mean(cosines(objective.examples(seed=1) - x, objective.examples(seed=2) - x))
     assert short.between_starts(1, 2) == pytest.approx(wanted, abs=1e-12)
     assert abs(wanted) < 0.5
     assert short.between_starts(1, 1) == 1.0
-    converged = PerturbationSimilarity(subject, x, y, pgd(steps=20), EPSILON)
+    converged = PerturbationSimilarity(classifier, x, y, pgd(steps=20), EPSILON)
     assert converged.between_starts(1, 2) == pytest.approx(1, abs=1e-6)
 
 
 def test_weights_come_back_when_the_loss_raises():
-    subject = binary()
-    before = subject.parameters.value().tobytes()
+    classifier = binary()
+    before = classifier.parameters.value().tobytes()
 
     def fragile(logits_fn, x, y, epsilon, seed):
         largest = tf.reduce_max(tf.abs(logits_fn(x)))
         with tf.control_dependencies([tf.debugging.assert_less(largest, 30.0)]):
             return tf.identity(x)
 
-    probe = PerturbationSimilarity(subject, *images(), fragile, EPSILON)
+    probe = PerturbationSimilarity(classifier, *images(), fragile, EPSILON)
     with pytest.raises(tf.errors.InvalidArgumentError):
         probe.along(direction(), [0, 1, 1000], seed=0)
-    assert subject.parameters.value().tobytes() == before
+    assert classifier.parameters.value().tobytes() == before
 
 
 @pytest.mark.parametrize(

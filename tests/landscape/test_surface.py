@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from advtf import models
 from advtf.attacks.pgd import pgd
+from advtf.classifiers.classifier import as_classifier
 from advtf.classifiers.parameters import Parameters, unit_direction
-from advtf.classifiers.subject import as_subject
 from advtf.data.sets import load
 from advtf.errors import UsageError
 from advtf.landscape.objective import AdversarialObjective
@@ -32,22 +32,24 @@ def digits(n=30):
 
 
 def network():
-    subject = as_subject(models.build("mlp", (8, 8, 1), 10, width=1))
-    return subject, AdversarialObjective(subject, *digits(), pgd(steps=3), EPSILON, seed=4, batch_size=20)
+    classifier = as_classifier(models.build("mlp", (8, 8, 1), 10, width=1), movable=True)
+    return classifier, AdversarialObjective(
+        classifier, *digits(), pgd(steps=3), EPSILON, seed=4, batch_size=20
+    )
 
 
 def test_origin_and_other_points_equal_the_objective_exactly():
-    subject, objective = network()
-    before = subject.parameters.value()
-    first, second = (unit_direction(subject.parameters, k).astype(np.float64) for k in (1, 2))
+    classifier, objective = network()
+    before = classifier.parameters.value()
+    first, second = (unit_direction(classifier.parameters, k).astype(np.float64) for k in (1, 2))
     axis = symmetric_axis(0.6, 3)
-    found = surface(objective, subject.parameters, around(before, [first, second]), (axis, axis[:2]))
+    found = surface(objective, classifier.parameters, around(before, [first, second]), (axis, axis[:2]))
     assert found.adversarial_loss.shape == (3, 2)
-    assert subject.parameters.value().tobytes() == before.tobytes()
+    assert classifier.parameters.value().tobytes() == before.tobytes()
     attacked, clean = objective(), objective.clean()
     wanted = (attacked.loss, attacked.error, clean.loss, clean.error)
     assert found.at(0, 0) == dict(zip(QUANTITIES, wanted, strict=True))
-    with subject.parameters.at(before + 0.6 * first - 0.6 * second):
+    with classifier.parameters.at(before + 0.6 * first - 0.6 * second):
         assert found.adversarial_loss[2, 0] == objective().loss
         assert found.clean_loss[2, 0] == objective.clean().loss
     assert found.at(0.3, 0) is None
@@ -59,14 +61,16 @@ def test_linear_model_has_its_closed_form():
     model = models.build("linear", (2, 2, 1), 2)
     difference = np.array([1.0, -2.0, 0.5, 3.0])
     model.set_weights([np.stack([np.zeros(4), difference], 1), np.zeros(2)])
-    subject = as_subject(model)
+    classifier = as_classifier(model, movable=True)
     rng = np.random.default_rng(0)
     x, y = rng.uniform(0.3, 0.7, (11, 2, 2, 1)).astype(np.float32), np.arange(11) % 2
-    objective = AdversarialObjective(subject, x, y, pgd(steps=40), EPSILON, batch_size=4)
+    objective = AdversarialObjective(classifier, x, y, pgd(steps=40), EPSILON, batch_size=4)
     move = np.array([1.0, 1.0, -1.0, 0.0])
     vector = np.concatenate([np.stack([np.zeros(4), move], 1).ravel(), [0, 0]])
     axis = symmetric_axis(2.0, 5)
-    found = surface(objective, subject.parameters, around(subject.parameters.value(), [vector]), (axis,))
+    found = surface(
+        objective, classifier.parameters, around(classifier.parameters.value(), [vector]), (axis,)
+    )
     for index, a in enumerate(axis):
         d = difference + a * move
         margins = (2 * y - 1) * (x.reshape(11, -1) @ d)
@@ -99,7 +103,9 @@ def test_network_with_batch_norm_becomes_the_other_at_the_end():
     """Weights and running statistics move together; every loss at t = 1 is the other model's."""
     built = [normalised(seed) for seed in (0, 1)]
     parameters = [Parameters(model.variables) for model in built]
-    objectives = [AdversarialObjective(as_subject(m), *digits(), pgd(steps=2), EPSILON) for m in built]
+    objectives = [
+        AdversarialObjective(as_classifier(m, movable=True), *digits(), pgd(steps=2), EPSILON) for m in built
+    ]
     place = between([part.value() for part in parameters])
     found = surface(objectives[0], parameters[0], place, (np.array([0.0, 1.0]),))
     for index, objective in enumerate(objectives):
@@ -110,11 +116,11 @@ def test_network_with_batch_norm_becomes_the_other_at_the_end():
 
 
 def test_killed_scan_goes_on_with_the_same_numbers(tmp_path):
-    subject, objective = network()
-    before = subject.parameters.value()
-    place = around(before, [unit_direction(subject.parameters, k) for k in (1, 2)])
+    classifier, objective = network()
+    before = classifier.parameters.value()
+    place = around(before, [unit_direction(classifier.parameters, k) for k in (1, 2)])
     axes = symmetric_axis(0.5, 3), symmetric_axis(0.5, 3)
-    whole = surface(objective, subject.parameters, place, axes)
+    whole = surface(objective, classifier.parameters, place, axes)
 
     def killed(done, total):
         if done == 5:  # in the middle of the second row
@@ -122,34 +128,34 @@ def test_killed_scan_goes_on_with_the_same_numbers(tmp_path):
 
     cache = ResultCache(tmp_path / "state", "this")
     with pytest.raises(KeyboardInterrupt):
-        surface(objective, subject.parameters, place, axes, cache=cache, report=killed)
+        surface(objective, classifier.parameters, place, axes, cache=cache, report=killed)
     assert sorted(file.name for file in (tmp_path / "state").glob("*.npz")) == ["row0.npz"]
     seen = []
     again = surface(
-        objective, subject.parameters, place, axes, cache=ResultCache(tmp_path / "state", "this"),
+        objective, classifier.parameters, place, axes, cache=ResultCache(tmp_path / "state", "this"),
         report=lambda *progress: seen.append(progress),
     )  # fmt: skip
     assert seen == [(done, 9) for done in range(4, 10)]
     for name in QUANTITIES:
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
     assert again.examples == 30
-    assert subject.parameters.value().tobytes() == before.tobytes()
+    assert classifier.parameters.value().tobytes() == before.tobytes()
 
 
 def test_weights_come_back_when_the_loss_raises():
-    subject, _ = network()
-    before = subject.parameters.value().tobytes()
+    classifier, _ = network()
+    before = classifier.parameters.value().tobytes()
 
     def fragile(logits_fn, images, labels, epsilon, seed):
         largest = tf.reduce_max(tf.abs(logits_fn(images)))
         with tf.control_dependencies([tf.debugging.assert_less(largest, 1e3)]):
             return tf.identity(images)
 
-    objective = AdversarialObjective(subject, *digits(), fragile, EPSILON)
-    place = around(subject.parameters.value(), [np.ones(subject.parameters.size)])
+    objective = AdversarialObjective(classifier, *digits(), fragile, EPSILON)
+    place = around(classifier.parameters.value(), [np.ones(classifier.parameters.size)])
     with pytest.raises(tf.errors.InvalidArgumentError):
-        surface(objective, subject.parameters, place, (np.array([0.0, 0.01, 50.0]),))
-    assert subject.parameters.value().tobytes() == before
+        surface(objective, classifier.parameters, place, (np.array([0.0, 0.01, 50.0]),))
+    assert classifier.parameters.value().tobytes() == before
 
 
 @pytest.mark.parametrize("radius", [0.1, 1.0, 0.3, 7.7])
@@ -165,7 +171,7 @@ def test_axes_hold_the_models(radius, points):
 
 
 def test_bad_requests_are_refused():
-    subject, objective = network()
+    classifier, objective = network()
     with pytest.raises(UsageError, match=r"points must be odd.*points=4. Use 5"):
         symmetric_axis(1.0, 4)
     for radius in (0, -1):
@@ -175,4 +181,4 @@ def test_bad_requests_are_refused():
             segment_axis(radius, 3)
     for axes in ((), ([0, 1],) * 3, ([1, 0],), ([[0, 1]],)):
         with pytest.raises(UsageError, match="axes must be"):
-            surface(objective, subject.parameters, around(subject.parameters.value(), []), axes)
+            surface(objective, classifier.parameters, around(classifier.parameters.value(), []), axes)

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from advtf.classifiers.classifier import as_classifier
 from advtf.classifiers.export import export_classifier
-from advtf.classifiers.subject import as_subject
 from advtf.errors import UsageError
-from advtf.landscape.twin import softplus_twin, twin_subject
+from advtf.landscape.twin import softplus_twin, twin_classifier
 from advtf.models import build
 
 SHAPE = (8, 8, 1)
@@ -100,15 +100,15 @@ def test_models_without_relus_or_of_unknown_layers_are_refused():
         softplus_twin(Own())
 
 
-def test_twin_of_a_subject(tmp_path):
+def test_twin_of_a_classifier(tmp_path):
     model = shaken(build("mlp", SHAPE, 5, width=1))
     config = {"model": "mlp", "width": 1, "dataset": "digits"}
     path = export_classifier(model, tmp_path / "m", sample=images(), metadata={"config": config})
-    subject = as_subject(path)
-    twin = twin_subject(subject)
-    assert (twin.name, twin.config) == (f"{subject.name} (softplus)", subject.config)
-    assert np.array_equal(twin.parameters.value(), subject.parameters.value())
+    classifier = as_classifier(path, movable=True)
+    twin = twin_classifier(classifier)
+    assert (twin.name, twin.config) == (f"{classifier.name} (softplus)", classifier.config)
+    assert np.array_equal(twin.parameters.value(), classifier.parameters.value())
     np.testing.assert_allclose(twin.logits_fn(images()), softplus_twin(model)(images()), rtol=1e-6)
-    foreign = as_subject(export_classifier(model, tmp_path / "f", sample=images()))
+    foreign = as_classifier(export_classifier(model, tmp_path / "f", sample=images()), movable=True)
     with pytest.raises(UsageError, match="layers are known"):
-        twin_subject(foreign)
+        twin_classifier(foreign)

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.curve import foreign, held_out_images, images, subjects
+from helpers.curve import classifiers, foreign, held_out_images, images
 
 from advtf.attacks.pgd import pgd
 from advtf.errors import UsageError
@@ -29,7 +29,7 @@ def context_of(folder, models=None, say=lambda line: None, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     return StudyContext(
         settings=AnalyzeSettings(study=("connectivity",), **{**given, **settings}),
-        subjects=models or subjects(),
+        classifiers=models or classifiers(),
         **{"x": x, "y": y, "x_test": x_test, "y_test": y_test},
         num_classes=10,
         attack=ATTACK,
@@ -43,8 +43,8 @@ def context_of(folder, models=None, say=lambda line: None, **settings):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Three models, so two curves; the third is the first again, slightly moved."""
-    first, second = subjects()
-    third = subjects()[0]
+    first, second = classifiers()
+    third = classifiers()[0]
     third.parameters.assign(third.parameters.value() * 1.01)
     lines = []
     context = context_of(tmp_path_factory.mktemp("run"), [first, second, third], lines.append)
@@ -62,8 +62,8 @@ def test_numbers_are_those_of_the_models(finished):
     context, _, _ = finished
     arrays = context.read_arrays("connectivity")
     assert arrays["t"].tolist() == [0, 0.25, 0.5, 0.75, 1] and arrays["epsilon"] == 0.03
-    for number, subject in enumerate(context.subjects):
-        measured = AdversarialObjective(subject, *images(), ATTACK, 0.03, seed=0, batch_size=250)()
+    for number, classifier in enumerate(context.classifiers):
+        measured = AdversarialObjective(classifier, *images(), ATTACK, 0.03, seed=0, batch_size=250)()
         for kind, curve in itertools.product(("curve", "line"), range(2)):
             if number - curve in (0, 1):
                 assert arrays[f"{kind}_train_loss"][curve, -1 if number - curve else 0] == measured.loss
@@ -76,8 +76,8 @@ def test_control_points_are_saved(finished):
         saved = context.read_arrays(f"curve{number}")
         curve = Curve(str(saved["kind"]), saved["points"])
         assert curve.order == 2 and curve.kind == "bezier"
-        for place, subject in ((0, context.subjects[number - 1]), (1, context.subjects[number])):
-            assert curve.at(place).tobytes() == subject.parameters.value().tobytes()
+        for place, classifier in ((0, context.classifiers[number - 1]), (1, context.classifiers[number])):
+            assert curve.at(place).tobytes() == classifier.parameters.value().tobytes()
         record = json.loads((context.folder / "connectivity.json").read_text())["curves"][number - 1]
         assert record["length"] == curve.length() > record["distance"] > 0
 
@@ -125,7 +125,7 @@ def test_a_killed_study_continues_with_the_same_bits_and_no_other_settings(tmp_p
 
 
 def test_what_cannot_be_connected_is_told_before_any_training(tmp_path):
-    start, end = subjects()
+    start, end = classifiers()
     with pytest.raises(UsageError, match="needs two models"):
         connectivity.run(context_of(tmp_path, [start]))
     with pytest.raises(UsageError, match="foreign, a SavedModel of unknown architecture"):

@@ -21,7 +21,7 @@ def context(folder, study="hessian"):
     nothing = dict.fromkeys(("x", "y", "x_test", "y_test", "attack"))
     return StudyContext(
         settings=SETTINGS,
-        subjects=[],
+        classifiers=[],
         **nothing,
         num_classes=0,
         epsilon=0.5,

@@ -7,7 +7,7 @@ import pytest
 from helpers.attack import softmax
 
 from advtf.attacks.pgd import fgsm
-from advtf.classifiers.subject import as_subject
+from advtf.classifiers.classifier import as_classifier
 from advtf.errors import UsageError
 from advtf.figures import style as drawing
 from advtf.figures.density import spectral_densities
@@ -21,10 +21,10 @@ from advtf.studies.settings import AnalyzeSettings
 SHAPE, CLASSES, EPSILON = (6, 6, 1), 3, 0.1
 
 
-def subjects(count=1):
-    found = [as_subject(build("linear", SHAPE, CLASSES, seed=seed)) for seed in range(count)]
-    for subject in found:
-        subject.parameters.assign(4 * subject.parameters.value())
+def classifiers(count=1):
+    found = [as_classifier(build("linear", SHAPE, CLASSES, seed=seed), movable=True) for seed in range(count)]
+    for classifier in found:
+        classifier.parameters.assign(4 * classifier.parameters.value())
     return found
 
 
@@ -40,7 +40,7 @@ def context_of(folder, models=None, say=lambda line: None, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     return StudyContext(
         settings=AnalyzeSettings(study=("density",), **{**given, **settings}),
-        subjects=models or subjects(),
+        classifiers=models or classifiers(),
         **{"x": x, "y": y, "x_test": None, "y_test": None},
         num_classes=CLASSES,
         attack=fgsm(),
@@ -51,12 +51,12 @@ def context_of(folder, models=None, say=lambda line: None, **settings):
     )
 
 
-def dense(subject):
+def dense(classifier):
     """H = 1/N Σ_i (x_i x_iᵀ) ⊗ (diag(p_i) − p_i p_iᵀ) at the adversarial examples, biases last."""
     x, y = images()
-    x = adversarial_examples(subject, x, y, fgsm(), EPSILON, seed=0)
+    x = adversarial_examples(classifier, x, y, fgsm(), EPSILON, seed=0)
     flat = np.concatenate([x.reshape(len(x), -1), np.ones((len(x), 1))], axis=1).astype(float)
-    p = softmax(flat @ subject.parameters.value().reshape(-1, CLASSES).astype(float))
+    p = softmax(flat @ classifier.parameters.value().reshape(-1, CLASSES).astype(float))
     curvature = np.einsum("ni,ij->nij", p, np.eye(CLASSES)) - np.einsum("ni,nj->nij", p, p)
     tensor = np.einsum("na,nb,nij->aibj", flat, flat, curvature) / len(x)
     return tensor.reshape(flat.shape[1] * CLASSES, -1)
@@ -70,7 +70,7 @@ def arrays_of(path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     lines = []
-    context = context_of(tmp_path_factory.mktemp("run"), subjects(2), lines.append)
+    context = context_of(tmp_path_factory.mktemp("run"), classifiers(2), lines.append)
     return context, density.run(context), lines
 
 
@@ -80,8 +80,8 @@ def test_files_and_table(finished):
     assert all(file.stat().st_size for file in files)
     assert lines[0] == "Spectrum of the Hessian, ε 0.1, 20 images, 6 probes of 12 products"
     models = json.loads(files[0].read_text())["models"]
-    for line, subject, model in zip(lines[2:], context.subjects, models, strict=True):
-        assert line.endswith(f"  {subject.name}") and f"{model['trace']:.4g} ± " in line
+    for line, classifier, model in zip(lines[2:], context.classifiers, models, strict=True):
+        assert line.endswith(f"  {classifier.name}") and f"{model['trace']:.4g} ± " in line
 
 
 def test_moments_and_ends_are_those_of_the_dense_hessian(finished):
@@ -89,8 +89,8 @@ def test_moments_and_ends_are_those_of_the_dense_hessian(finished):
     record = json.loads(files[0].read_text())
     assert record["epsilon"] == EPSILON and record["settings"]["density_probes"] == 6
     probes = [2.0 * np.random.default_rng([0, i]).integers(0, 2, 111, dtype=np.int8) - 1 for i in range(6)]
-    for subject, model in zip(context.subjects, record["models"], strict=True):
-        matrix = dense(subject)
+    for classifier, model in zip(context.classifiers, record["models"], strict=True):
+        matrix = dense(classifier)
         for name, power in (("trace", matrix), ("square_trace", matrix @ matrix)):
             values = [v @ power @ v for v in probes]
             np.testing.assert_allclose(model[name], np.mean(values), rtol=1e-4)
@@ -108,10 +108,10 @@ def test_arrays(finished):
     grid, width = arrays["grid"], arrays["kernel_width"]
     assert arrays["nodes"].shape == arrays["weights"].shape == (2, 6, 12)
     np.testing.assert_allclose(arrays["weights"].sum(axis=2), 1, rtol=1e-6)
-    for number, subject in enumerate(context.subjects):
+    for number, classifier in enumerate(context.classifiers):
         curve, error = arrays["density"][number], arrays["density_standard_error"][number]
         np.testing.assert_allclose(np.trapezoid(curve, grid), 1, rtol=1e-5)
-        exact = np.linalg.eigvalsh(dense(subject))
+        exact = np.linalg.eigvalsh(dense(classifier))
         kernels = np.exp(-(((grid[:, None] - exact) / width) ** 2) / 2) / (width * (2 * np.pi) ** 0.5)
         # Fewer steps than eigenvalues: shares of the spectrum above a point agree, not its fine structure.
         for edge in (0.05, 0.3):
@@ -136,18 +136,18 @@ def test_a_killed_study_continues_with_the_probes_it_has(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(HessianOperator, "__call__", fail_in_the_ninth_probe)
     with pytest.raises(Interrupted):
-        density.run(context_of(tmp_path, subjects(2)))
+        density.run(context_of(tmp_path, classifiers(2)))
     calls.clear()
     monkeypatch.setattr(HessianOperator, "__call__", lambda self, v: calls.append(0) or product(self, v))
-    files = density.run(context_of(tmp_path, subjects(2)))
+    files = density.run(context_of(tmp_path, classifiers(2)))
     assert len(calls) == 4 * 12
     for name, array in arrays_of(finished[1][1]).items():
         np.testing.assert_array_equal(arrays_of(files[1])[name], array)
     calls.clear()
-    density.run(context_of(tmp_path, subjects(2)))
+    density.run(context_of(tmp_path, classifiers(2)))
     assert not calls
     with pytest.raises(UsageError, match="another classifier"):
-        density.run(context_of(tmp_path, subjects(1)))
+        density.run(context_of(tmp_path, classifiers(1)))
 
 
 def test_one_probe_has_no_standard_error(tmp_path):
@@ -158,8 +158,8 @@ def test_one_probe_has_no_standard_error(tmp_path):
 
 
 def test_models_of_unequal_size_share_one_file(tmp_path):
-    small = as_subject(build("linear", SHAPE, 2, seed=0))
-    context = context_of(tmp_path, [*subjects(), small], density_steps=80, density_probes=2)
+    small = as_classifier(build("linear", SHAPE, 2, seed=0), movable=True)
+    context = context_of(tmp_path, [*classifiers(), small], density_steps=80, density_probes=2)
     context.y[:] %= 2
     arrays = arrays_of(density.run(context)[1])
     assert arrays["dimensions"].tolist() == [111, 74]
@@ -167,10 +167,10 @@ def test_models_of_unequal_size_share_one_file(tmp_path):
 
 
 def test_not_finite_products_are_told(tmp_path):
-    (subject,) = subjects()
-    subject.parameters.assign(np.full(111, np.nan, np.float32))
+    (classifier,) = classifiers()
+    classifier.parameters.assign(np.full(111, np.nan, np.float32))
     with pytest.raises(FloatingPointError, match="product 1 of the operator"):
-        density.run(context_of(tmp_path, [subject]))
+        density.run(context_of(tmp_path, [classifier]))
 
 
 def stored(path, *spectra, dimension=1000):

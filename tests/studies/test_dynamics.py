@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from advtf import models
 from advtf.attacks.pgd import pgd
-from advtf.classifiers.subject import as_subject
+from advtf.classifiers.classifier import as_classifier
 from advtf.data import sets as data
 from advtf.errors import UsageError
 from advtf.figures import capacity, dynamics
@@ -55,13 +55,13 @@ def write_run(folder, eps=0.1, scale=1.0, steps=None, losses=(2.0, 1.5, 1.0), **
     return str(folder)
 
 
-def context(folder, subjects=(), runs=(), epsilon=0.2, count=30):
+def context(folder, classifiers=(), runs=(), epsilon=0.2, count=30):
     digits = data.load("digits")
     folder.mkdir(parents=True)
     said = []
     made = StudyContext(
         settings=AnalyzeSettings(study="dynamics", run_dirs=",".join(runs), batch_size=8),
-        subjects=list(subjects),
+        classifiers=list(classifiers),
         x=digits.train.images[:count],
         y=digits.train.labels[:count],
         x_test=None,
@@ -81,7 +81,7 @@ def lenet(dead):
     if dead:
         layer = model.get_layer("dense")
         layer.set_weights([layer.get_weights()[0], np.full(64, -100, np.float32)])
-    return as_subject(model)
+    return as_classifier(model, movable=True)
 
 
 def lines(axes):
@@ -118,12 +118,12 @@ def test_runs_of_one_radius_are_named_by_their_folders(tmp_path):
 
 
 def test_dead_units_are_counted_clean_and_adversarial(tmp_path, drawn):
-    subjects = [lenet(dead=False), lenet(dead=True)]
-    made, said = context(tmp_path / "dynamics", subjects=subjects)
+    classifiers = [lenet(dead=False), lenet(dead=True)]
+    made, said = context(tmp_path / "dynamics", classifiers=classifiers)
     record, figure = run_study(made)
     alive, dead = json.loads(record.read_text())["units"]
     assert (alive["examples"], figure.name) == (30, "dead_units.png")
-    expected = [layer.dead for layer in dead_units(subjects[0].model, made.x)]
+    expected = [layer.dead for layer in dead_units(classifiers[0].model, made.x)]
     assert [layer["clean"]["dead"] for layer in alive["layers"]] == expected
     assert [layer["units"] for layer in alive["layers"]] == [128, 64, 64]
     last = {"dead": 64, "dead_channels": 64, "dead_layer": True}
@@ -143,7 +143,7 @@ def test_dead_units_are_counted_clean_and_adversarial(tmp_path, drawn):
 
 
 def test_dead_units_without_attack_are_those_of_the_images(tmp_path):
-    made, _ = context(tmp_path / "dynamics", subjects=[lenet(dead=False)], epsilon=0.0, count=9)
+    made, _ = context(tmp_path / "dynamics", classifiers=[lenet(dead=False)], epsilon=0.0, count=9)
     (model,) = json.loads(run_study(made)[0].read_text())["units"]
     assert all(layer["clean"] == layer["adversarial"] for layer in model["layers"])
 
@@ -230,7 +230,7 @@ def test_figures_refuse_what_they_cannot_draw(tmp_path, draw, message):
 
 def test_models_without_layers_are_refused_before_any_work(tmp_path):
     foreign = replace(lenet(dead=False), model=None)
-    made, said = context(tmp_path / "dynamics", subjects=[foreign])
+    made, said = context(tmp_path / "dynamics", classifiers=[foreign])
     with pytest.raises(UsageError, match="need the layers of a model"):
         run_study(made)
     assert not said and not list(made.folder.iterdir())

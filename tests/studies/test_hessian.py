@@ -7,7 +7,7 @@ import pytest
 from helpers.attack import softmax
 
 from advtf.attacks.pgd import fgsm
-from advtf.classifiers.subject import as_subject
+from advtf.classifiers.classifier import as_classifier
 from advtf.errors import UsageError
 from advtf.figures import style as drawing
 from advtf.figures.hessian import layer_spectra, spectra
@@ -20,10 +20,10 @@ from advtf.studies.settings import AnalyzeSettings
 SHAPE, CLASSES, EPSILON = (6, 6, 1), 3, 0.1
 
 
-def subjects(count=1):
-    found = [as_subject(build("linear", SHAPE, CLASSES, seed=seed)) for seed in range(count)]
-    for subject in found:
-        subject.parameters.assign(4 * subject.parameters.value())
+def classifiers(count=1):
+    found = [as_classifier(build("linear", SHAPE, CLASSES, seed=seed), movable=True) for seed in range(count)]
+    for classifier in found:
+        classifier.parameters.assign(4 * classifier.parameters.value())
     return found
 
 
@@ -39,7 +39,7 @@ def context_of(folder, models=None, say=lambda line: None, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     return StudyContext(
         settings=AnalyzeSettings(study=("hessian",), **{**given, **settings}),
-        subjects=models or subjects(),
+        classifiers=models or classifiers(),
         **{"x": x, "y": y, "x_test": None, "y_test": None},
         num_classes=CLASSES,
         attack=fgsm(),
@@ -50,12 +50,12 @@ def context_of(folder, models=None, say=lambda line: None, **settings):
     )
 
 
-def dense(subject):
+def dense(classifier):
     """H = 1/N Σ_i (x_i x_iᵀ) ⊗ (diag(p_i) − p_i p_iᵀ) at the adversarial examples, biases last."""
     x, y = images()
-    x = adversarial_examples(subject, x, y, fgsm(), EPSILON, seed=0)
+    x = adversarial_examples(classifier, x, y, fgsm(), EPSILON, seed=0)
     flat = np.concatenate([x.reshape(len(x), -1), np.ones((len(x), 1))], axis=1).astype(float)
-    p = softmax(flat @ subject.parameters.value().reshape(-1, CLASSES).astype(float))
+    p = softmax(flat @ classifier.parameters.value().reshape(-1, CLASSES).astype(float))
     curvature = np.einsum("ni,ij->nij", p, np.eye(CLASSES)) - np.einsum("ni,nj->nij", p, p)
     tensor = np.einsum("na,nb,nij->aibj", flat, flat, curvature) / len(x)
     return tensor.reshape(flat.shape[1] * CLASSES, -1)
@@ -64,7 +64,7 @@ def dense(subject):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     lines = []
-    context = context_of(tmp_path_factory.mktemp("run"), subjects(2), lines.append, per_layer=True)
+    context = context_of(tmp_path_factory.mktemp("run"), classifiers(2), lines.append, per_layer=True)
     return context, hessian.run(context), lines
 
 
@@ -80,8 +80,8 @@ def test_eigenpairs_are_those_of_the_dense_hessian(finished):
     record = json.loads(files[0].read_text())
     assert (record["epsilon"], record["examples"]) == (EPSILON, 20)
     assert record["peak_memory_bytes"] > 50e6
-    for subject, model, path in zip(context.subjects, record["models"], files[1:3], strict=True):
-        matrix = dense(subject)
+    for classifier, model, path in zip(context.classifiers, record["models"], files[1:3], strict=True):
+        matrix = dense(classifier)
         expected = np.linalg.eigvalsh(matrix)[::-1][:5]
         np.testing.assert_allclose(model["values"], expected, atol=1e-3 * expected[0])
         assert model["converged"] == [True] * 5 and model["parameters"] == len(matrix) == 111
@@ -119,13 +119,13 @@ def test_normalised_by_the_loss_at_random_weights(finished):
 def test_other_methods_and_ends(tmp_path, settings, pick):
     context = context_of(tmp_path, normalise_draws=0, **settings)
     (model,) = json.loads(hessian.run(context)[0].read_text())["models"]
-    expected = np.linalg.eigvalsh(dense(context.subjects[0]))[::-1]
+    expected = np.linalg.eigvalsh(dense(context.classifiers[0]))[::-1]
     np.testing.assert_allclose(model["values"], expected[pick], atol=2e-3 * expected[0])
     assert model["normalised"] is None and "random_loss" not in model and "layers" not in model
 
 
 def test_an_interrupted_study_continues_with_the_same_numbers(tmp_path, monkeypatch, finished):
-    context = context_of(tmp_path, subjects(2), per_layer=True)
+    context = context_of(tmp_path, classifiers(2), per_layer=True)
     solved, calls = hessian._solved, []
 
     def stop_at_third(*arguments):
@@ -142,7 +142,7 @@ def test_an_interrupted_study_continues_with_the_same_numbers(tmp_path, monkeypa
     expected, resumed = (json.loads(paths[0].read_text())["models"] for paths in (finished[1], files))
     for old, new in zip(expected, resumed, strict=True):
         assert old["values"] == new["values"] and old["random_loss"] == new["random_loss"]
-    other = context_of(tmp_path, subjects(2), per_layer=True, seed=1)
+    other = context_of(tmp_path, classifiers(2), per_layer=True, seed=1)
     with pytest.raises(UsageError, match="must hold results of this evaluation"):
         hessian.run(other)
 

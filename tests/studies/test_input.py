@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.slice import ATTACK, EPSILON, classifier, context_of, drawn_panels
+from helpers.slice import ATTACK, EPSILON, context_of, drawn_panels, make_classifier
 
 from advtf import studies
 from advtf.attacks.pgd import fgsm, pgd
@@ -19,21 +19,21 @@ SETTINGS = {"hs_examples": 6, "input_eigenvalues": 3, "reference_steps": 5, "see
 MEASURES = ("loss", "ig", "av", "av_reference", "ga", "hs", "eigenvalues", "residuals")
 
 
-def context_in(folder, subjects, say=lambda line: None, **settings):
-    return context_of(folder, "input", subjects, say, **(SETTINGS | settings))
+def context_in(folder, classifiers, say=lambda line: None, **settings):
+    return context_of(folder, "input", classifiers, say, **(SETTINGS | settings))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    said, subjects = [], [classifier(0), classifier(1, "mlp")]
-    context = context_in(tmp_path_factory.mktemp("analysis"), subjects, said.append)
+    said, classifiers = [], [make_classifier(0), make_classifier(1, "mlp")]
+    context = context_in(tmp_path_factory.mktemp("analysis"), classifiers, said.append)
     return context, study.run(context), said
 
 
 def expected(context, number, split, attack=ATTACK):
     x, y = {"train": (context.x, context.y), "test": (context.x_test, context.y_test)}[split]
     settings = {"reference": pgd(steps=5), "eigenvalues": 3, "hs_examples": 6, "seed": 2}
-    return input_measures(context.subjects[number].logits_fn, x, y, EPSILON, attack=attack, **settings)
+    return input_measures(context.classifiers[number].logits_fn, x, y, EPSILON, attack=attack, **settings)
 
 
 def test_numbers_are_those_of_the_library(finished):
@@ -73,11 +73,11 @@ def test_record_and_table(finished):
 def test_other_attacks_one_split_and_no_spectrum(tmp_path):
     said = []
     settings = {"assessed_attack": "fgsm", "split": "test", "hs_examples": 0}
-    context = context_in(tmp_path, [classifier()], said.append, **settings)
+    context = context_in(tmp_path, [make_classifier()], said.append, **settings)
     record, arrays, _ = study.run(context)
     found = context.read_arrays("input")
     x, y = context.x_test, context.y_test
-    wanted = input_measures(context.subjects[0].logits_fn, x, y, EPSILON, attack=fgsm(), hs_examples=0)
+    wanted = input_measures(context.classifiers[0].logits_fn, x, y, EPSILON, attack=fgsm(), hs_examples=0)
     np.testing.assert_allclose(found["test_av"][0], wanted.av, atol=1e-5)
     assert found["splits"].tolist() == ["test"] and "train_av" not in found
     assert json.loads(record.read_text())["models"][0]["splits"]["test"]["hs"]["mean"] is None
@@ -85,25 +85,25 @@ def test_other_attacks_one_split_and_no_spectrum(tmp_path):
 
 
 def test_softplus_twins_are_measured_too(tmp_path):
-    subject = classifier(0, "mlp")
+    classifier = make_classifier(0, "mlp")
     context = context_in(
-        tmp_path, [subject], softplus_twin=True, split="test", hs_examples=0, assessed_attack="fgsm"
+        tmp_path, [classifier], softplus_twin=True, split="test", hs_examples=0, assessed_attack="fgsm"
     )
     study.run(context)
     found = context.read_arrays("input")
     assert found["models"].tolist() == ["model0", "model0 (softplus)"]
-    twin = softplus_twin(subject.model)
+    twin = softplus_twin(classifier.model)
     wanted = input_measures(
         twin, context.x_test, context.y_test, EPSILON, attack=ATTACK, seed=2, hs_examples=0
     )
     np.testing.assert_allclose(found["test_ig"][1], wanted.ig, rtol=1e-4)
     assert not np.allclose(found["test_ig"][0], found["test_ig"][1], rtol=0.01)
     with pytest.raises(UsageError, match=r"model with ReLUs\. Received: model0"):
-        study.run(context_in(tmp_path / "other", [classifier()], softplus_twin=True))
+        study.run(context_in(tmp_path / "other", [make_classifier()], softplus_twin=True))
 
 
 def test_killed_study_goes_on_with_the_same_bits(tmp_path, monkeypatch):
-    measure, calls, subject = InputMeter.__call__, [], classifier()
+    measure, calls, classifier = InputMeter.__call__, [], make_classifier()
 
     def killed(self, *args, **kwargs):
         calls.append(args)
@@ -113,15 +113,17 @@ def test_killed_study_goes_on_with_the_same_bits(tmp_path, monkeypatch):
 
     monkeypatch.setattr(InputMeter, "__call__", killed)
     settings = {"assessed_attack": "fgsm", "hs_examples": 2}
-    study.run(context_in(tmp_path / "whole", [subject], **settings))
+    study.run(context_in(tmp_path / "whole", [classifier], **settings))
     with pytest.raises(KeyboardInterrupt):
-        study.run(context_in(tmp_path / "killed", [subject], **settings))
-    study.run(context_in(tmp_path / "killed", [subject], **settings))
+        study.run(context_in(tmp_path / "killed", [classifier], **settings))
+    study.run(context_in(tmp_path / "killed", [classifier], **settings))
     assert len(calls) == 2 + 2 + 1
-    one, two = (context_in(tmp_path / name, [subject]).read_arrays("input") for name in ("whole", "killed"))
+    one, two = (
+        context_in(tmp_path / name, [classifier]).read_arrays("input") for name in ("whole", "killed")
+    )
     assert all(one[name].tobytes() == two[name].tobytes() for name in one)
     with pytest.raises(UsageError, match="another classifier or other images"):
-        study.run(context_in(tmp_path / "killed", [subject], reference_steps=6))
+        study.run(context_in(tmp_path / "killed", [classifier], reference_steps=6))
 
 
 def test_what_cannot_be_is_refused_before_any_compute():

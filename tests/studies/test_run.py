@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.analysis import IMAGES, LABELS, fake_export, register, subject
+from helpers.analysis import IMAGES, LABELS, fake_classifier, fake_export, register
 from helpers.run import tree
 
 from advtf.errors import UsageError
@@ -124,33 +124,36 @@ def test_bad_plans_are_refused_and_write_nothing(inside, settings, options, mess
 
 
 @pytest.mark.parametrize(
-    ("subjects", "message"),
+    ("classifiers", "message"),
     [
-        ([subject(), subject("b", classes=5)], "a with 8×8×1, 10 classes and b with 8×8×1, 5 classes"),
-        ([subject(), subject("b", shape=(8, 8, 3))], "one input shape and number of classes"),
-        ([subject(shape=(28, 28, 1))], "the 28×28×1 pixels and channels of a. Received: 8×8×1"),
-        ([subject(shape=(None, None, 3))], r"the \?×\?×3 pixels"),
+        (
+            [fake_classifier(), fake_classifier("b", classes=5)],
+            "a with 8×8×1, 10 classes and b with 8×8×1, 5 classes",
+        ),
+        ([fake_classifier(), fake_classifier("b", shape=(8, 8, 3))], "one input shape and number of classes"),
+        ([fake_classifier(shape=(28, 28, 1))], "the 28×28×1 pixels and channels of a. Received: 8×8×1"),
+        ([fake_classifier(shape=(None, None, 3))], r"the \?×\?×3 pixels"),
     ],
 )
-def test_material_must_fit(subjects, message):
+def test_material_must_fit(classifiers, message):
     with pytest.raises(UsageError, match=message):
-        Material(subjects, IMAGES, LABELS)
+        Material(classifiers, IMAGES, LABELS)
 
 
 def test_free_sizes_fit_all_images():
-    assert Material([subject(shape=(None, None, 1))], IMAGES, LABELS).identity()
+    assert Material([fake_classifier(shape=(None, None, 1))], IMAGES, LABELS).identity()
 
 
 def test_the_identity_is_of_weights_images_and_labels():
     identities = {
-        Material([subject()], IMAGES, LABELS).identity(),
-        Material([subject(weights=(1.0, 2.5))], IMAGES, LABELS).identity(),
-        Material([subject()], IMAGES[::-1], LABELS).identity(),
-        Material([subject()], IMAGES, LABELS[::-1]).identity(),
-        Material([subject()], IMAGES, LABELS, IMAGES, LABELS).identity(),
+        Material([fake_classifier()], IMAGES, LABELS).identity(),
+        Material([fake_classifier(weights=(1.0, 2.5))], IMAGES, LABELS).identity(),
+        Material([fake_classifier()], IMAGES[::-1], LABELS).identity(),
+        Material([fake_classifier()], IMAGES, LABELS[::-1]).identity(),
+        Material([fake_classifier()], IMAGES, LABELS, IMAGES, LABELS).identity(),
     }
     assert len(identities) == 5
-    assert Material([subject("other name")], IMAGES, LABELS).identity() in identities
+    assert Material([fake_classifier("other name")], IMAGES, LABELS).identity() in identities
 
 
 # Resuming
@@ -183,14 +186,16 @@ def test_only_new_studies_may_bring_settings(two):
 
 def test_other_weights_or_images_are_not_continued(two, tmp_path):
     run, options = RunDirectory(tmp_path, ANALYSIS), AnalyzeOptions()
-    settings, material = completed(), Material([subject()], IMAGES, LABELS)
+    settings, material = completed(), Material([fake_classifier()], IMAGES, LABELS)
     analysis_run.begin(run, settings, options, material, resume=False)
     assert run.state() == "unfinished" and analysis_run.stored_settings(run) == settings
     before = tree(tmp_path)
     analysis_run.begin(run, settings, options, material, resume=True)
     assert tree(tmp_path) == before
     with pytest.raises(UsageError, match="must continue with the classifiers and images"):
-        analysis_run.begin(run, settings, options, Material([subject()], IMAGES, LABELS[::-1]), resume=True)
+        analysis_run.begin(
+            run, settings, options, Material([fake_classifier()], IMAGES, LABELS[::-1]), resume=True
+        )
     assert tree(tmp_path) == before
 
 

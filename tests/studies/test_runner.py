@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.analysis import IMAGES, LABELS, read, register, subject
+from helpers.analysis import IMAGES, LABELS, fake_classifier, read, register
 from helpers.run import tree
 
 from advtf.errors import UsageError
@@ -25,7 +25,7 @@ def completed(**given):
 
 def go(folder, said=None, **given):
     settings = completed(**given)
-    material = Material([subject()], IMAGES, LABELS, source={"classifiers": ["a"]})
+    material = Material([fake_classifier()], IMAGES, LABELS, source={"classifiers": ["a"]})
     say = (lambda line: None) if said is None else said.append
     return runner.run_studies(settings.study, settings, material, folder, say)
 
@@ -35,7 +35,7 @@ def test_studies_get_what_they_need_and_their_results_are_listed(two, tmp_path):
     outcome = go(tmp_path, said, eps="0.1", attack_step_size="0.02", seed=4)
     first = two[0].contexts[0]
     assert first.folder == tmp_path / "first" and first.x is IMAGES and first.y is LABELS
-    assert (first.epsilon, first.settings.seed, first.subjects[0].name) == (0.1, 4, "a")
+    assert (first.epsilon, first.settings.seed, first.classifiers[0].name) == (0.1, 4, "a")
     assert outcome.failures == {}
     for name in ("first", "second"):
         files = [tmp_path / name / f"{name}.json", tmp_path / name / f"{name}.npz"]

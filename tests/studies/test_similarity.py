@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from helpers.attack import softmax
-from helpers.slice import ATTACK, EPSILON, classifier, context_of, drawn_panels, lines
+from helpers.slice import ATTACK, EPSILON, context_of, drawn_panels, lines, make_classifier
 
 from advtf.attacks.pgd import pgd
 from advtf.classifiers.parameters import unit_direction
@@ -20,21 +20,21 @@ from advtf.studies.directions import top_eigenvectors
 OFFSETS = (0, 1.5)
 
 
-def eigenpairs(context, subject):
+def eigenpairs(context, classifier):
     """Of softmax regression at its adversarial images: H = mean x̃x̃ᵀ ⊗ (diag(p) − ppᵀ), x̃ = (x, 1)."""
     compute = {"seed": context.settings.seed, "batch_size": 32}
-    x_adv = adversarial_examples(subject, context.x, context.y, context.attack, context.epsilon, **compute)
+    x_adv = adversarial_examples(classifier, context.x, context.y, context.attack, context.epsilon, **compute)
     features = np.concatenate([x_adv.reshape(len(x_adv), -1), np.ones((len(x_adv), 1))], axis=1)
-    shares = softmax(np.asarray(subject.logits_fn(x_adv), np.float64))
+    shares = softmax(np.asarray(classifier.logits_fn(x_adv), np.float64))
     curvature = np.einsum("nk,kl->nkl", shares, np.eye(10)) - np.einsum("nk,nl->nkl", shares, shares)
     blocks = np.einsum("nd,ne,nkl->dkel", features, features, curvature, optimize=True) / len(x_adv)
-    values, vectors = np.linalg.eigh(blocks.reshape(subject.parameters.size, -1))
+    values, vectors = np.linalg.eigh(blocks.reshape(classifier.parameters.size, -1))
     return values[::-1], vectors[:, ::-1]
 
 
 def two_models(folder, say=lambda line: None):
-    subjects = [classifier(seed) for seed in (0, 1)]
-    return context_of(folder, "similarity", subjects, say, offsets=OFFSETS, runs=2, seed=3)
+    classifiers = [make_classifier(seed) for seed in (0, 1)]
+    return context_of(folder, "similarity", classifiers, say, offsets=OFFSETS, runs=2, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +51,14 @@ def test_numbers_are_those_of_the_library(finished):
     assert found["similarity"].shape == (2, 2, 2, 2, 2)  # model, split, run, direction, length
     assert found["error"].shape == found["loss"].shape == (2, 2, 2, 2, 2, 2)
     assert found["splits"].tolist() == ["train", "test"] and found["examples"].tolist() == [40, 30]
-    subject = context.subjects[1]
+    classifier = context.classifiers[1]
     seed = 3 + similarity.RUN_STRIDE
-    probe = PerturbationSimilarity(subject, context.x_test, context.y_test, ATTACK, EPSILON, batch_size=32)
-    wanted = probe.along(unit_direction(subject.parameters, seed), OFFSETS, seed=seed)
+    probe = PerturbationSimilarity(classifier, context.x_test, context.y_test, ATTACK, EPSILON, batch_size=32)
+    wanted = probe.along(unit_direction(classifier.parameters, seed), OFFSETS, seed=seed)
     for name in ("similarity", "left_out", "loss", "error"):
         np.testing.assert_array_equal(found[name][1, 1, 1, 1], getattr(wanted, name))
     assert found["between_starts"][1, 1, 1] == probe.between_starts(seed, 3 + 3 * similarity.RUN_STRIDE)
-    here = AdversarialObjective(subject, context.x, context.y, ATTACK, EPSILON, seed=3, batch_size=32)()
+    here = AdversarialObjective(classifier, context.x, context.y, ATTACK, EPSILON, seed=3, batch_size=32)()
     assert (found["loss"][1, 0, 0, :, :, 0] == here.loss).all()
     assert (found["error"][1, 0, 0, :, :, 0] == here.error).all()
     assert (found["similarity"][..., 0] == 1).all()
@@ -66,8 +66,8 @@ def test_numbers_are_those_of_the_library(finished):
 
 def test_eigenvectors_are_those_of_the_dense_hessian(finished):
     context, _, _ = finished
-    for number, subject in enumerate(context.subjects):
-        values, vectors = eigenpairs(context, subject)
+    for number, classifier in enumerate(context.classifiers):
+        values, vectors = eigenpairs(context, classifier)
         saved = context.read_arrays(f"eigenvectors{number or ''}")
         np.testing.assert_allclose(saved["values"], values[:2], rtol=1e-3)
         assert abs(saved["vectors"][:, 0] @ vectors[:, 0]) > 0.999
@@ -94,7 +94,7 @@ def test_summary_is_means_and_variances_over_runs(finished):
 
 
 def test_killed_study_goes_on_with_the_same_bits(tmp_path, monkeypatch):
-    along, calls, subject = PerturbationSimilarity.along, [], classifier()
+    along, calls, classifier = PerturbationSimilarity.along, [], make_classifier()
 
     def killed(self, *args, **kwargs):
         calls.append(args)
@@ -104,9 +104,9 @@ def test_killed_study_goes_on_with_the_same_bits(tmp_path, monkeypatch):
 
     def one_model(folder):
         settings = {"offsets": OFFSETS, "runs": 2, "split": "test"}
-        return context_of(tmp_path / folder, "similarity", [subject], **settings)
+        return context_of(tmp_path / folder, "similarity", [classifier], **settings)
 
-    vector = np.linspace(-0.2, 0.2, subject.parameters.size)[:, None]
+    vector = np.linspace(-0.2, 0.2, classifier.parameters.size)[:, None]
     monkeypatch.setattr(similarity, "top_eigenvectors", lambda *_: (np.ones(1), vector))
     monkeypatch.setattr(PerturbationSimilarity, "along", killed)
     similarity.run(one_model("whole"))
@@ -125,9 +125,9 @@ def test_killed_study_goes_on_with_the_same_bits(tmp_path, monkeypatch):
 
 
 def test_saved_eigenvectors_are_used_only_where_they_are_eigenvectors(tmp_path):
-    subject, said = classifier(), []
-    context = context_of(tmp_path, "similarity", [subject], said.append)
-    values, vectors = eigenpairs(context, subject)
+    classifier, said = make_classifier(), []
+    context = context_of(tmp_path, "similarity", [classifier], said.append)
+    values, vectors = eigenpairs(context, classifier)
     place, own = tmp_path / "hessian", tmp_path / "similarity" / "eigenvectors.npz"
     place.mkdir()
 
@@ -153,17 +153,17 @@ def test_saved_eigenvectors_are_used_only_where_they_are_eigenvectors(tmp_path):
     save("largest", vectors=vectors[:-1, :3])
     assert found()[1]
     save("largest")
-    subject.parameters.assign(1.5 * subject.parameters.value())
+    classifier.parameters.assign(1.5 * classifier.parameters.value())
     assert found()[1] and len(said) == 1
 
 
 def test_only_test_images_and_undefined_cosines(tmp_path, monkeypatch):
     """Weights of zero have no gradient: at a = 0 nothing is perturbed, and the table says so."""
-    subject, said = classifier(), []
-    subject.parameters.assign(np.zeros(subject.parameters.size))
+    classifier, said = make_classifier(), []
+    classifier.parameters.assign(np.zeros(classifier.parameters.size))
     settings = {"offsets": (0, 2), "runs": 1, "split": "test"}
-    context = context_of(tmp_path, "similarity", [subject], said.append, **settings)
-    vector = np.ones((subject.parameters.size, 1), np.float32)
+    context = context_of(tmp_path, "similarity", [classifier], said.append, **settings)
+    vector = np.ones((classifier.parameters.size, 1), np.float32)
     monkeypatch.setattr(similarity, "top_eigenvectors", lambda *_: (np.ones(1), vector))
     still = dataclasses.replace(context, attack=pgd("linf", 2, 0.5, random_start="none"))
     record = json.loads(similarity.run(still)[0].read_text())
@@ -176,7 +176,7 @@ def test_only_test_images_and_undefined_cosines(tmp_path, monkeypatch):
 
 def test_without_perturbations_it_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"eps=0. Give --eps above 0"):
-        similarity.run(context_of(tmp_path, "similarity", [classifier()], eps=0.0))
+        similarity.run(context_of(tmp_path, "similarity", [make_classifier()], eps=0.0))
 
 
 def test_figure_shows_means_and_ends_where_the_paper_ends(tmp_path, monkeypatch):

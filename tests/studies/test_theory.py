@@ -28,7 +28,7 @@ def context(folder, seed=0):
     nothing = dict.fromkeys(("x", "y", "x_test", "y_test"))
     said = []
     made = StudyContext(
-        settings=settings, subjects=[], **nothing, num_classes=0, attack=None, epsilon=0.0, folder=folder,
+        settings=settings, classifiers=[], **nothing, num_classes=0, attack=None, epsilon=0.0, folder=folder,
         jit_compile=False, say=said.append,
     )  # fmt: skip
     return made, said

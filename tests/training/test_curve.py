@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.attack import softmax
-from helpers.curve import bits, foreign, images, norm_net, random_batch, subjects
+from helpers.curve import bits, classifiers, foreign, images, norm_net, random_batch
 
 from advtf import models
 from advtf.attacks.pgd import pgd
-from advtf.classifiers.subject import as_subject
+from advtf.classifiers.classifier import as_classifier
 from advtf.data.sets import Split, training_batches
 from advtf.errors import UsageError
 from advtf.landscape.curves import Curve
@@ -32,7 +32,9 @@ def no_attack(logits_fn, x, y, epsilon, seed):
 
 
 def short_curve(state_dir=None, report=lambda line: None, settings=SHORT):
-    return train_curve(*subjects(), *images(), ATTACK, EPSILON, settings, state_dir=state_dir, report=report)
+    return train_curve(
+        *classifiers(), *images(), ATTACK, EPSILON, settings, state_dir=state_dir, report=report
+    )
 
 
 @functools.cache
@@ -51,17 +53,17 @@ def float64():
 def test_gradient_by_finite_differences_in_float64(float64):
     """Through BatchNorm in training mode, for every inner point, at several t and both kinds."""
     model = norm_net()
-    subject = as_subject(model)
+    classifier = as_classifier(model, movable=True)
     x, y = random_batch(10)
     rng = np.random.default_rng(1)
     for kind in ("bezier", "chain"):
-        control = rng.normal(size=(4, subject.parameters.size))
+        control = rng.normal(size=(4, classifier.parameters.size))
         trainer = CurveTrainer(
-            subject, Curve(kind, control), no_attack, 0.0, SGD(0.1), loss=softmax_cross_entropy
+            classifier, Curve(kind, control), no_attack, 0.0, SGD(0.1), loss=softmax_cross_entropy
         )
         for t in (0.15, 0.5, 0.8):
             _, gradient = trainer.gradient(x, y, t, (0, 0))
-            assert gradient.shape == (2, subject.parameters.size) and gradient.dtype == np.float64
+            assert gradient.shape == (2, classifier.parameters.size) and gradient.dtype == np.float64
             for _ in range(4):
                 direction, values = rng.normal(size=gradient.shape), []
                 for sign in (1, -1):
@@ -73,7 +75,7 @@ def test_gradient_by_finite_differences_in_float64(float64):
 
 
 def test_loss_is_that_of_examples_made_at_the_point_of_the_curve():
-    start, end = subjects()
+    start, end = classifiers()
     x, y = images(50)
     control = np.stack([start.parameters.value(), start.parameters.value() * 0.5, end.parameters.value()])
     curve = Curve("bezier", control)
@@ -87,14 +89,14 @@ def test_loss_is_that_of_examples_made_at_the_point_of_the_curve():
 
 def test_attack_sees_the_statistics_of_its_batch_at_the_point_of_the_curve():
     """Whatever points of the curve were visited before."""
-    subject, twin = as_subject(norm_net()), as_subject(norm_net())
+    classifier, twin = as_classifier(norm_net(), movable=True), as_classifier(norm_net(), movable=True)
     x, y = random_batch(40)
-    control = np.random.default_rng(2).normal(size=(3, subject.parameters.size)).astype(np.float32)
+    control = np.random.default_rng(2).normal(size=(3, classifier.parameters.size)).astype(np.float32)
 
     def shifted(logits_fn, x, y, epsilon, seed):
         return x + 0.1 * tf.reduce_mean(logits_fn(x))
 
-    trainer = CurveTrainer(subject, Curve("bezier", control), shifted, 0.0, SGD(0.1))
+    trainer = CurveTrainer(classifier, Curve("bezier", control), shifted, 0.0, SGD(0.1))
     trainer.gradient(*random_batch(40, seed=9), 0.9, (0, 0))
     loss, _ = trainer.gradient(x, y, 0.5, (0, 0))
     twin.parameters.assign(control.T @ [0.25, 0.5, 0.25])
@@ -112,9 +114,9 @@ def test_a_step_under_xla_is_that_of_the_graph():
     x, y = random_batch(20)
     found = []
     for jit_compile in (False, True):
-        subject = as_subject(norm_net())
+        classifier = as_classifier(norm_net(), movable=True)
         trainer = CurveTrainer(
-            subject, Curve("bezier", control), ATTACK, 0.1, SGD(0.1, momentum=0.9), jit_compile=jit_compile
+            classifier, Curve("bezier", control), ATTACK, 0.1, SGD(0.1, momentum=0.9), jit_compile=jit_compile
         )
         losses = [trainer.step(x, y, t, (0, number))[0] for number, t in enumerate((0.2, 0.7, 0.5))]
         found.append((losses, trainer.curve().points))
@@ -127,7 +129,7 @@ def test_training_equals_a_numpy_loop():
     """A linear classifier, no attack, SGD with momentum: B(t), chain rule, rate, order of the examples."""
     shape, classes = (3, 2, 1), 3
     x, y = random_batch(24, shape)
-    ends = [as_subject(models.build("linear", shape, classes, seed=seed)) for seed in (0, 1)]
+    ends = [as_classifier(models.build("linear", shape, classes, seed=seed), movable=True) for seed in (0, 1)]
     settings = CurveSettings(
         kind="chain", order=3, epochs=2, learning_rate=0.5, optimizer="sgd", batch_size=8, seed=5
     )
@@ -151,7 +153,7 @@ def test_training_equals_a_numpy_loop():
 
 
 def test_ends_are_the_models_and_the_models_are_left_alone():
-    start, end = subjects()
+    start, end = classifiers()
     before = bits(start.model), bits(end.model)
     trained = train_curve(start, end, *images(), ATTACK, EPSILON, SHORT)
     assert (bits(start.model), bits(end.model)) == before
@@ -192,7 +194,7 @@ def test_the_state_of_another_curve_is_refused(tmp_path):
 
 
 def test_weights_are_back_when_the_attack_raises():
-    start, end = subjects()
+    start, end = classifiers()
     before = bits(start.model)
 
     def broken(*_):
@@ -207,7 +209,7 @@ def test_weights_are_back_when_the_attack_raises():
 
 
 def test_a_straight_line_is_not_trained():
-    start, end = subjects()
+    start, end = classifiers()
     for settings in (CurveSettings(order=1), CurveSettings(epochs=0)):
         trained = train_curve(start, end, *images(), ATTACK, EPSILON, settings)
         assert len(trained.loss) == 0
@@ -216,14 +218,14 @@ def test_a_straight_line_is_not_trained():
 
 
 def test_what_cannot_be_connected():
-    start, end = subjects()
+    start, end = classifiers()
     require_connectable(start, end)
     with pytest.raises(UsageError, match=r"foreign, a SavedModel of unknown architecture\. Use exports"):
         require_connectable(start, foreign(end))
-    wider = as_subject(models.build("mlp", (8, 8, 1), 10, width=2))
+    wider = as_classifier(models.build("mlp", (8, 8, 1), 10, width=2), movable=True)
     with pytest.raises(UsageError, match=r"one architecture.*parameters.*--width"):
         require_connectable(start, wider)
-    softer = as_subject(models.build("mlp", (8, 8, 1), 10, width=1, activation="softplus"))
+    softer = as_classifier(models.build("mlp", (8, 8, 1), 10, width=1, activation="softplus"), movable=True)
     before = bits(start.model)
     with pytest.raises(UsageError, match=r"logits differ by .*--activation"):
         require_connectable(start, softer)
@@ -231,7 +233,7 @@ def test_what_cannot_be_connected():
 
 
 def test_networks_that_differ_in_their_statistics_are_connectable():
-    one, other = as_subject(norm_net(0)), as_subject(norm_net(1))
+    one, other = as_classifier(norm_net(0), movable=True), as_classifier(norm_net(1), movable=True)
     other.model.get_layer("conv1_bn").moving_mean.assign([3.0, -2.0])
     require_connectable(one, other)
 
@@ -239,7 +241,7 @@ def test_networks_that_differ_in_their_statistics_are_connectable():
 def test_a_diverging_curve_is_an_error():
     settings = CurveSettings(epochs=3, learning_rate=1e30, batch_size=64, optimizer="sgd")
     with pytest.raises(NonFiniteLoss, match="--curve_lr"):
-        train_curve(*subjects(), *images(), ATTACK, EPSILON, settings)
+        train_curve(*classifiers(), *images(), ATTACK, EPSILON, settings)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ def test_bad_settings(setting, message):
 
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(UsageError, match="batch_size=64"):
-        train_curve(*subjects(), *images(40), ATTACK, EPSILON, SHORT)
+        train_curve(*classifiers(), *images(40), ATTACK, EPSILON, SHORT)
 
 
 def test_state_is_written_once_per_epoch(tmp_path, monkeypatch):
