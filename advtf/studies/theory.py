@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from advtf.figures import theory as figures
-from advtf.theory import binary_claims, constant_classifier, curvature, multiclass_claims
+from advtf.theory import claims, constant_classifier, logistic
 from advtf.theory.claims import Claim
 from advtf.theory.training import TrainedLinear, train_logistic, train_multiclass
 
@@ -74,7 +74,7 @@ def _measured(x, y, seed) -> tuple[list[Claim], dict[str, np.ndarray], dict]:
     trained = _trained(x, y, threshold, seed)
     multiclass, shares = _multiclass(x, y, trained, threshold, seed)
     binary, curvatures = _binary(x, y, seed)
-    sketch, curves = binary_claims.sketch(**SKETCH)
+    sketch, curves = claims.sketch(**SKETCH)
     arrays = {
         **_prefixed("sketch", curves),
         **_prefixed("sets", shares),
@@ -94,18 +94,18 @@ def _trained(x, y, threshold, seed) -> list[TrainedLinear]:
 
 def _multiclass(x, y, trained, threshold, seed) -> tuple[list[Claim], dict[str, np.ndarray]]:
     """Proposition 1 and Theorem 1."""
-    weights = multiclass_claims.sampled_weights(trained, WEIGHTS_PER_MODEL, seed)
+    weights = claims.sampled_weights(trained, WEIGHTS_PER_MODEL, seed)
     subset = x[:SUBSET], y[:SUBSET]
-    nested, robust = multiclass_claims.shrinking_version_space(weights, *subset, RADII, NORM)
-    directions, origin = multiclass_claims.growing_directions(weights, x, y, RADII, NORM, threshold=threshold)
-    claims = [
+    nested, robust = claims.shrinking_version_space(weights, *subset, RADII, NORM)
+    directions, origin = claims.growing_directions(weights, x, y, RADII, NORM, threshold=threshold)
+    found = [
         *nested,
         *directions,
-        *multiclass_claims.constant_beyond(trained, threshold),
-        multiclass_claims.bound_of_the_proof(trained, *subset, NORM),
+        *claims.constant_beyond(trained, threshold),
+        claims.bound_of_the_proof(trained, *subset, NORM),
     ]
     shares = {"epsilons": RADII, "robust": robust, "origin": origin, "norm": np.array(NORM)}
-    return claims, shares | {"threshold": np.float64(threshold)}
+    return found, shares | {"threshold": np.float64(threshold)}
 
 
 def _binary(x, y, seed) -> tuple[list[Claim], dict[str, np.ndarray]]:
@@ -113,14 +113,14 @@ def _binary(x, y, seed) -> tuple[list[Claim], dict[str, np.ndarray]]:
     chosen = np.isin(y, PAIR)
     x, y = x[chosen], np.where(y[chosen] == PAIR[0], 1.0, -1.0)
     w = train_logistic(x, y, PAIR_EPSILON, NORM, seed=seed)
-    directions = curvature.random_directions(DIRECTIONS, x.shape[1], seed)
-    grown, arrays = binary_claims.growing_curvature(w, x, y, directions, NORM, POINTS)
-    claims = [
-        binary_claims.closed_form(w, x, y, {"linf": PAIR_EPSILON, "l2": 1.0}, seed),
-        binary_claims.bounded_changes(x, y, PAIR_EPSILON, NORM, PAIRS_OF_W, seed),
+    directions = logistic.random_directions(DIRECTIONS, x.shape[1], seed)
+    grown, arrays = claims.growing_curvature(w, x, y, directions, NORM, POINTS)
+    found = [
+        claims.closed_form(w, x, y, {"linf": PAIR_EPSILON, "l2": 1.0}, seed),
+        claims.bounded_changes(x, y, PAIR_EPSILON, NORM, PAIRS_OF_W, seed),
         *grown,
     ]
-    return claims, arrays | {"norm": np.array(NORM)}
+    return found, arrays | {"norm": np.array(NORM)}
 
 
 def _curves(trained, threshold):
@@ -139,8 +139,8 @@ def _numbers(model):
     return {name: getattr(model, name) for name in names}
 
 
-def _say_table(context, claims: list[Claim]) -> None:
+def _say_table(context, found: list[Claim]) -> None:
     context.say("Linear models on digits; budgets l∞ without the image range, float64")
-    for claim in claims:
+    for claim in found:
         context.say(f"{claim.source:<13}{'holds' if claim.holds else 'NO':<7}{claim.statement}")
         context.say(f"{'':<20}{claim.measured}")

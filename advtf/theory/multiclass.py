@@ -1,18 +1,28 @@
-"""Linear models of K classes under attack: bounds of the adversarial loss, and its worst case by ascent.
+"""Linear models of K classes under attack: bounds of the adversarial loss, its worst case, and V_ε.
 
-f(x) = Wᵀx with W (m, K), no biases, as in Liu et al. 2020, section 3.1. For K > 2 the adversarial loss
-g_ε(x, W) = max over ‖δ‖_p ≤ ε of log Σ_j exp((w_j − w_y)ᵀ(x + δ)) has no closed form: a convex function is
-maximised, over 2^m corners for l∞. But `lower_bound` ≤ loss at `worst_case` ≤ g_ε ≤ `upper_bound`, and for
-K = 2 all four are equal. x (N, m), y integers (N,), float64; x' may leave [0, 1].
+Liu et al. 2020, section 3.1, Proposition 1 and appendix B.1 (eq. 13). The model is f(x) = Wᵀx with W (m, K)
+and without biases. Its adversarial loss
+
+    g_ε(x, W) = max over ‖δ‖_p ≤ ε of log Σ_j exp((w_j − w_y)ᵀ(x + δ))
+
+has no closed form for K > 2: it is the maximum of a convex function, for l∞ over 2^m corners. But
+`lower_bound` ≤ loss at `worst_case` ≤ g_ε ≤ `upper_bound`, and for K = 2 all four are equal.
+
+The version space V_ε = {W : (w_j − w_y)ᵀx' ≤ 0 for all j and all ‖x' − x‖_p ≤ ε} holds the weights that are
+right on the whole budget. It shrinks as ε grows (Proposition 1): V_ε₂ ⊆ V_ε₁ for ε₁ ≤ ε₂.
+
+Everywhere x (N, m) are the examples and y (N,) their labels, integers in [0, K), in float64; x' may leave
+[0, 1]. The functions raise UsageError for shapes or labels that do not fit, a negative ε, or another norm.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from advtf.errors import UsageError
-from advtf.theory.ascent import full_step_ascent
-from advtf.theory.norms import Norm, checked_budget
+from advtf.theory.norms import Norm, checked_budget, full_step_ascent, get_norm
 
-ASCENT_STEPS = 5  # from each start; on digits, later steps change the mean loss by less than 1e-4
+ASCENT_STEPS = 5  # from each start; on digits, further steps change the mean loss by less than 1e-4
 
 
 def losses(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -37,22 +47,26 @@ def input_gradient(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndar
 
 
 def upper_bound(weights: np.ndarray, x: np.ndarray, y: np.ndarray, epsilon: float, norm: str) -> np.ndarray:
-    """Returns log(1 + Σ_{j≠y} exp((w_j − w_y)ᵀx + ε‖w_j − w_y‖_q)) ≥ g_ε, (N,): each class has its own δ."""
+    """Returns log(1 + Σ_{j≠y} exp((w_j − w_y)ᵀx + ε‖w_j − w_y‖_q)) ≥ g_ε, (N,).
+
+    It is a bound because every class j is given the perturbation that is worst for it alone.
+    """
     weights, x, y = checked(weights, x, y)
-    epsilon, ball = checked_budget(epsilon, norm)
-    distances = distances_between_classes(weights, ball)
+    epsilon, budget = checked_budget(epsilon, norm)
+    distances = distances_between_classes(weights, budget)
     return _log_sum_exp(_relative_logits(weights, x, y) + epsilon * distances[y])
 
 
 def lower_bound(weights: np.ndarray, x: np.ndarray, y: np.ndarray, epsilon: float, norm: str) -> np.ndarray:
     """Returns the loss at the perturbation of the paper's proof of Theorem 1 (eq. 13), ≤ g_ε, (N,).
 
-    x' = x + ε d, the d with ‖d‖_p ≤ 1 and (w_m − w_y)ᵀd = ‖w_m − w_y‖_q, m = argmax_j ‖w_j − w_y‖_q.
+    That is x' = x + ε d, where d attains (w_m − w_y)ᵀd = ‖w_m − w_y‖_q over ‖d‖_p ≤ 1 for the farthest
+    class m = argmax_j ‖w_j − w_y‖_q.
     """
     weights, x, y = checked(weights, x, y)
-    epsilon, ball = checked_budget(epsilon, norm)
-    farthest = distances_between_classes(weights, ball).argmax(axis=1)
-    towards = ball.direction(weights.T[farthest] - weights.T)
+    epsilon, budget = checked_budget(epsilon, norm)
+    farthest = distances_between_classes(weights, budget).argmax(axis=1)
+    towards = budget.direction(weights.T[farthest] - weights.T)
     return losses(weights, x + epsilon * towards[y], y)
 
 
@@ -71,29 +85,31 @@ def worst_case(
     Args:
         weights: W (m, K).
         x, y: examples (N, m), labels (N,).
-        epsilon, norm: the budget.
-        steps: of ascent from each start.
-        every_class: start from `x` and from the worst x' of each wrong class, and keep the best: at least as
-            strong as `lower_bound`. Otherwise from `x` only, which is exact as W → 0, and cheaper.
+        epsilon: radius of the budget, at least 0.
+        norm: "linf" or "l2", the p of the budget.
+        steps: number of ascent steps from each start. Defaults to 5.
+        every_class: whether to start from `x` and from the worst x' of each wrong class, and keep the best,
+            which is at least as strong as `lower_bound`. Otherwise the ascent starts from `x` only, which is
+            cheaper, and exact as W → 0. Defaults to True.
 
     Returns:
         (N, m) in the budget. The losses there are lower bounds of g_ε.
     """
     weights, x, y = checked(weights, x, y)
-    epsilon, ball = checked_budget(epsilon, norm)
+    epsilon, budget = checked_budget(epsilon, norm)
 
     def slope(at):
         return _errors(weights, at, y) @ weights.T
 
     def climb(start):
-        return full_step_ascent(slope, x, epsilon, ball, steps, start)
+        return full_step_ascent(slope, x, epsilon, budget, steps, start)
 
     best = climb(x)
     if not every_class:
         return best
     highest = losses(weights, best, y)
     for target in range(weights.shape[1]):
-        found = climb(x + epsilon * ball.direction(weights[:, target] - weights.T[y]))
+        found = climb(x + epsilon * budget.direction(weights[:, target] - weights.T[y]))
         reached = losses(weights, found, y)
         better = reached > highest
         best = np.where(better[:, np.newaxis], found, best)
@@ -102,13 +118,14 @@ def worst_case(
 
 
 def epsilon_bound(weights: np.ndarray, x: np.ndarray, y: np.ndarray, norm: str) -> np.ndarray:
-    """The paper's ε̄ for this W: beyond it, each example's loss is at least log K (appendix B.1).
+    """The paper's ε̄ for this W, beyond which each example's loss is at least log K (appendix B.1).
 
-    ε̄ = (log(K − 1) − (w_m − w_y)ᵀx)/‖w_m − w_y‖_q, m = argmax_j ‖w_j − w_y‖_q, here at least 0. It depends
-    on W: for K > 2 it grows as 1/γ for γW, γ → 0. One ε̄ for all W is in `constant_classifier`.
+    ε̄ = (log(K − 1) − (w_m − w_y)ᵀx)/‖w_m − w_y‖_q with m = argmax_j ‖w_j − w_y‖_q, here at least 0: the two
+    terms j = y and j = m of the sum in g_ε then make up K. It depends on W, and for K > 2 it grows as 1/γ
+    for γW, γ → 0. The module `constant_classifier` has one ε̄ for all W.
 
     Returns:
-        (N,); 0 where all columns of W are equal: the loss is log K at every ε.
+        (N,); 0 where all columns of W are equal, as the loss is then log K at every ε.
     """
     weights, x, y = checked(weights, x, y)
     distances = distances_between_classes(weights, checked_budget(0.0, norm)[1])
@@ -119,9 +136,61 @@ def epsilon_bound(weights: np.ndarray, x: np.ndarray, y: np.ndarray, norm: str) 
     return np.maximum(bound, 0.0)
 
 
-def distances_between_classes(weights: np.ndarray, ball: Norm) -> np.ndarray:
+def margins(weights: np.ndarray, x: np.ndarray, y: np.ndarray, epsilon: float, norm: str) -> np.ndarray:
+    """Returns the smallest (w_y − w_j)ᵀx' over j ≠ y and over x' in the budget, (N,).
+
+    W is in V_ε of an example exactly if this is at least 0. For each j the worst x' is x + ε d_j, where d_j
+    attains (w_j − w_y)ᵀd_j = ‖w_j − w_y‖_q over ‖d_j‖_p ≤ 1; the margin is computed at this x'.
+    """
+    weights, x, y = checked(weights, x, y)
+    epsilon, budget = checked_budget(epsilon, norm)
+    smallest = np.full(len(y), np.inf)
+    for target in range(weights.shape[1]):
+        away = weights[:, target] - weights.T  # (K, m): from each class to this one
+        worst = x + epsilon * budget.direction(away)[y]
+        margin = np.where(y == target, np.inf, -np.sum(away[y] * worst, axis=1))
+        smallest = np.minimum(smallest, margin)
+    return smallest
+
+
+def membership(
+    weights: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray, epsilons: Sequence[float], norm: str
+) -> np.ndarray:
+    """Tells whether each W is in the V_ε of each example, for each ε, by `margins`.
+
+    Args:
+        weights: S matrices (m, K).
+        x, y: examples (N, m), labels (N,).
+        epsilons: E radii.
+        norm: "linf" or "l2", the p of the budget.
+
+    Returns:
+        bool (E, S, N). A W that is True for all N examples is in the V_ε of the data set.
+    """
+    return np.array([[margins(w, x, y, epsilon, norm) >= 0 for w in weights] for epsilon in epsilons])
+
+
+def version_space_radii(weights: np.ndarray, x: np.ndarray, y: np.ndarray, norm: str) -> np.ndarray:
+    """Returns the largest ε with W in V_ε of each example, (N,).
+
+    This is min over j ≠ y of (w_y − w_j)ᵀx / ‖w_y − w_j‖_q. It is negative for an example that is wrong
+    without perturbation, and infinite if all columns of W are equal.
+    """
+    weights, x, y = checked(weights, x, y)
+    distances = distances_between_classes(weights, get_norm(norm))[y]
+    logits = x @ weights
+    apart = logits[np.arange(len(y)), y][:, np.newaxis] - logits
+    return np.divide(apart, distances, out=np.full_like(apart, np.inf), where=distances > 0).min(axis=1)
+
+
+def is_nested(members: np.ndarray) -> bool:
+    """Tells whether each of the sets (E, ...) of booleans holds the next, as Prop. 1 says of `membership`."""
+    return bool(np.all(members[1:] <= members[:-1]))
+
+
+def distances_between_classes(weights: np.ndarray, budget: Norm) -> np.ndarray:
     """Returns ‖w_j − w_k‖_q at [j, k], (K, K)."""
-    return ball.dual(weights.T[:, np.newaxis] - weights.T[np.newaxis])
+    return budget.dual(weights.T[:, np.newaxis] - weights.T[np.newaxis])
 
 
 def checked(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,7 @@
-"""The l_p budgets of the theory and their dual norms, 1/p + 1/q = 1: p = ∞ with q = 1, and p = q = 2."""
+"""The budgets ‖δ‖_p ≤ ε of the theory, their dual norms, and the ascent of a loss over a budget.
+
+Dual norms have 1/p + 1/q = 1: q = 1 belongs to p = ∞, and q = 2 to p = 2. Perturbed inputs may leave [0, 1].
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +11,18 @@ import numpy as np
 
 from advtf.errors import UsageError, one_of
 
+InputGradient = Callable[[np.ndarray], np.ndarray]  # (N, m) -> (N, m), each row of its own example
+
 
 @dataclass(frozen=True)
 class Norm:
-    """One budget {δ : ‖δ‖_p ≤ ε}; every function works along the last axis.
+    """The geometry of one kind of budget {δ : ‖δ‖_p ≤ ε}; every function works along the last axis.
 
     Attributes:
         name: "linf" or "l2".
         size: δ -> ‖δ‖_p.
         dual: w -> ‖w‖_q = max wᵀδ over ‖δ‖_p ≤ 1.
-        direction: w -> a δ that attains it; 0 where w is 0, and in the coordinates (l∞) where w is 0.
+        direction: w -> a δ that attains this maximum; it is 0 where w is 0, for l∞ in each coordinate.
         project: (δ, ε) -> the nearest point of the budget.
         euclidean: m -> max ‖δ‖₂ over ‖δ‖_p ≤ 1 in m dimensions.
     """
@@ -75,3 +80,60 @@ def checked_budget(epsilon: float, norm: str) -> tuple[float, Norm]:
     if not isinstance(epsilon, Real) or not 0 <= epsilon < float("inf"):
         raise UsageError(f"epsilon must be a finite number of at least 0. Received: epsilon={epsilon}.")
     return float(epsilon), get_norm(norm)
+
+
+def projected_ascent(
+    gradient: InputGradient,
+    x: np.ndarray,
+    epsilon: float,
+    norm: str,
+    *,
+    steps: int,
+    relative_step: float = 0.1,
+    start: np.ndarray | None = None,
+) -> np.ndarray:
+    """PGD in float64: x' ← x + Π_ε(x' + step·direction(∇ₓ g(x')) − x).
+
+    Args:
+        gradient: of each example's loss with respect to that example.
+        x: examples (N, m).
+        epsilon: radius ε of the budget.
+        norm: "linf" or "l2", the p of the budget.
+        steps: number of steps.
+        relative_step: length of a step as a fraction of ε. Defaults to 0.1.
+        start: (N, m) inside the budget. Defaults to `x`.
+
+    Returns:
+        (N, m) in the budget.
+    """
+    epsilon, budget = checked_budget(epsilon, norm)
+    x_adv = x if start is None else start
+    for _ in range(steps):
+        move = relative_step * epsilon * budget.direction(gradient(x_adv))
+        x_adv = x + budget.project(x_adv + move - x, epsilon)
+    return x_adv
+
+
+def full_step_ascent(
+    gradient: InputGradient, x: np.ndarray, epsilon: float, budget: Norm, steps: int, start: np.ndarray
+) -> np.ndarray:
+    """x' ← x + ε·direction(∇ₓ g(x')), whose loss never falls when g is convex in x, as that of linear models.
+
+    Convexity gives g(x'ₙ) ≥ g(x') + ∇g(x')ᵀ(x'ₙ − x'), and the step maximises the right-hand side over the
+    budget. No step length has to be chosen, and the extreme points of the budget are reached at once.
+
+    Args:
+        gradient: as in `projected_ascent`; where it is 0 the loss is lowest, and x' goes back to `x`.
+        x: examples (N, m).
+        epsilon: radius ε of the budget.
+        budget: its norm.
+        steps: number of steps.
+        start: (N, m) inside the budget.
+
+    Returns:
+        (N, m) in the budget.
+    """
+    x_adv = start
+    for _ in range(steps):
+        x_adv = x + epsilon * budget.direction(gradient(x_adv))
+    return x_adv

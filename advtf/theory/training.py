@@ -1,7 +1,8 @@
 """Adversarial training of linear models: convex problems with kinks, solved by subgradient steps.
 
-Full batches, so the only randomness is the initial weights. Adam (Kingma & Ba 2015) gives every weight its
-own step length; the lengths fall geometrically, which near a kink is what lets the weights come to rest.
+Every step uses the whole data set, so that the initial weights are the only randomness. Adam (Kingma & Ba
+2015) gives every weight its own step length, and the lengths fall geometrically, without which the weights
+would never come to rest at a kink.
 """
 
 from collections.abc import Callable
@@ -24,13 +25,14 @@ class TrainedLinear:
     """A linear model of K classes after adversarial training.
 
     Attributes:
-        weights: (m, K). Their columns sum to 0: adding a vector to all columns changes no loss.
-        epsilon: that it was trained for.
-        loss: mean loss at the worst x' found by ascent, at most L_ε.
-        loss_bound: mean `multiclass.upper_bound`, at least L_ε.
-        iterations: of training.
-        last_change: ‖ΔW‖ of the last one. Steps fall anyway, so a small one proves no minimum: for small ε,
-            where classes are nearly separable and the minimum is far, more iterations lower the loss.
+        weights: W (m, K). Its columns sum to 0, as adding a vector to all columns changes no loss.
+        epsilon: the ε it was trained for.
+        loss: mean loss at the worst x' found by ascent, in nats; at most L_ε.
+        loss_bound: mean `multiclass.upper_bound`, in nats; at least L_ε.
+        iterations: number of training steps.
+        last_change: ‖ΔW‖ of the last step. As the step lengths fall anyway, a small value proves no minimum:
+            for small ε, where classes are nearly separable and the minimum is far, more iterations lower the
+            loss.
     """
 
     weights: np.ndarray
@@ -42,7 +44,7 @@ class TrainedLinear:
 
     @property
     def size(self) -> float:
-        """‖W‖, Frobenius."""
+        """The Frobenius norm ‖W‖."""
         return float(np.linalg.norm(self.weights))
 
 
@@ -61,13 +63,15 @@ def train_multiclass(
     """Minimises L_ε(W) from random weights; the worst x' of each iteration is found by ascent from x.
 
     Args:
-        x, y: (N, m), (N,) integers.
+        x, y: examples (N, m), integer labels (N,).
         num_classes: K.
-        epsilon, norm: the budget.
-        iterations: over the whole data set.
-        ascent_steps: of `multiclass.worst_case` in each iteration; the final loss takes more and more starts.
-        seed: of the initial weights.
-        report: called after each iteration.
+        epsilon: radius of the budget.
+        norm: "linf" or "l2", the p of the budget.
+        iterations: number of steps. Defaults to 500.
+        ascent_steps: steps of `multiclass.worst_case` in each iteration; the final loss is computed with its
+            defaults. Defaults to 2.
+        seed: of the initial weights. Defaults to 0.
+        report: called after each iteration. Defaults to None.
     """
     checked_budget(epsilon, norm)
     start = INITIAL_SCALE * np.random.default_rng(seed).normal(size=(np.shape(x)[-1], num_classes))
@@ -98,7 +102,10 @@ def train_logistic(
     seed: int = 0,
     report: Report | None = None,
 ) -> np.ndarray:
-    """Minimises eq. 6 from random weights, and returns w (m,); arguments as in `train_multiclass`, y ±1."""
+    """Minimises eq. 6 from random weights and returns w (m,).
+
+    The arguments are those of `train_multiclass`, with labels ±1.
+    """
     start = INITIAL_SCALE * np.random.default_rng(seed).normal(size=np.shape(x)[-1])
     return descend(lambda w: logistic.gradient(w, x, y, epsilon, norm), start, iterations, report=report)[0]
 
@@ -111,14 +118,14 @@ def descend(
     project: Callable[[np.ndarray], np.ndarray] = lambda point: point,
     report: Report | None = None,
 ) -> tuple[np.ndarray, float]:
-    """Adam with steps that fall geometrically from 0.1 to 1e-6.
+    """Adam with step lengths that fall geometrically from 0.1 to 1e-6.
 
     Args:
-        gradient: or a subgradient, of the shape of `start`.
-        start: where to begin.
-        iterations: at least 1.
-        project: applied to the start and after every step.
-        report: called after each iteration.
+        gradient: point -> a gradient or subgradient, of the shape of `start`.
+        start: the first point.
+        iterations: number of steps, at least 1.
+        project: applied to the start and after every step. Defaults to the identity.
+        report: called after each iteration. Defaults to None.
 
     Returns:
         The last point, and the l2 norm of the last step.

@@ -15,7 +15,7 @@ from advtf.figures import theory as figures
 from advtf.studies import theory
 from advtf.studies.context import StudyContext
 from advtf.studies.settings import AnalyzeSettings
-from advtf.theory import constant_classifier, multiclass, scalar
+from advtf.theory import constant_classifier, multiclass, smoothness
 
 FILES = ["theory.json", "theory.npz", "figure1.png", "proposition1.png", "theorem1.png", "theorem3.png"]
 DRAWINGS = [figures.kink, figures.sets, figures.constant_classifier, figures.curvature_growth]
@@ -91,7 +91,9 @@ def test_arrays_are_what_the_theory_gives(short):
             worst = multiclass.worst_case(weights, x, y, float(epsilon), "linf")
         assert multiclass.losses(weights, worst, y).mean() == pytest.approx(loss)
     np.testing.assert_allclose(data["theorem1_size"], np.linalg.norm(data["theorem1_weights"], axis=(1, 2)))
-    np.testing.assert_allclose(data["sketch_highest"][1], scalar.highest_loss(data["sketch_theta"], 1.0, 1.2))
+    np.testing.assert_allclose(
+        data["sketch_highest"][1], smoothness.sketch_highest_loss(data["sketch_theta"], 1.0, 1.2)
+    )
     assert np.all(np.diff(data["sets_robust"]) <= 0)
     assert np.all(np.diff(data["sets_origin"]) >= 0)
     assert data["sets_origin"][-1] == 1

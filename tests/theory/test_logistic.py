@@ -1,14 +1,14 @@
-"""Binary logistic regression under attack against gradient ascent, random search and finite differences."""
+"""Logistic regression under attack and its curvature, against ascent, search and finite differences."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.theory import separable
 
 from advtf.attacks.pgd import pgd
 from advtf.errors import UsageError
 from advtf.theory import logistic
-from advtf.theory.ascent import projected_ascent
-from advtf.theory.norms import get_norm
+from advtf.theory.norms import get_norm, projected_ascent
 
 EPSILON = {"linf": 0.1, "l2": 0.25}
 NORMS = pytest.mark.parametrize("norm", EPSILON)
@@ -184,28 +184,61 @@ def test_zero_weights_separate_nothing():
 
 
 @NORMS
-def test_norms_are_dual(norm):
-    ball, rng = get_norm(norm), np.random.default_rng(10)
-    w = rng.normal(size=(3, 6))
-    best = ball.direction(w)
-    np.testing.assert_allclose(np.sum(w * best, axis=1), ball.dual(w))
-    np.testing.assert_allclose(ball.size(best), 1)
-    others = rng.normal(size=(500, 3, 6))
-    others /= ball.size(others)[..., np.newaxis]
-    assert np.all(np.sum(w * others, axis=2) <= ball.dual(w) + 1e-12)
-    assert np.sqrt((others**2).sum(axis=2)).max() <= ball.euclidean(6) + 1e-12
-    assert np.sqrt((np.sign(w) ** 2).sum(axis=1)).max() == pytest.approx(np.sqrt(6))
+@pytest.mark.parametrize("size", [1.0, 20.0])
+def test_theorem_3_in_100_random_directions(norm, size):
+    w, x, y = separable(4)
+    w = w * size / (np.abs(w).sum() if norm == "linf" else np.linalg.norm(w))
+    limit = np.min(y * (x @ w)) / size
+    assert logistic.separation(w, x, y, norm) == pytest.approx(limit)
+    directions = logistic.random_directions(100, 5, 5)
+    epsilons = np.linspace(0, limit, 15)
+    growth = logistic.curvature_growth(w, x, y, epsilons, directions, norm)
+    expected = []
+    for epsilon in epsilons:  # eq. 29 as it is written, for ‖w‖_q = size
+        margin = np.exp(y * (x @ w) - epsilon * size)
+        weights = margin / (1 + margin) ** 2
+        expected.append([(weights * (x @ m) ** 2).mean() for m in directions])
+    np.testing.assert_allclose(growth.curvatures, expected, rtol=1e-10)
+    assert np.all(np.diff(expected, axis=0) > 0)
+    assert growth.grows().all()
+    assert growth.grows_everywhere()
+    assert np.all(np.diff(growth.largest) > 0)
+    assert np.all(np.diff(growth.smallest) > 0)
+
+
+def test_curvature_falls_beyond_the_separation():
+    x, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.ones(2)
+    w = np.array([0.5, 0.5])
+    assert logistic.separation(w, x, y, "linf") == 0.5
+    directions = np.eye(2)
+    within = logistic.curvature_growth(w, x, y, [0, 0.25, 0.5], directions, "linf")
+    beyond = logistic.curvature_growth(w, x, y, [0.5, 0.75, 1.0], directions, "linf")
+    assert within.grows().all()
+    assert within.grows_everywhere()
+    assert not beyond.grows().any()
+    assert not beyond.grows_everywhere()
 
 
 @NORMS
-def test_projection_is_onto_the_nearest_point(norm):
-    ball, rng = get_norm(norm), np.random.default_rng(11)
-    far, inside = rng.normal(size=(4, 3)), rng.uniform(-0.05, 0.05, (4, 3))
-    near = ball.project(far, 0.1)
-    assert ball.size(near).max() <= 0.1 + 1e-15
-    np.testing.assert_array_equal(ball.project(inside, 0.1), inside)
-    np.testing.assert_array_equal(ball.project(np.zeros((1, 3)), 0.1), np.zeros((1, 3)))
-    samples = rng.uniform(-0.1, 0.1, (3000, 3))
-    samples = samples[ball.size(samples) <= 0.1]
-    distances = np.linalg.norm(far[:, np.newaxis] - samples, axis=2).min(axis=1)
-    assert np.all(np.linalg.norm(far - near, axis=1) <= distances)
+def test_tangents_leave_the_norm_and_the_hessians_alone(norm):
+    w, x, y = separable(6)
+    basis = logistic.tangents(w, norm)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(4), atol=1e-14)
+    size = (lambda v: np.abs(v).sum()) if norm == "linf" else np.linalg.norm
+    for tangent in basis.T:
+        assert (size(w + 1e-5 * tangent) - size(w - 1e-5 * tangent)) / 2e-5 == pytest.approx(0, abs=1e-9)
+    full = basis.T @ logistic.hessian(w, x, y, 0.2, norm) @ basis
+    fixed = basis.T @ logistic.fixed_norm_hessian(w, x, y, 0.2, norm) @ basis
+    bend = np.zeros((4, 4))
+    if norm == "l2":
+        pull = 1 / (1 + np.exp(y * (x @ w) - 0.2 * np.linalg.norm(w)))
+        bend = 0.2 * pull.mean() * np.eye(4) / np.linalg.norm(w)
+    np.testing.assert_allclose(full, fixed + bend, atol=1e-14)
+
+
+def test_random_directions_are_unit_vectors_of_their_seed():
+    first, again, other = (logistic.random_directions(50, 7, seed) for seed in (1, 1, 2))
+    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1)
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+    assert np.abs(first.mean(axis=0)).max() < 0.2

@@ -9,9 +9,8 @@ import tensorflow as tf
 from advtf.attacks.pgd import pgd
 from advtf.errors import UsageError
 from advtf.models import build
-from advtf.theory import logistic, multiclass, version_space
-from advtf.theory.ascent import full_step_ascent, projected_ascent
-from advtf.theory.norms import get_norm
+from advtf.theory import logistic, multiclass
+from advtf.theory.norms import full_step_ascent, get_norm, projected_ascent
 
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 DIMENSION = 6
@@ -72,10 +71,10 @@ def test_two_classes_have_the_closed_form(norm):
 @NORMS
 def test_worst_case_is_as_strong_as_pgd_with_many_steps_and_starts(norm):
     weights, x, y = problem(3, scale=2.0)
-    ball, rng = get_norm(norm), np.random.default_rng(4)
+    budget, rng = get_norm(norm), np.random.default_rng(4)
     reached = np.full(len(y), -np.inf)
     for _ in range(20):
-        start = x + ball.project(rng.uniform(-0.25, 0.25, x.shape), 0.25)
+        start = x + budget.project(rng.uniform(-0.25, 0.25, x.shape), 0.25)
         found = projected_ascent(
             lambda at: multiclass.input_gradient(weights, at, y), x, 0.25, norm, steps=500, start=start
         )
@@ -105,14 +104,16 @@ def test_the_packages_pgd_on_its_linear_model_agrees(norm):
 @NORMS
 def test_full_steps_never_lower_the_loss(norm):
     weights, x, y = problem(6, scale=3.0)
-    ball = get_norm(norm)
-    start = x + ball.project(np.random.default_rng(7).uniform(-0.5, 0.5, x.shape), 0.5)
+    budget = get_norm(norm)
+    start = x + budget.project(np.random.default_rng(7).uniform(-0.5, 0.5, x.shape), 0.5)
     losses = [cross_entropy(weights, start, y)]
     for _ in range(6):
-        start = full_step_ascent(lambda at: multiclass.input_gradient(weights, at, y), x, 0.5, ball, 1, start)
+        start = full_step_ascent(
+            lambda at: multiclass.input_gradient(weights, at, y), x, 0.5, budget, 1, start
+        )
         losses.append(cross_entropy(weights, start, y))
     assert np.all(np.diff(losses, axis=0) >= -1e-13)
-    assert ball.size(start - x) == pytest.approx(0.5)
+    assert budget.size(start - x) == pytest.approx(0.5)
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -134,11 +135,11 @@ def test_gradient_at_the_worst_case_is_that_of_the_adversarial_loss():
 @NORMS
 def test_at_the_papers_epsilon_bound_two_terms_of_the_loss_make_log_k(norm):
     weights, x, y = problem(10, examples=30)
-    ball, bounds = get_norm(norm), multiclass.epsilon_bound(weights, x, y, norm)
+    budget, bounds = get_norm(norm), multiclass.epsilon_bound(weights, x, y, norm)
     for i, bound in enumerate(bounds):
         away = weights - weights[:, y[i] : y[i] + 1]
-        farthest = ball.dual(away.T).argmax()
-        reach = away[:, farthest] @ x[i] + bound * ball.dual(away[:, farthest])
+        farthest = budget.dual(away.T).argmax()
+        reach = away[:, farthest] @ x[i] + bound * budget.dual(away[:, farthest])
         assert np.log1p(np.exp(reach)) >= np.log(4) - 1e-12
         assert bound == 0 or np.log1p(np.exp(reach)) == pytest.approx(np.log(4))
         at_bound = multiclass.lower_bound(weights, x[i : i + 1], y[i : i + 1], bound, norm)
@@ -174,13 +175,13 @@ def test_large_logits_do_not_overflow():
 @NORMS
 def test_version_space_radius_is_where_an_example_turns_wrong(norm):
     weights, x, y = problem(14, examples=40)
-    radii = version_space.radii(weights, x, y, norm)
+    radii = multiclass.version_space_radii(weights, x, y, norm)
     logits = x @ weights
     np.testing.assert_array_equal(radii >= 0, logits.argmax(axis=1) == y)
     for i in np.flatnonzero(radii > 0):
         example = weights, x[i : i + 1], y[i : i + 1]
-        assert version_space.margins(*example, 0.999 * radii[i], norm) > 0
-        assert version_space.margins(*example, 1.001 * radii[i], norm) < 0
+        assert multiclass.margins(*example, 0.999 * radii[i], norm) > 0
+        assert multiclass.margins(*example, 1.001 * radii[i], norm) < 0
 
 
 def test_version_space_margins_are_the_smallest_over_all_corners():
@@ -189,27 +190,27 @@ def test_version_space_margins_are_the_smallest_over_all_corners():
     own = logits[:, np.arange(len(y)), y]
     logits[:, np.arange(len(y)), y] = -np.inf
     smallest = (own[..., np.newaxis] - logits).min(axis=(0, 2))
-    np.testing.assert_allclose(version_space.margins(weights, x, y, 0.2, "linf"), smallest, atol=1e-12)
+    np.testing.assert_allclose(multiclass.margins(weights, x, y, 0.2, "linf"), smallest, atol=1e-12)
 
 
 @NORMS
 def test_version_spaces_are_nested(norm):
     _, x, y = problem(16)
     weights = [np.linalg.pinv(x) @ np.eye(4)[y] + s * problem(17)[0] for s in (0, 0.1, 0.3, 1)]
-    members = version_space.membership(weights, x, y, (0, 0.05, 0.1, 0.3), norm)
+    members = multiclass.membership(weights, x, y, (0, 0.05, 0.1, 0.3), norm)
     assert members.shape == (4, 4, 12)
-    assert version_space.nested(members)
-    assert not version_space.nested(members[::-1])
+    assert multiclass.is_nested(members)
+    assert not multiclass.is_nested(members[::-1])
     assert members[0].sum() > members[1].sum() > members[3].sum()
-    radii = np.array([version_space.radii(w, x, y, norm) for w in weights])
+    radii = np.array([multiclass.version_space_radii(w, x, y, norm) for w in weights])
     np.testing.assert_array_equal(members[2], radii >= 0.1)
 
 
 def test_equal_columns_are_in_every_version_space():
     _, x, y = problem(18)
     equal = np.ones((DIMENSION, 4))
-    assert np.all(version_space.radii(equal, x, y, "linf") == np.inf)
-    assert np.all(version_space.membership([equal], x, y, [0, 5.0], "linf"))
+    assert np.all(multiclass.version_space_radii(equal, x, y, "linf") == np.inf)
+    assert np.all(multiclass.membership([equal], x, y, [0, 5.0], "linf"))
 
 
 @pytest.mark.parametrize(

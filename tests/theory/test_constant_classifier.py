@@ -1,37 +1,23 @@
-"""When the origin is optimal: thresholds against linear programs, losses at all corners, and training."""
+"""When the origin is optimal: thresholds against linear programs, other solvers and losses at all corners."""
 
 import itertools
 
 import numpy as np
 import pytest
+from helpers.theory import exact_linf_loss, three_classes
 from scipy.optimize import linprog, minimize
 
 from advtf.errors import UsageError
-from advtf.theory import constant_classifier, multiclass, training
-from advtf.theory.enclosing import smallest_growth
+from advtf.theory import constant_classifier
+from advtf.theory.constant_classifier import smallest_growth
 
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 LIMIT = np.log(3)
 SCALES = [s * 10.0**k for k in range(-4, 2) for s in (1, -1, 3, -3)]
 
 
-def problem(seed=0, examples=9, dimension=3, spread=1.0):
-    """Three classes of unequal sizes around their own centres."""
-    rng = np.random.default_rng(seed)
-    y = np.concatenate([[0, 1, 2], rng.integers(0, 3, examples - 3)])
-    centres = rng.uniform(-1, 1, (3, dimension))
-    return centres[y] + spread * rng.uniform(-0.5, 0.5, (examples, dimension)), y
-
-
-def exact_loss(weights, x, y, epsilon):
-    """L_ε for l∞, over all corners."""
-    corners = itertools.product((-epsilon, epsilon), repeat=x.shape[1])
-    losses = [multiclass.losses(weights, x + np.array(corner), y) for corner in corners]
-    return np.max(losses, axis=0).mean()
-
-
 def lowest_along(weights, x, y, epsilon):
-    return min(exact_loss(scale * weights, x, y, epsilon) for scale in SCALES)
+    return min(exact_linf_loss(scale * weights, x, y, epsilon) for scale in SCALES)
 
 
 def linf_threshold_by_linear_program(x, y):
@@ -58,7 +44,7 @@ def linf_threshold_by_linear_program(x, y):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_linf_threshold_is_the_linear_programs(seed):
-    x, y = problem(seed)
+    x, y = three_classes(seed)
     found = constant_classifier.threshold(x, y, 3, "linf")
     assert found.lower == found.upper
     assert found.upper == pytest.approx(linf_threshold_by_linear_program(x, y), rel=1e-8)
@@ -66,7 +52,7 @@ def test_linf_threshold_is_the_linear_programs(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_l2_threshold_is_that_of_a_general_solver(seed):
-    x, y = problem(seed)
+    x, y = three_classes(seed)
     sums = np.array([x[y == k].sum(axis=0) for k in range(3)])
     counts = np.bincount(y)
 
@@ -93,7 +79,7 @@ def test_l2_threshold_is_that_of_a_general_solver(seed):
 
 
 def test_balanced_classes_have_half_the_largest_difference_of_means():
-    x, y = problem(5, examples=300)
+    x, y = three_classes(5, examples=300)
     x, y = np.concatenate([x[y == k][:60] for k in range(3)]), np.repeat(np.arange(3), 60)
     means = np.array([x[y == k].mean(axis=0) for k in range(3)])
     largest = np.abs(means[:, np.newaxis] - means).max()
@@ -102,7 +88,7 @@ def test_balanced_classes_have_half_the_largest_difference_of_means():
 
 @NORMS
 def test_no_radius_exceeds_the_threshold(norm):
-    x, y = problem(6)
+    x, y = three_classes(6)
     threshold = constant_classifier.threshold(x, y, 3, norm).upper
     rng = np.random.default_rng(7)
     radii = [constant_classifier.radius(w, x, y, norm) for w in rng.normal(size=(3000, 3, 3))]
@@ -110,7 +96,7 @@ def test_no_radius_exceeds_the_threshold(norm):
 
 
 def test_two_classes_and_one_pixel_attain_the_linf_threshold():
-    x, y = problem(8)
+    x, y = three_classes(8)
     sums, counts = constant_classifier.class_sums(x, y, 3)
     ratios = {
         (j, k, d): abs(sums[j, d] - sums[k, d]) / (counts[j] + counts[k])
@@ -123,13 +109,13 @@ def test_two_classes_and_one_pixel_attain_the_linf_threshold():
     threshold = constant_classifier.threshold(x, y, 3, "linf").upper
     assert constant_classifier.radius(weights, x, y, "linf") == pytest.approx(threshold)
     signed = weights * np.sign(sums[j, d] - sums[k, d])
-    assert exact_loss(1e-4 * signed, x, y, 0.99 * threshold) < LIMIT
-    assert exact_loss(1e-4 * signed, x, y, 1.01 * threshold) > LIMIT
+    assert exact_linf_loss(1e-4 * signed, x, y, 0.99 * threshold) < LIMIT
+    assert exact_linf_loss(1e-4 * signed, x, y, 1.01 * threshold) > LIMIT
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_radius_is_where_the_origin_becomes_optimal(seed):
-    x, y = problem(seed)
+    x, y = three_classes(seed)
     weights = np.random.default_rng(seed + 50).normal(size=(3, 3))
     radius = constant_classifier.radius(weights, x, y, "linf")
     assert lowest_along(weights, x, y, 0.98 * radius) < LIMIT
@@ -137,7 +123,7 @@ def test_a_radius_is_where_the_origin_becomes_optimal(seed):
 
 
 def test_radii_of_single_examples():
-    x, y = problem(9)
+    x, y = three_classes(9)
     weights = np.random.default_rng(10).normal(size=(3, 3))
     radii = constant_classifier.example_radii(weights, x, y, "linf")
     for i, radius in enumerate(radii):
@@ -149,7 +135,7 @@ def test_radii_of_single_examples():
 
 @NORMS
 def test_a_single_example_has_its_own_norm_as_threshold(norm):
-    x, y = problem(11)
+    x, y = three_classes(11)
     thresholds = constant_classifier.example_thresholds(x, norm)
     np.testing.assert_allclose(thresholds, np.linalg.norm(x, ord=np.inf if norm == "linf" else 2, axis=1))
     rng = np.random.default_rng(12)
@@ -164,7 +150,7 @@ def test_a_single_example_has_its_own_norm_as_threshold(norm):
 
 @NORMS
 def test_equal_columns_are_in_every_t(norm):
-    x, y = problem(13)
+    x, y = three_classes(13)
     equal = np.ones((3, 3))
     assert constant_classifier.radius(equal, x, y, norm) == 0
     np.testing.assert_array_equal(constant_classifier.example_radii(equal, x, y, norm), np.zeros(len(y)))
@@ -198,71 +184,9 @@ def test_balls_of_many_centres_in_few_dimensions_converge():
     assert stopped.lower < stopped.upper
 
 
-@NORMS
-def test_training_fails_exactly_beyond_the_threshold(norm):
-    x, y = problem(15, examples=60, dimension=4, spread=0.5)
-    threshold = constant_classifier.threshold(x, y, 3, norm).upper
-    below, beyond = (
-        training.train_multiclass(x, y, 3, share * threshold, norm, iterations=400) for share in (0.9, 1.1)
-    )
-    assert below.loss < LIMIT - 1e-4
-    assert below.size > 0.05
-    assert beyond.size < 1e-4
-    assert 0 <= beyond.loss - LIMIT < 1e-4
-    for model in (below, beyond):
-        assert model.loss <= model.loss_bound + 1e-12
-        assert model.last_change < 1e-4
-        np.testing.assert_allclose(model.weights.sum(axis=1), 0, atol=1e-12)
-
-
-def test_training_comes_close_to_the_minimum_of_a_general_solver():
-    x, y = problem(16, examples=12, spread=4.0)
-    epsilon = 0.4 * constant_classifier.threshold(x, y, 3, "linf").upper
-    found = training.train_multiclass(x, y, 3, epsilon, "linf", iterations=800)
-    reached = exact_loss(found.weights, x, y, epsilon)
-    solved = minimize(
-        lambda v: exact_loss(v.reshape(3, 3), x, y, epsilon),
-        np.zeros(9),
-        method="Powell",
-        options={"xtol": 1e-4, "ftol": 1e-6},
-    )
-    assert reached < LIMIT - 0.01
-    assert reached <= solved.fun + 1e-3
-    assert found.loss == pytest.approx(reached, abs=1e-6)
-
-
-def test_training_depends_on_its_seed_only_and_reports_iterations():
-    x, y = problem(17)
-    calls = []
-    options = dict(iterations=20, report=lambda: calls.append(1))
-    runs = [training.train_multiclass(x, y, 3, 0.1, "linf", seed=s, **options).weights for s in (1, 1, 2)]
-    np.testing.assert_array_equal(runs[0], runs[1])
-    assert not np.allclose(runs[0], runs[2])
-    assert len(calls) == 60
-
-
-@NORMS
-def test_logistic_training_finds_the_minimum_of_eq_6(norm):
-    rng = np.random.default_rng(18)
-    x, y = rng.normal(size=(40, 3)), rng.choice([-1.0, 1.0], 40)
-    x += 0.5 * y[:, np.newaxis]
-    found = training.train_logistic(x, y, 0.2, norm, iterations=800)
-
-    def loss(w):
-        dual = np.abs(w).sum() if norm == "linf" else np.sqrt(w @ w)
-        return np.log1p(np.exp(0.2 * dual - y * (x @ w))).mean()
-
-    solved = minimize(loss, np.ones(3), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-13})
-    assert loss(found) == pytest.approx(solved.fun, abs=1e-7)
-
-
-def test_missing_classes_and_foreign_settings_are_refused():
-    x, y = problem(19)
+def test_missing_classes_and_other_norms_are_refused():
+    x, y = three_classes(19)
     with pytest.raises(UsageError, match="none of class 3"):
         constant_classifier.threshold(x, y, 4, "linf")
     with pytest.raises(UsageError, match="norm"):
         constant_classifier.threshold(x, y, 3, "l1")
-    with pytest.raises(UsageError, match="iterations"):
-        training.train_multiclass(x, y, 3, 0.1, "linf", iterations=0)
-    with pytest.raises(UsageError, match="epsilon"):
-        training.train_multiclass(x, y, 3, -0.1, "linf")
