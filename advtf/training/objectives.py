@@ -1,9 +1,10 @@
 """What a training step minimises: pure functions from a classifier and one batch to per-example losses.
 
-``losses(logits_fn, batch) -> (losses, accuracies)``: `logits_fn` is the classifier in training mode, `batch`
-a `Batch`. `losses` is (B,), its mean is minimised; `accuracies` maps "clean_accuracy" and "robust_accuracy"
-to (B,) zeros and ones where the forward passes made anyway give them. `advtf.training.regularizers` holds the
-objectives that add a penalty to adversarial training.
+The function is ``losses(logits_fn, batch) -> (losses, accuracies)``. `logits_fn` is the classifier in
+training mode and `batch` a `Batch`. `losses` has shape (B,), and training minimises its mean. `accuracies`
+maps "clean_accuracy" and "robust_accuracy" to zeros and ones of shape (B,), as far as the forward passes of
+the loss give them; the trainer measures the rest. `advtf.training.regularizers` holds the objectives that add
+a penalty to adversarial training.
 """
 
 from collections.abc import Callable
@@ -19,17 +20,18 @@ from advtf.models.layers import BatchNormalization
 
 
 class Batch(NamedTuple):
-    """One training batch and what the attack made of it; nothing in it carries a gradient.
+    """One training batch and its adversarial examples; no gradient flows through any of its tensors.
 
     Attributes:
         x: clean images, float32 (B, H, W, C) in [0, 1].
-        x_adv: their adversarial examples; `x` itself for an objective or an adversary that attacks nothing.
+        x_adv: their adversarial examples; `x` itself where the objective or the adversary attacks nothing.
         y: classes, int32 (B,).
         epsilon: radius ε of this step, a float32 scalar.
-        strength: share of the objective's strength in force, a float32 scalar; 1 unless it is ramped.
-        seed: int64 (2,), of this step.
-        neighbor, neighbor_adv: a second view of the images and its adversarial examples, for objectives that
-            ask for one; else None.
+        strength: the share of the objective's strength in force, a float32 scalar; 1 unless it is ramped.
+        seed: int64 (2,), the random seed of this step.
+        second_view: the same images under other noise or another augmentation, (B, H, W, C), for an objective
+            that compares the two; else None.
+        second_view_adv: the adversarial examples of `second_view`; None without one.
     """
 
     x: tf.Tensor
@@ -38,44 +40,48 @@ class Batch(NamedTuple):
     epsilon: tf.Tensor
     strength: tf.Tensor
     seed: tf.Tensor
-    neighbor: tf.Tensor | None = None
-    neighbor_adv: tf.Tensor | None = None
+    second_view: tf.Tensor | None = None
+    second_view_adv: tf.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss, and what has to be prepared for it.
+    """A loss, and what the training step has to prepare for it.
 
     Attributes:
-        losses: ``losses(logits_fn, batch) -> (losses, accuracies)``.
-        attacks: whether adversarial examples are needed at all.
-        aim: ``aim(logits_fn, x, y)`` -> what the attack's loss gets in place of `y`; None: `y` itself.
-        neighbor: ``neighbor(x, epsilon, seed)`` -> second view of the images, attacked as well.
-        views: 2 if the second view is another augmentation of the same images, made by the data pipeline.
-        second_order: whether the losses hold input gradients, so that weights get second derivatives.
+        losses: ``losses(logits_fn, batch) -> (losses, accuracies)``, see the top of this module.
+        attacks: whether the loss needs adversarial examples at all.
+        attack_target: ``attack_target(logits_fn, x, y)`` returns what the attack's loss compares the logits
+            with in place of the classes, such as the clean probabilities; None for the classes `y`.
+        second_view: ``second_view(x, epsilon, seed)`` returns a second view of the images, which is attacked
+            as well, such as `x` with noise; None for no second view, or for one from the data pipeline.
+        views: 2 if the data pipeline makes the second view, by augmenting the same images again.
+        second_order: whether the losses contain input gradients, so that the gradient with respect to the
+            weights is a second derivative.
     """
 
     losses: Callable
     attacks: bool = True
-    aim: Callable | None = None
-    neighbor: Callable | None = None
+    attack_target: Callable | None = None
+    second_view: Callable | None = None
     views: int = 1
     second_order: bool = False
 
 
 def as_objective(objective: "Objective | Callable") -> Objective:
-    """Returns an `Objective`, also of a plain function of ``(logits_fn, batch)``."""
+    """Returns the objective itself, or the `Objective` of a plain function of ``(logits_fn, batch)``."""
     return objective if isinstance(objective, Objective) else Objective(objective)
 
 
 def require_exact_derivatives(classifier: keras.Model) -> None:
-    """Refuses layers of Keras whose second derivatives are wrong, for a `second_order` objective.
+    """Refuses a classifier with layers whose second derivatives are wrong, for a `second_order` objective.
 
-    They take the variance by `tf.nn.moments`, which holds the mean back from the gradient: right to first
-    order only. Our BatchNorm, and Keras' with synchronized=True, do not.
+    These layers of Keras compute the variance with `tf.nn.moments`, which stops the gradient at the mean: the
+    first derivative is right without the part that flows through the mean, the second is not. Our BatchNorm,
+    and Keras' own with synchronized=True, let the gradient flow through the mean.
 
     Raises:
-        UsageError: such a layer is there.
+        UsageError: the classifier has such a layer.
     """
     inexact = keras.layers.LayerNormalization, keras.layers.GroupNormalization
     for layer in classifier._flatten_layers():
@@ -98,14 +104,14 @@ def _standard(logits_fn, batch: Batch):
     return cross_entropy(batch.y, logits), {"clean_accuracy": is_correct(batch.y, logits)}
 
 
-# Adversarial training, L_ε(θ) = mean g(x', θ) (Madry et al. 2018; Liu et al. 2020, eq. 1).
+# Adversarial training minimises L_ε(θ) = mean g(x', θ) (Madry et al. 2018; Liu et al. 2020, eq. 1).
 adversarial = Objective(_adversarial)
-# Standard training, L_0(θ) = mean g(x, θ).
+# Standard training minimises L_0(θ) = mean g(x, θ).
 standard = Objective(_standard, attacks=False)
 
 
 def adversarial_minus_standard(alpha: float = 0.5) -> Objective:
-    """L(x + δ) − α L(x): adversarial training less a part of the clean optimisation (Li & Spratling, eq. 9).
+    """L(x + δ) − α L(x): adversarial training minus a part of the clean loss (Li & Spratling 2023, eq. 9).
 
     Args:
         alpha: α, from 0 (adversarial training) to 1.
@@ -121,9 +127,10 @@ def adversarial_minus_standard(alpha: float = 0.5) -> Objective:
 
 
 def trades(beta: float = 6.0) -> Objective:
-    """L(x) + β KL(f(x) ‖ f(x')), x' climbing that divergence (TRADES, Zhang et al. 2019, eq. 5).
+    """TRADES: L(x) + β KL(f(x) ‖ f(x')), where x' maximises that divergence (Zhang et al. 2019, eq. 5).
 
-    The attack's loss must be `advtf.attacks.losses.kl_divergence`: it is aimed at the clean probabilities.
+    The loss of the attack must be `advtf.attacks.losses.kl_divergence`, because the attack gets the clean
+    probabilities in place of the classes.
 
     Args:
         beta: β = 1/λ of the paper; 6 is its usual value on CIFAR-10.
@@ -136,13 +143,13 @@ def trades(beta: float = 6.0) -> Objective:
         total = cross_entropy(batch.y, clean) + batch.strength * beta * divergence
         return total, accuracies(batch.y, clean, robust)
 
-    return Objective(losses, aim=lambda logits_fn, x, y: tf.nn.softmax(logits_fn(x)))
+    return Objective(losses, attack_target=lambda logits_fn, x, y: tf.nn.softmax(logits_fn(x)))
 
 
 def mart(beta: float = 5.0) -> Objective:
-    """BCE(f(x'), y) + λ KL(f(x) ‖ f(x'))·(1 − p_y(x)) (MART, Wang et al. 2020, eq. 11).
+    """MART: BCE(f(x'), y) + λ KL(f(x) ‖ f(x'))·(1 − p_y(x)) (Wang et al. 2020, eq. 11).
 
-    BCE = −log p_y(x') − log(1 − max_{k≠y} p_k(x')): misclassified examples count for more.
+    BCE = −log p_y(x') − log(1 − max_{k≠y} p_k(x')), so that misclassified examples count for more.
 
     Args:
         beta: λ of the paper, 5 on CIFAR-10.

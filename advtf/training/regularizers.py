@@ -1,7 +1,8 @@
 """Adversarial training plus a penalty that smooths the input loss landscape (Li & Spratling 2023).
 
-Every function returns an `Objective`: L(x') + λ·penalty, per example, L the cross-entropy. Where an objective
-attacks nothing (``--adversary=none``), x' is x. λ is multiplied by ``batch.strength``, so it can be ramped.
+Every function returns an `Objective` whose loss of one example is L(x') + λ·penalty, where L is the
+cross-entropy. With ``--adversary=none``, x' is x. λ is multiplied by ``batch.strength``, so that it can grow
+during the training.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,19 +14,21 @@ from advtf.attacks.pgd import input_gradient, input_gradient_and_logits, noisy
 from advtf.errors import one_of, require_real
 from advtf.training.objectives import Batch, Objective, accuracies
 
-TINY = 1e-24  # least squared length in a cosine; its power −3/2, met in the derivative, is still a float32
+# The least squared length in a cosine. The derivative takes its power −3/2, which is still a float32 number.
+TINY = 1e-24
 
 
 def advlc(strength: float = 0.4, fraction: float = 0.1, distance: str = "top") -> Objective:
     """AdvLC: L(x') + λ Σ_j w_ij o_ij with o_ij = |f_j(x'_i) − f_j(x_i)| (eqs. 13–16, algorithm 1).
 
-    w_ij is 1 for the N largest entries of the whole batch × class matrix, N = `fraction` of its size (at
-    least 1; of equal entries the first, row by row), else 0. Gradients flow through both forward passes.
+    w_ij is 1 for the N largest entries of the whole batch × class matrix and 0 for the others. N is
+    `fraction` of the size of the matrix and at least 1; among equal entries the first, row by row, are taken.
+    Gradients flow through both forward passes.
 
     Args:
         strength: λ; 0.55 for FGSM-N and 0.4 for PGD-10 in the paper.
-        fraction: N as a part of the matrix, in (0, 1]; 0.1 in the paper.
-        distance: "top", or one of table 3: "l1" (all weights 1), "l2" (squares), "kl", "js", "nuclear".
+        fraction: N as a fraction of the matrix, in (0, 1]; 0.1 in the paper.
+        distance: "top", or one of table 3: "l1" (all weights are 1), "l2" (squares), "kl", "js", "nuclear".
     """
     require_real("strength", strength, 0.0)
     require_real("fraction", fraction, 0.0, 1.0)
@@ -41,11 +44,11 @@ def advlc(strength: float = 0.4, fraction: float = 0.1, distance: str = "top") -
 
 
 def igr(strength: float = 10.0) -> Objective:
-    """Input gradient regularisation: L(x') + β ‖∇ₓ L(x)‖₂² (eq. 10 where nothing is attacked).
+    """Input gradient regularisation: L(x') + β ‖∇ₓ L(x)‖₂² (eq. 10 is the case without an attack, x' = x).
 
     Args:
-        strength: β; 12 for FGSM-N and 10 for PGD-10 in the paper (there 1200 and 1000, on the gradient of
-            the mean of 100 losses).
+        strength: β; 12 for FGSM-N and 10 for PGD-10 in the paper. The paper prints 1200 and 1000, because it
+            takes the gradient of the mean of 100 losses.
     """
 
     def penalty(logits_fn, batch):
@@ -59,7 +62,8 @@ def cure(strength: float = 15.0) -> Objective:
     """CURE: L(x') + λ ‖∇ₓ L(x + h) − ∇ₓ L(x)‖₂², h = ε·sign ∇ₓ L(x) (Moosavi-Dezfooli et al. 2019).
 
     Args:
-        strength: λ; 15 in the paper (there 1500, on gradients of the mean of 100 losses).
+        strength: λ; 15 in the paper. The paper prints 1500, because it takes gradients of the mean of 100
+            losses.
     """
 
     def penalty(logits_fn, batch):
@@ -97,12 +101,12 @@ def logitalign(strength: float = 50.0) -> Objective:
     require_real("strength", strength, 0.0)
 
     def losses(logits_fn, batch):
-        robust, beside = logits_fn(batch.x_adv), logits_fn(batch.neighbor_adv)
+        robust, beside = logits_fn(batch.x_adv), logits_fn(batch.second_view_adv)
         penalty = kl_divergence(tf.nn.softmax(robust), beside)
         total = cross_entropy(batch.y, robust) + batch.strength * strength * penalty
         return total, {"robust_accuracy": is_correct(batch.y, robust)}
 
-    return Objective(losses, neighbor=noisy("linf"))
+    return Objective(losses, second_view=noisy("linf"))
 
 
 def consistency(strength: float = 50.0, temperature: float = 1.0) -> Objective:
@@ -116,7 +120,7 @@ def consistency(strength: float = 50.0, temperature: float = 1.0) -> Objective:
     require_real("temperature", temperature, 1e-6)
 
     def losses(logits_fn, batch):
-        first, second = logits_fn(batch.x_adv), logits_fn(batch.neighbor_adv)
+        first, second = logits_fn(batch.x_adv), logits_fn(batch.second_view_adv)
         mean_loss = 0.5 * (cross_entropy(batch.y, first) + cross_entropy(batch.y, second))
         penalty = js_divergence(first / temperature, second / temperature)
         total = mean_loss + batch.strength * strength * penalty
@@ -126,7 +130,10 @@ def consistency(strength: float = 50.0, temperature: float = 1.0) -> Objective:
 
 
 def kdsa(teachers: Sequence[Callable], weights: tuple = (0.1, 0.6), temperature: float = 2.0) -> Objective:
-    """KDSA: (1 − a − b) L(x') + T² (a KL(s ‖ f) + b KL(r ‖ f)) on x', all softened by T (Chen et al. 2021).
+    """KDSA: (1 − a − b) L(x') + T² (a KL(s ‖ f) + b KL(r ‖ f)) (Chen et al. 2021).
+
+    It distils two teachers: the divergences are taken at x', between probabilities softened by the
+    temperature T.
 
     Args:
         teachers: the standard teacher s and the robust teacher r, functions from images to logits.
@@ -151,7 +158,8 @@ def kdsa(teachers: Sequence[Callable], weights: tuple = (0.1, 0.6), temperature:
 def js_divergence(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Jensen–Shannon divergence of two softmax distributions from their logits (B, K): (B,) nats, ≤ log 2."""
     p, q = tf.nn.log_softmax(first), tf.nn.log_softmax(second)
-    middle = tf.maximum(p, q) + tf.math.softplus(-tf.abs(p - q))  # log(eᵖ + e^q); its softmax is the mean
+    # This is log(eᵖ + e^q) without overflow; its softmax is the mean of the two distributions.
+    middle = tf.maximum(p, q) + tf.math.softplus(-tf.abs(p - q))
     return 0.5 * (kl_divergence(tf.exp(p), middle) + kl_divergence(tf.exp(q), middle))
 
 
@@ -181,7 +189,8 @@ def _js(clean, robust, _):
 
 
 def _nuclear(clean, robust, _):
-    # One number for the batch, shared out equally, so that the mean over examples is the norm over B.
+    # The norm is one number for the batch. It is divided equally, so that the mean over the examples is
+    # norm/B.
     norm = tf.reduce_sum(tf.linalg.svd(robust - clean, compute_uv=False))
     return tf.fill(tf.shape(clean)[:1], norm / tf.cast(tf.shape(clean)[0], clean.dtype))
 
@@ -190,11 +199,11 @@ DISTANCES = {"top": _top, "l1": _l1, "l2": _l2, "kl": _kl, "js": _js, "nuclear":
 
 
 def _penalised(strength: float, penalty: Callable) -> Objective:
-    """Adds λ·penalty; ``penalty(logits_fn, batch)`` also returns the logits of the clean images."""
+    """Returns L(x') + λ·penalty; ``penalty(logits_fn, batch)`` returns it and the clean images' logits."""
     require_real("strength", strength, 0.0)
 
     def losses(logits_fn, batch: Batch):
-        # Where nothing is attacked, the penalty's forward pass is the only one.
+        # Without an attack the forward pass of the penalty is the only one.
         robust = None if batch.x_adv is batch.x else logits_fn(batch.x_adv)
         penalties, clean = penalty(logits_fn, batch)
         robust = clean if robust is None else robust

@@ -1,4 +1,8 @@
-"""The adversarial trainer: a Keras model whose compiled steps attack, then update or measure."""
+"""The adversarial trainer: a Keras model whose compiled step attacks a batch and then updates the weights.
+
+Read `AdversarialTrainer.train_step` first: unpack, attack, objective, update, record. What it calls follows
+below it in that order. `test_step` measures clean and robust accuracy in the same words.
+"""
 
 import contextlib
 from collections.abc import Callable
@@ -11,9 +15,6 @@ from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.pgd import Attack
 from advtf.errors import UsageError, one_of
 from advtf.training.objectives import Batch, Objective, adversarial, as_objective, require_exact_derivatives
-from advtf.training.replicas import never_empty, summed_over_replicas
-from advtf.training.requirements import require_logits, require_radius, unpack
-from advtf.training.shared_pass import attacked_on_tape
 from advtf.training.weight_perturbation import gradients_at_worst_weights, require_gamma
 
 TRAIN_STREAM, TEST_STREAM = 0, 1  # separate random streams of one run seed
@@ -45,13 +46,16 @@ class AdversarialTrainer(keras.Model):
         classifier: Keras model, float32 (B, H, W, C) in [0, 1] -> (B, K) logits (no softmax).
         attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``, such as ``advtf.pgd(...)``.
         epsilon: target radius ε in units of the image range [0, 1].
-        objective: what is minimised, see `advtf.training.objectives`; also a plain function.
-        clean_view: ``clean_view(x, epsilon, seed)`` -> what the objective sees as clean images, such as
-            ``advtf.attacks.pgd.noisy()`` with FGSM-N; the images themselves if None.
+        objective: what is minimised: one of `advtf.training.objectives` or a function with the signature of
+            `Objective.losses`.
+        clean_view: ``clean_view(x, epsilon, seed)`` returns what the objective sees as the clean images, such
+            as ``advtf.attacks.pgd.noisy()`` with FGSM-N; the images themselves if None.
         attack_mode: "inference", or "training": BatchNorm uses the attacked batch's statistics and moves.
-        onwards: `attack` from its first gradient, see `advtf.attacks.pgd.pgd_onwards`, where that is taken in
-            training mode at the objective's clean images: both then share that forward pass.
-        awp: γ of adversarial weight perturbation; 0 does without.
+        attack_from_gradient: ``attack_from_gradient(logits_fn, x, y, epsilon, gradient) -> x_adv``, what
+            `attack` does after its first gradient, see `advtf.attacks.pgd.pgd_onwards`. It saves a forward
+            pass where the attack is in training mode and starts at the objective's clean images: both then
+            share it.
+        awp: γ of adversarial weight perturbation (Wu et al. 2020); 0 does without it.
         eval_attack: attack of validation and evaluation; the training attack if None.
         eval_epsilon: radius of validation and evaluation; `epsilon` if None.
         seed: with the step number, the source of every random start.
@@ -74,14 +78,14 @@ class AdversarialTrainer(keras.Model):
         objective: Objective | Callable = adversarial,
         clean_view: Callable | None = None,
         attack_mode: str = "inference",
-        onwards: Callable | None = None,
+        attack_from_gradient: Callable | None = None,
         awp: float = 0.0,
         eval_attack: Attack | None = None,
         eval_epsilon: float | None = None,
         seed: int = 0,
     ):
         super().__init__(name="adversarial_trainer")
-        require_logits(classifier)
+        _require_logits(classifier)
         self.classifier = classifier
         self.attack = attack
         self.eval_attack = eval_attack or attack
@@ -91,15 +95,15 @@ class AdversarialTrainer(keras.Model):
         self.clean_view = clean_view
         self.attack_mode = one_of("attack_mode", attack_mode, ("inference", "training"))
         self.awp = require_gamma(awp)
-        self.onwards = onwards
-        if onwards and (self.awp or attack_mode == "inference" or self.objective.second_order):
+        self.attack_from_gradient = attack_from_gradient
+        if attack_from_gradient and (self.awp or attack_mode == "inference" or self.objective.second_order):
             raise UsageError(
-                "onwards needs attack_mode=training, no awp and no objective with input gradients. "
+                "attack_from_gradient needs attack_mode=training, no awp and no second-order objective. "
                 f"Received: attack_mode={attack_mode}, awp={awp}, second_order={self.objective.second_order}."
             )
         self.seed = int(seed)
-        target = require_radius("epsilon", epsilon)
-        eval_target = target if eval_epsilon is None else require_radius("eval_epsilon", eval_epsilon)
+        target = _radius("epsilon", epsilon)
+        eval_target = target if eval_epsilon is None else _radius("eval_epsilon", eval_epsilon)
         self.epsilon = self._scalar("epsilon", target)
         self.eval_epsilon = self._scalar("eval_epsilon", eval_target)
         self.strength = self._scalar("strength", 1.0)
@@ -142,60 +146,43 @@ class AdversarialTrainer(keras.Model):
         self.optimizer.build(self.classifier.trainable_variables)
 
     def train_step(self, data):
-        """One attack and one weight update; returns the running epoch metrics."""
-        x, neighbor, y, sample_weight = unpack(data)
-        attacked = None if self.onwards else self._attacked(x, neighbor, y)
+        """Attacks one batch, updates the weights once and returns the running metrics of the epoch."""
+        x, second_view, y, sample_weight = _unpack(data)
         weights = self.classifier.trainable_variables
+        shares_pass = self.attack_from_gradient is not None
+        attacked = None if shares_pass else self._attack_batch(x, second_view, y)
 
-        def step():
-            with tf.GradientTape(persistent=bool(self.onwards)) as tape:
-                batch, logits_fn = (
-                    self._attacked_on(tape, x, y) if self.onwards else (attacked, self._training)
-                )
+        def gradients_and_losses():
+            with tf.GradientTape(persistent=shares_pass) as tape:
+                if shares_pass:
+                    batch, logits_fn = self._attack_batch_on_tape(tape, x, y)
+                else:
+                    batch, logits_fn = attacked, self._logits_in_training
                 losses, accuracies = self.objective.losses(logits_fn, batch)
                 losses = losses * sample_weight
-                loss = self._global_mean(losses)
+                loss = self._mean_over_examples(losses)
             return tape.gradient(loss, weights), losses, accuracies, batch
 
         if self.awp:
-            step = partial(gradients_at_worst_weights, self.classifier, self.awp, step)
-        gradients, losses, accuracies, batch = step()
-        self.gradient_norm.assign(tf.linalg.global_norm(summed_over_replicas(gradients)))
+            gradients_and_losses = partial(
+                gradients_at_worst_weights, self.classifier, self.awp, gradients_and_losses
+            )
+        gradients, losses, accuracies, batch = gradients_and_losses()
+
+        self.gradient_norm.assign(tf.linalg.global_norm(_sum_over_replicas(gradients)))
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return self._record(losses, accuracies, x, batch.x_adv, y)
 
-    def _attacked(self, x, neighbor, y) -> Batch:
-        """Makes the adversarial examples of one batch, outside any tape."""
-        objective, epsilon, seed = self.objective, self.epsilon.value, self._step_seed()
-        if objective.neighbor:
-            neighbor = objective.neighbor(x, epsilon, _other(seed))
-        logits_fn = self._training if self.attack_mode == "training" else self._inference
-        # Both views climb in one loop.
-        views, labels = (x, y) if neighbor is None else (tf.concat([x, neighbor], 0), tf.concat([y, y], 0))
-        if objective.attacks:
-            aim = objective.aim(logits_fn, views, labels) if objective.aim else labels
-            views = self.attack(logits_fn, views, aim, epsilon, seed)
-        x_adv, neighbor_adv = (views, None) if neighbor is None else tf.split(views, 2)
-        clean = self.clean_view(x, epsilon, seed) if self.clean_view else x
-        return Batch(clean, x_adv, y, epsilon, self.strength.value, seed, neighbor, neighbor_adv)
-
-    def _attacked_on(self, tape, x, y):
-        """As `_attacked`, on the tape of the weights; also returns the logits function of the objective."""
-        epsilon, seed = self.epsilon.value, self._step_seed()
-        clean = tf.identity(self.clean_view(x, epsilon, seed) if self.clean_view else x)
-        x_adv, logits_fn = attacked_on_tape(tape, self._training, self.onwards, clean, y, epsilon)
-        return Batch(clean, x_adv, y, epsilon, self.strength.value, seed), logits_fn
-
     def test_step(self, data):
         """Measures one batch at `eval_epsilon`, in float32 and inference mode."""
-        x, _, y, sample_weight = unpack(data)
+        x, _, y, sample_weight = _unpack(data)
         examples = tf.shape(x)[0]
-        x, y = never_empty(x), never_empty(y)
+        x, y = _at_least_one_example(x), _at_least_one_example(y)
         with full_precision(self.classifier):
             # The examples measured so far number the batch: each pass over the data draws the same starts.
             seed = self._seed(TEST_STREAM, self._loss_tracker.count)
-            x_adv = self.eval_attack(self._inference, x, y, self.eval_epsilon.value, seed)
-            logits, adversarial_logits = self._inference(x), self._inference(x_adv)
+            x_adv = self.eval_attack(self._logits_in_inference, x, y, self.eval_epsilon.value, seed)
+            logits, adversarial_logits = self._logits_in_inference(x), self._logits_in_inference(x_adv)
         losses = cross_entropy(y, adversarial_logits)[:examples] * sample_weight
         clean = is_correct(y, logits)[:examples]
         # As in RobustError: an attack that mends a wrong prediction does not make the example robust.
@@ -203,15 +190,58 @@ class AdversarialTrainer(keras.Model):
         accuracies = {"clean_accuracy": clean, "robust_accuracy": robust}
         return self._record(losses, accuracies, x, x_adv, y)
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Everything is built already. Under a strategy Keras would draw a batch here: it would be lost to the
-        # training stream, and one that does not split evenly would end the run.
-        pass
+    def _attack_batch(self, x, second_view, y) -> Batch:
+        """Makes the adversarial examples of one batch, outside any gradient tape."""
+        objective, epsilon, seed = self.objective, self.epsilon.value, self._step_seed()
+        if objective.second_view:
+            second_view = objective.second_view(x, epsilon, _other_seed(seed))
+        in_training = self.attack_mode == "training"
+        logits_fn = self._logits_in_training if in_training else self._logits_in_inference
+        images, labels = x, y
+        if second_view is not None:  # both views are attacked in one loop
+            images, labels = tf.concat([x, second_view], 0), tf.concat([y, y], 0)
+        if objective.attacks:
+            if objective.attack_target:
+                labels = objective.attack_target(logits_fn, images, labels)
+            images = self.attack(logits_fn, images, labels, epsilon, seed)
+        x_adv, second_view_adv = (images, None) if second_view is None else tf.split(images, 2)
+        clean = self.clean_view(x, epsilon, seed) if self.clean_view else x
+        strength = self.strength.value
+        return Batch(clean, x_adv, y, epsilon, strength, seed, second_view, second_view_adv)
 
-    def _inference(self, x):
+    def _attack_batch_on_tape(self, tape, x, y) -> tuple[Batch, Callable]:
+        """Attacks in training mode, from a forward pass that the objective needs anyway.
+
+        So does algorithm 1 of Li & Spratling 2023: the pass over the clean images is recorded on the tape of
+        the weights, which is differentiated first by the images, for the attack's first step, and later by
+        the weights.
+
+        Args:
+            tape: persistent, and recording.
+            x: images (B, H, W, C).
+            y: classes, int32 (B,).
+
+        Returns:
+            The batch, and the classifier in training mode, which gives the logits of that pass for `batch.x`.
+        """
+        epsilon, seed = self.epsilon.value, self._step_seed()
+        clean = tf.identity(self.clean_view(x, epsilon, seed) if self.clean_view else x)
+        tape.watch(clean)
+        clean_logits = self._logits_in_training(clean)
+        total = tf.reduce_sum(cross_entropy(y, clean_logits))
+        with tape.stop_recording():
+            gradient = tape.gradient(total, clean)
+            x_adv = self.attack_from_gradient(self._logits_in_training, clean, y, epsilon, gradient)
+
+        def logits_fn(images):
+            return clean_logits if images is clean else self._logits_in_training(images)
+
+        return Batch(clean, x_adv, y, epsilon, self.strength.value, seed), logits_fn
+
+    def _logits_in_inference(self, x):
         return self.classifier(x, training=False)
 
-    def _training(self, x):
+    def _logits_in_training(self, x):
         return self.classifier(x, training=True)
 
     def _step_seed(self):
@@ -224,25 +254,106 @@ class AdversarialTrainer(keras.Model):
             seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(replica, tf.int64))
         return seed
 
-    def _global_mean(self, losses):
+    def _mean_over_examples(self, losses):
         # The optimizer sums gradients over replicas: divide by the examples of all of them, since a last
         # batch need not split evenly.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        (examples,) = summed_over_replicas([tf.cast(tf.size(losses), losses.dtype)])
+        (examples,) = _sum_over_replicas([tf.cast(tf.size(losses), losses.dtype)])
         mean = tf.reduce_sum(losses) / examples
         penalties = self.classifier.losses  # the user's own kernel_regularizer and the like
         return mean + tf.add_n(penalties) / replicas if penalties else mean
 
     def _record(self, losses, accuracies, x, x_adv, y):
+        """Adds one batch to the epoch's metrics; an accuracy that the objective did not give is measured."""
         if "clean_accuracy" not in accuracies:
-            accuracies["clean_accuracy"] = is_correct(y, self._inference(x))
+            accuracies["clean_accuracy"] = is_correct(y, self._logits_in_inference(x))
         if "robust_accuracy" not in accuracies:
-            accuracies["robust_accuracy"] = is_correct(y, self._inference(x_adv))
+            accuracies["robust_accuracy"] = is_correct(y, self._logits_in_inference(x_adv))
         self._loss_tracker.update_state(losses)
         self.clean_accuracy.update_state(accuracies["clean_accuracy"])
         self.robust_accuracy.update_state(accuracies["robust_accuracy"])
         return self.get_metrics_result()
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Everything is built already. Under a strategy Keras would draw a batch here: it would be lost to the
+        # training stream, and one that does not split evenly would end the run.
+        pass
 
-def _other(seed):
+
+def _unpack(data):
+    """Returns images float32 (B, H, W, C), a second view of them or None, labels int32 (B,), sample weights.
+
+    Raises:
+        UsageError: the images are not floating point, or the labels are not one integer per image.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    x, second_view = x if isinstance(x, tuple | list) else (x, None)
+    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+    if not x.dtype.is_floating:
+        raise UsageError(
+            f"images must be floating point in [0, 1]. Received: dtype {x.dtype.name}. Divide by 255."
+        )
+    if y.shape.rank not in (None, 1) and y.shape[1:].num_elements() != 1:
+        raise UsageError(
+            f"labels must be integers (batch,). Received: y of shape {tuple(y.shape)}. "
+            "Use argmax(axis=1) of one-hot labels."
+        )
+    weight = 1.0 if sample_weight is None else tf.cast(tf.reshape(sample_weight, [-1]), tf.float32)
+    second_view = None if second_view is None else tf.cast(second_view, tf.float32)
+    return tf.cast(x, tf.float32), second_view, tf.cast(tf.reshape(y, [-1]), tf.int32), weight
+
+
+def _radius(name: str, value: float) -> float:
+    """Returns `value` as a float, which must be finite and at least 0."""
+    value = float(value)
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"{name} must be a finite radius >= 0. Received: {name}={value}.")
+    return value
+
+
+def _require_logits(classifier: keras.Model) -> None:
+    """Refuses a classifier that is not a built Keras model from images to logits."""
+    if not isinstance(classifier, keras.Model):
+        raise UsageError(
+            f"classifier must be a keras.Model from images to logits. Received: {type(classifier).__name__}."
+        )
+    if not classifier.built:
+        raise UsageError(
+            "classifier must have its weights. Received: a model that is not built. "
+            "Begin it with keras.Input, or call it on one batch."
+        )
+    shape = getattr(classifier, "output_shape", None)
+    if shape is not None and (not isinstance(shape, tuple) or len(shape) != 2):
+        raise UsageError(f"classifier must return (batch, classes) logits. Received: output shape {shape}.")
+    last = _last_layer(classifier)
+    activation = getattr(last, "activation", None)
+    if activation is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
+        raise UsageError(
+            "classifier must return logits: cross-entropy on probabilities hides gradients from attacks. "
+            "Received: a model ending in softmax. Build it without the last activation."
+        )
+
+
+def _last_layer(layer):
+    while isinstance(layer, keras.Model) and layer.layers:
+        layer = layer.layers[-1]
+    return layer
+
+
+def _sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns the sums of tensors over all replicas; the tensors themselves where there is only one."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return tensors
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+
+
+def _at_least_one_example(batch: tf.Tensor) -> tf.Tensor:
+    """Adds an example of zeros where a replica got nothing of a short last batch: convolutions need one."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return batch
+    missing = tf.maximum(1 - tf.shape(batch)[0], 0)
+    return tf.pad(batch, [[0, missing]] + [[0, 0]] * (batch.shape.rank - 1))
+
+
+def _other_seed(seed):
     return tf.random.experimental.stateless_fold_in(seed, tf.constant(1, tf.int64), alg="philox")

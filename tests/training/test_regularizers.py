@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.attack import softmax
-from helpers.trainer import batch, compiled, dense_net, still
+from helpers.trainer import batch
 
 from advtf.attacks.losses import cross_entropy
 from advtf.attacks.pgd import fgsm, fgsm_n, noisy
 from advtf.errors import UsageError
 from advtf.training import objectives, regularizers
 from advtf.training.objectives import Batch
-from advtf.training.weight_perturbation import perturbation
 
 RNG = np.random.default_rng(0)
 CLEAN, ROBUST = RNG.normal(size=(2, 6, 4)) * 2
@@ -98,7 +97,7 @@ def test_other_losses_are_their_formulas():
 
 def test_losses_with_a_second_view_or_teachers():
     beside = CLEAN[::-1]
-    views = {"neighbor": beside, "neighbor_adv": beside}
+    views = {"second_view": beside, "second_view_adv": beside}
     np.testing.assert_allclose(
         losses_of(regularizers.logitalign(50.0), **views), nll(ROBUST) + 50 * kl(ROBUST, beside), rtol=2e-5
     )
@@ -166,33 +165,6 @@ def test_fgsm_n_stays_within_twice_the_ball_and_fgsm_r_within_it():
     assert np.abs(far - start).max() <= epsilon + 1e-6
     assert np.abs(near - x).max() <= epsilon + 1e-6
     assert min(far.min(), near.min()) >= 0 and max(far.max(), near.max()) <= 1
-
-
-def test_awp_moves_kernels_by_gamma_of_their_length():
-    weights = [tf.constant([[3.0, 4.0]]), tf.constant([1.0, 2.0])]
-    moves = perturbation(weights, [tf.constant([[0.0, 2.0]]), tf.ones(2)], 0.1)
-    np.testing.assert_allclose(moves[0], [[0, 0.5]], rtol=1e-6)
-    np.testing.assert_array_equal(moves[1], [0, 0])
-
-
-def test_awp_steps_from_the_old_weights_with_the_gradient_at_the_worst_ones():
-    x, y = batch()
-    trainer = compiled(awp=0.05)
-    before = [np.array(weight) for weight in trainer.classifier.trainable_variables]
-    x_adv = trainer.attack(trainer._inference, x, y, 0.1, tf.constant([0, 0], tf.int64))
-
-    def gradients(values):
-        model = dense_net()
-        model.set_weights(values)
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(cross_entropy(y, model(x_adv, training=True)))
-        return tape.gradient(loss, model.trainable_variables)
-
-    moves = perturbation(before, gradients(before), 0.05)
-    worst = gradients([old + move.numpy() for old, move in zip(before, moves, strict=True)])
-    trainer.fit(still(x, y, len(x)), verbose=0)
-    for old, gradient, new in zip(before, worst, trainer.classifier.trainable_variables, strict=True):
-        np.testing.assert_allclose(np.array(new), old - 0.1 * (gradient + 0.01 * old), atol=2e-6)
 
 
 def test_settings_out_of_range_are_named():

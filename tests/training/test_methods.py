@@ -1,0 +1,19 @@
+"""Which objective and which adversary follow from the settings of a training."""
+
+from advtf.training.methods import build_onwards
+from advtf.training.settings import resolve
+
+
+def test_sharing_follows_from_the_settings():
+    published = {"dataset": "cifar10", "attack_mode": "training"}
+    shares = {"objective": "advlc", "adversary": "fgsm_n", "noised_clean": True}
+    for settings, expected in (
+        (shares, True),
+        (shares | {"noised_clean": False}, False),
+        (shares | {"attack_mode": "inference"}, False),
+        (shares | {"awp": 0.01}, False),
+        (shares | {"objective": "igr"}, False),
+        ({"objective": "mart", "random_start": "none"}, True),
+        ({"objective": "mart", "random_start": "uniform"}, False),
+    ):
+        assert bool(build_onwards(resolve(published | settings))) is expected
