@@ -6,7 +6,7 @@ Map of the package, in the order a batch travels:
 config, presets     settings of a run; `rules` checks them, `absl_flags` makes them flags
 data                digits, TFDS sets and arrays; batches that depend on the seed and the step only
 models              lenet, vgg, resnet18, preact_resnet18, wide_resnet, linear, mlp
-attacks             balls, losses, PGD, APGD, FAB, Square: ``attack(logits_fn, x, y, epsilon, seed)``
+attacks             norms, losses, PGD, APGD, FAB, Square: ``attack(logits_fn, x, y, epsilon, seed)``
 training            trainer, objectives, averages, optimizers, schedules, checkpoints, a whole run
 ensemble, export    mean of probabilities; SavedModels with a manifest
 convert             PyTorch checkpoints of the same architectures into Keras models

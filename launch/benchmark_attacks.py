@@ -33,7 +33,7 @@ from peers import Bench, art_classifier, load_bench, versions
 from timing import seconds_of, timed_in_turn
 
 from advtf import apgd, pgd
-from advtf.attacks.pgd import input_gradient
+from advtf.attacks.attack import input_gradient
 from advtf.evaluation.engine import Engine
 from advtf.evaluation.settings import SUITES, AttackSettings
 from advtf.storage.files import write_json

@@ -24,7 +24,7 @@ from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
 from peers import Bench, art_classifier, load_bench, versions
 
 from advtf import apgd, square
-from advtf.attacks.norms import get_ball
+from advtf.attacks.norms import get_norm
 from advtf.storage.files import write_json
 
 CLAIM = 0.5  # percentage points
@@ -173,7 +173,7 @@ class Comparison:
         ours, shape = self.ours(apgd("linf", loss, self._steps)), tf.constant(self._bench.x.shape)
         differ = 0
         for seed in self._seeds:
-            point = get_ball("linf").random_point(shape, 1.0, tf.constant([seed, 0], tf.int64))
+            point = get_norm("linf").random_point(shape, 1.0, tf.constant([seed, 0], tf.int64))
             uniform = torch.tensor((point.numpy().transpose(0, 3, 1, 2) + 1) / 2)
             with mock.patch.object(torch, "rand", lambda shape, drawn=uniform: drawn.reshape(shape)):
                 theirs = self.torchattacks_apgd(loss, seed)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from advtf.attacks.pgd import Attack
+from advtf.attacks.attack import Attack
 from advtf.attacks.random import fold_in, uniform
 from advtf.errors import require_real
 
@@ -33,8 +33,8 @@ def scaled(attack: Attack, factor: float) -> Attack:
 def flipped(attack: Attack, fraction: float) -> Attack:
     """Reverses the sign of a random part of the entries of an attack's perturbation δ, anew for each image.
 
-    Which ones depends on the seed only, so with a seed for each example on nothing else in the batch. An
-    entry that would leave [0, 1] is clipped, which keeps it in the ball.
+    Which entries are reversed depends on the seed only: with a seed for each example it does not depend on
+    the rest of the batch. An entry that would leave [0, 1] is clipped, which keeps it in the ball.
 
     Args:
         attack: ``attack(logits_fn, x, y, epsilon, seed) -> x + δ``.
@@ -67,8 +67,7 @@ def _chosen(shape, fraction, seed):
     """Marks round(fraction·D) of the D entries of each example: those that draw the smallest numbers."""
     size = tf.reduce_prod(shape[1:])
     drawn = uniform(tf.stack([shape[0], size]), fold_in(seed, FLIPS))
-    rank = tf.argsort(
-        tf.argsort(drawn, axis=1, stable=True), axis=1
-    )  # exact counts, also where two draws tie
+    # Sorting twice gives ranks, so that the count is exact even where two draws tie.
+    rank = tf.argsort(tf.argsort(drawn, axis=1, stable=True), axis=1)
     count = tf.cast(tf.round(fraction * tf.cast(size, tf.float32)), tf.int32)
     return tf.reshape(rank < count, shape)

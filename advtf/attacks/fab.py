@@ -2,6 +2,10 @@
 
 "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020, iterated exactly
 as AutoAttack does. It shrinks the perturbation without knowing ε, so one run gives the error at every ε.
+
+Each iteration linearises the decision boundary and projects both the current point and the clean image on
+it, within the image range (`project_linf`, `project_l2`). Newton's method solves these projections without
+sorting and ends after a few passes over the pixels.
 """
 
 from collections.abc import Callable
@@ -9,11 +13,9 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from advtf.attacks.attack import Attack, as_attack, isolated
 from advtf.attacks.losses import is_correct, target_class
-from advtf.attacks.norms import TINY, get_ball
-from advtf.attacks.passes import isolated
-from advtf.attacks.pgd import Attack, as_attack
-from advtf.attacks.projections import GEOMETRIES
+from advtf.attacks.norms import TINY, get_norm
 from advtf.attacks.random import fold_in
 from advtf.errors import require_real, require_whole
 
@@ -32,7 +34,7 @@ class _Settings:
     target_rank: int | tf.Tensor | None
 
     def __post_init__(self):
-        get_ball(self.norm)
+        get_norm(self.norm)
         require_whole("steps", self.steps)
         require_whole("restarts", self.restarts)
         if self.target_rank is not None and not tf.is_tensor(self.target_rank):
@@ -42,8 +44,8 @@ class _Settings:
         require_real("beta", self.beta, 0.0, 1.0)
 
     @property
-    def geometry(self):
-        return GEOMETRIES[self.norm]
+    def size(self):
+        return get_norm(self.norm).size
 
 
 def fab(
@@ -114,7 +116,7 @@ def fab_distances(
         nearest, distance = _shrink(settings, logits_fn, x, y, epsilon, seed)
         if search_steps > 0:
             nearest = _search(logits_fn, x, y, nearest, search_steps)
-            distance = tf.where(tf.math.is_finite(distance), settings.geometry.size(nearest - x), distance)
+            distance = tf.where(tf.math.is_finite(distance), settings.size(nearest - x), distance)
         return tf.stop_gradient(nearest), tf.stop_gradient(tf.reshape(distance, [-1]))
 
     return measure
@@ -126,10 +128,10 @@ def _per_image(values, x):
 
 def _shrink(settings, logits_fn, x, y, epsilon, seed):
     # The nearest adversarial points over all restarts, and their distances shaped (B, 1, ..., 1).
-    y, size = tf.cast(y, tf.int32), settings.geometry.size
+    y, size = tf.cast(y, tf.int32), settings.size
     logits = logits_fn(x)
     boundary = _boundary(settings, logits_fn, y, logits)
-    random_point = get_ball(settings.norm).random_point
+    random_point = get_norm(settings.norm).random_point
 
     def restart(i, nearest, distance):
         start = x
@@ -145,7 +147,7 @@ def _shrink(settings, logits_fn, x, y, epsilon, seed):
 
 
 def _run(settings, logits_fn, boundary, x, y, start, nearest, distance):
-    size = settings.geometry.size
+    size = settings.size
 
     def iterate(i, point, nearest, distance):
         point = _step(settings, x, point, *boundary(point))
@@ -164,9 +166,9 @@ def _step(settings, x, point, value, normal):
     # {z : value + ⟨normal, z − point⟩ = 0}, mixed by how far each of them has to go.
     inner = tf.reduce_sum(normal * (point - x), axis=list(range(1, x.shape.rank)))
     both, normals = tf.concat([point, x], axis=0), tf.concat([normal, normal], axis=0)
-    moves = settings.geometry.project(both, normals, tf.concat([-value, inner - value], axis=0))
+    moves = PROJECTIONS[settings.norm](both, normals, tf.concat([-value, inner - value], axis=0))
     move, move_of_image = tf.split(moves, 2)
-    near, far = (tf.maximum(settings.geometry.size(delta), SMALLEST_STEP) for delta in (move, move_of_image))
+    near, far = (tf.maximum(settings.size(delta), SMALLEST_STEP) for delta in (move, move_of_image))
     alpha = tf.minimum(near / (near + far), settings.alpha_max)
     mixed = (point + settings.eta * move) * (1.0 - alpha) + (x + settings.eta * move_of_image) * alpha
     return tf.clip_by_value(mixed, 0.0, 1.0)
@@ -175,7 +177,7 @@ def _step(settings, x, point, value, normal):
 def _boundary(settings, logits_fn, y, clean_logits):
     # point -> (value, normal) of f_target − f_y, which is positive where the target wins.
     if settings.target_rank is None:
-        return isolated(lambda point: _nearest_boundary(settings.geometry.dual, logits_fn, point, y))
+        return isolated(lambda point: _nearest_boundary(DUAL_NORMS[settings.norm], logits_fn, point, y))
     target = target_class(y, clean_logits, settings.target_rank)
 
     def towards_target(point):
@@ -194,7 +196,8 @@ def _others(y, scores):
 
 
 def _nearest_boundary(dual, logits_fn, point, y):
-    # One backward pass per class; pfor would hold the gradients of all classes at once.
+    # The linearised boundary f_k = f_y is |f_k − f_y| / ‖∇(f_k − f_y)‖_dual away; k is the class with the
+    # smallest distance. One backward pass per class: pfor would hold the gradients of all classes at once.
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(point)
         logits = logits_fn(point)
@@ -225,3 +228,63 @@ def _search(logits_fn, x, y, fooled_point, steps):
 
     initial = (0, x, fooled_point, margin_and_fooled(x)[0], margin_and_fooled(fooled_point)[0])
     return tf.while_loop(lambda i, *_: i < steps, narrow, initial, maximum_iterations=steps)[2]
+
+
+def project_linf(x: tf.Tensor, normal: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
+    """Solves min ‖δ‖_∞ subject to ⟨normal, δ⟩ = change and x + δ in [0, 1], exactly up to rounding.
+
+    δ_i = ±min(λ, room_i): each pixel moves uphill by the level λ, or as far as the image range lets it. Where
+    no δ reaches `change`, every pixel with a non-zero normal goes to the end of its range (as in AutoAttack).
+
+    Args:
+        x: float32 (B, ...) in [0, 1].
+        normal: the shape of `x`; its zeros leave δ zero.
+        change: (B,), of either sign.
+
+    Returns:
+        δ, the shape of `x`.
+    """
+    return _project(x, normal, change, tf.ones_like)
+
+
+def project_l2(x: tf.Tensor, normal: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
+    """Solves min ‖δ‖₂ subject to ⟨normal, δ⟩ = change and x + δ in [0, 1], exactly up to rounding.
+
+    δ_i = ±min(λ·|normal_i|, room_i); arguments and result as in `project_linf`.
+    """
+    return _project(x, normal, change, tf.identity)
+
+
+def _project(x, normal, change, speeds):
+    flat, normals = (tf.reshape(batch, [tf.shape(x)[0], -1]) for batch in (x, normal))
+    change = change[:, tf.newaxis]
+    # Divided by its largest entry first: a confident classifier's gradients square to 0 in float32.
+    largest = tf.reduce_max(tf.abs(normals), axis=1, keepdims=True)
+    weights = tf.math.divide_no_nan(tf.abs(normals), largest)
+    speed = speeds(weights)
+    uphill = tf.sign(normals) * tf.sign(change)
+    room = tf.where(weights > 0, tf.where(uphill > 0, 1.0 - flat, flat), 0.0)
+    ceiling = tf.math.divide_no_nan(room, speed)
+    level = _water_level(weights, speed, room, ceiling, tf.math.divide_no_nan(tf.abs(change), largest))
+    return tf.reshape(uphill * tf.where(ceiling <= level, room, level * speed), tf.shape(x))
+
+
+def _water_level(weights, speed, room, ceiling, needed):
+    # Newton's method for Σ weights·min(λ·speed, room) = needed. The sum is concave and piecewise linear in λ,
+    # so from λ = 0 the iterates only rise, never pass the root, and end at it once the full pixels are known.
+    def rise(level, _):
+        full = ceiling <= level
+        slope = tf.reduce_sum(tf.where(full, 0.0, weights * speed), axis=1, keepdims=True)
+        held = tf.reduce_sum(tf.where(full, weights * room, 0.0), axis=1, keepdims=True)
+        root = tf.where(slope > 0, tf.math.divide_no_nan(needed - held, slope), float("inf"))
+        return tf.maximum(level, root), tf.reduce_any(root > level)
+
+    initial = (tf.zeros_like(needed), tf.constant(True))
+    return tf.while_loop(lambda _, rising: rising, rise, initial)[0]
+
+
+PROJECTIONS = {"linf": project_linf, "l2": project_l2}
+DUAL_NORMS = {  # (batch, axes) -> the dual norm over those axes, which divides a value to give its distance
+    "linf": lambda batch, axes: tf.reduce_sum(tf.abs(batch), axis=axes),
+    "l2": lambda batch, axes: tf.sqrt(tf.reduce_sum(tf.square(batch), axis=axes)),
+}

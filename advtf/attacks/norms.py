@@ -1,7 +1,7 @@
-"""Norm balls: everything an attack has to know about a norm, as three pure functions.
+"""Norms: everything that a gradient attack has to know about one, as four pure functions.
 
-All tensors are (B, ...) batches of displacements from the clean images; `radius`, `length` and `epsilon`
-are scalars or broadcast against them. Nothing here clips to the image range: that is the attack's job.
+All tensors are (B, ...) batches of perturbations of the clean images; `radius`, `length` and `epsilon` are
+scalars or broadcast against them. Nothing here clips to the image range: that is the attack's job.
 """
 
 from collections.abc import Callable
@@ -16,19 +16,21 @@ TINY = 1e-12  # keeps a zero gradient from becoming NaN; far below float32's rel
 
 
 @dataclass(frozen=True)
-class Ball:
-    """The ball {δ : ‖δ‖_p <= ε} of one norm.
+class Norm:
+    """A norm ‖δ‖_p, and how one moves in its ball {δ : ‖δ‖_p <= ε}.
 
     Attributes:
-        norm: "linf" or "l2".
+        name: "linf" or "l2".
+        size: (B, ...) -> the norm of each example, shaped (B, 1, ..., 1).
         random_point: (shape, radius, seed) -> uniform sample of the ball of that radius. A seed of (B, 2)
             holds one for each example, whose point then does not depend on the rest of the batch.
-        steepest_step: (gradient, length) -> displacement of norm `length` with the largest inner product
+        steepest_step: (gradient, length) -> perturbation of norm `length` with the largest inner product
             with the gradient.
         project: (delta, epsilon) -> nearest point of the ball.
     """
 
-    norm: str
+    name: str
+    size: Callable
     random_point: Callable
     steepest_step: Callable
     project: Callable
@@ -38,6 +40,11 @@ def l2_norms(batch: tf.Tensor) -> tf.Tensor:
     """Returns the l2 norm of each example of (B, ...), shaped (B, 1, ..., 1)."""
     axes = list(range(1, batch.shape.rank))
     return tf.sqrt(tf.reduce_sum(tf.square(batch), axis=axes, keepdims=True))
+
+
+def linf_norms(batch: tf.Tensor) -> tf.Tensor:
+    """Returns the largest absolute entry of each example of (B, ...), shaped (B, 1, ..., 1)."""
+    return tf.reduce_max(tf.abs(batch), axis=list(range(1, batch.shape.rank)), keepdims=True)
 
 
 def _linf_random_point(shape, radius, seed):
@@ -64,9 +71,7 @@ def _l2_random_point(shape, radius, seed):
 
 def _l2_steepest_step(gradient, length):
     # Divided by its largest entry first: a confident classifier's gradients square to 0 in float32.
-    axes = list(range(1, gradient.shape.rank))
-    largest = tf.reduce_max(tf.abs(gradient), axis=axes, keepdims=True)
-    scaled = tf.math.divide_no_nan(gradient, largest)
+    scaled = tf.math.divide_no_nan(gradient, linf_norms(gradient))
     return length * scaled / (l2_norms(scaled) + TINY)
 
 
@@ -74,16 +79,16 @@ def _l2_project(delta, epsilon):
     return delta * tf.minimum(1.0, epsilon / (l2_norms(delta) + TINY))
 
 
-BALLS = {
-    "linf": Ball("linf", _linf_random_point, _linf_steepest_step, _linf_project),
-    "l2": Ball("l2", _l2_random_point, _l2_steepest_step, _l2_project),
+NORMS = {
+    "linf": Norm("linf", linf_norms, _linf_random_point, _linf_steepest_step, _linf_project),
+    "l2": Norm("l2", l2_norms, _l2_random_point, _l2_steepest_step, _l2_project),
 }
 
 
-def get_ball(norm: str) -> Ball:
-    """Returns the ball of norm "linf" or "l2".
+def get_norm(name: str) -> Norm:
+    """Returns the norm called "linf" or "l2".
 
     Raises:
         UsageError: another name.
     """
-    return BALLS[one_of("norm", norm, BALLS)]
+    return NORMS[one_of("norm", name, NORMS)]

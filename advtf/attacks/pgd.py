@@ -5,48 +5,13 @@ from numbers import Real
 
 import tensorflow as tf
 
+from advtf.attacks.attack import NEGLIGIBLE_EPSILON, Attack, as_attack, input_gradient, isolated
 from advtf.attacks.losses import cross_entropy, is_correct
-from advtf.attacks.norms import Ball, get_ball
-from advtf.attacks.passes import isolated
+from advtf.attacks.norms import Norm, get_norm
 from advtf.attacks.random import fold_in
 from advtf.errors import UsageError, one_of, require_whole
 
-LogitsFn = Callable[[tf.Tensor], tf.Tensor]
-Attack = Callable[[LogitsFn, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-
-NEGLIGIBLE_EPSILON = 1e-6  # an ε-schedule starts at 0: below this the clean batch is the attack's result
 RANDOM_STARTS = ("uniform", "step", "none")
-
-
-def input_gradient(
-    logits_fn: LogitsFn, x: tf.Tensor, y: tf.Tensor, loss: Callable = cross_entropy
-) -> tf.Tensor:
-    """Gradient of each example's loss with respect to that example.
-
-    The sum over the batch is differentiated, so a gradient does not depend on the batch size or on the
-    number of replicas; only `x` is watched, so no weight gradients are computed.
-
-    Args:
-        logits_fn: (B, H, W, C) -> (B, K).
-        x: float32 (B, H, W, C).
-        y: int (B,).
-        loss: ``loss(y, logits) -> (B,)``.
-
-    Returns:
-        float32, the shape of `x`.
-    """
-    return input_gradient_and_logits(logits_fn, x, y, loss)[0]
-
-
-def input_gradient_and_logits(
-    logits_fn: LogitsFn, x: tf.Tensor, y: tf.Tensor, loss: Callable = cross_entropy
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns `input_gradient` and the logits (B, K) of its forward pass."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        logits = logits_fn(x)
-        total = tf.reduce_sum(loss(y, logits))
-    return tape.gradient(total, x), logits
 
 
 def pgd(
@@ -76,7 +41,7 @@ def pgd(
     Raises:
         UsageError: a setting out of range.
     """
-    ball = get_ball(norm)
+    geometry = get_norm(norm)
     one_of("random_start", random_start, RANDOM_STARTS)
     require_whole("steps", steps)
     require_whole("restarts", restarts)
@@ -94,9 +59,9 @@ def pgd(
     def climb(logits_fn, x, y, epsilon, seed):
         start = x
         if start_fraction > 0:
-            start = x + ball.random_point(tf.shape(x), start_fraction * epsilon, seed)
+            start = x + geometry.random_point(tf.shape(x), start_fraction * epsilon, seed)
         return _ascend(
-            ball, logits_fn, x, y, tf.clip_by_value(start, 0.0, 1.0), epsilon, steps, relative_step, loss
+            geometry, logits_fn, x, y, tf.clip_by_value(start, 0.0, 1.0), epsilon, steps, relative_step, loss
         )
 
     def perturb(logits_fn, x, y, epsilon, seed):
@@ -107,88 +72,107 @@ def pgd(
     return as_attack(perturb)
 
 
-def pgd_onwards(
+def pgd_from_gradient(
     norm: str = "linf", steps: int = 10, relative_step: float = 0.25, loss: Callable = cross_entropy
 ) -> Callable:
-    """Builds PGD without a random start from its first gradient, whose pass somebody else has made.
+    """Builds PGD without a random start whose first gradient is given, as another pass has computed it.
+
+    Args:
+        norm, steps, relative_step, loss: as for `pgd`.
 
     Returns:
-        ``onwards(logits_fn, x, y, epsilon, gradient) -> x_adv``: what `pgd` returns with
-        ``random_start="none"`` where `gradient` is that of the loss at `x`. With one step of ε from a noised
-        image it is the second half of `fgsm_n`.
+        ``continue_attack(logits_fn, x, y, epsilon, gradient) -> x_adv``: what `pgd` returns with
+        ``random_start="none"`` where `gradient`, of the shape of `x`, is that of the loss at `x`. With one
+        step of ε from a noised image it is the second half of `fgsm_n`.
     """
-    ball = get_ball(norm)
+    geometry = get_norm(norm)
 
-    def onwards(logits_fn, x, y, epsilon, gradient):
-        first = _moved(ball, x, x, gradient, epsilon, relative_step)
+    def continue_attack(logits_fn, x, y, epsilon, gradient):
+        first = _moved(geometry, x, x, gradient, epsilon, relative_step)
         if steps > 1:
-            first = _ascend(ball, logits_fn, x, y, first, epsilon, steps - 1, relative_step, loss)
+            first = _ascend(geometry, logits_fn, x, y, first, epsilon, steps - 1, relative_step, loss)
         return tf.stop_gradient(tf.where(epsilon < NEGLIGIBLE_EPSILON, x, first))
 
-    return onwards
-
-
-def as_attack(perturb: Attack) -> Attack:
-    """Completes a perturbation rule: float32 tensors in, `x` itself for ε below 1e-6, no gradient out."""
-
-    def attack(logits_fn, x, y, epsilon, seed):
-        x, epsilon = tf.convert_to_tensor(x, tf.float32), tf.convert_to_tensor(epsilon, tf.float32)
-        x_adv = tf.cond(
-            epsilon < NEGLIGIBLE_EPSILON, lambda: x, lambda: perturb(logits_fn, x, y, epsilon, seed)
-        )
-        return tf.stop_gradient(x_adv)
-
-    return attack
+    return continue_attack
 
 
 def fgsm(norm: str = "linf", random_start: str = "none", loss: Callable = cross_entropy) -> Attack:
-    """The fast gradient sign method: PGD with one step of ε; FGSM-R with ``random_start="uniform"``."""
+    """Builds the fast gradient sign method: PGD with one step of ε (Goodfellow et al. 2015).
+
+    Args:
+        norm: "linf" or "l2".
+        random_start: as for `pgd`; "uniform" makes it FGSM-R (Wong et al. 2020).
+        loss: what is climbed, ``loss(y, logits) -> (B,)``.
+
+    Returns:
+        The attack, as `pgd` describes it.
+
+    Raises:
+        UsageError: a setting out of range.
+    """
     return pgd(norm, steps=1, relative_step=1.0, random_start=random_start, loss=loss)
 
 
 def noisy(norm: str = "linf") -> Callable:
-    """Builds ``view(x, epsilon, seed)``: x plus uniform noise of the ε-ball, clipped to [0, 1].
+    """Builds the noised clean image of `fgsm_n`: x plus uniform noise of the ε-ball, clipped to [0, 1].
 
-    With the seed of `fgsm_n` it is the point from which that attack steps, its noised clean image.
+    Args:
+        norm: "linf" or "l2".
+
+    Returns:
+        ``view(x, epsilon, seed) -> (B, H, W, C)``. With the seed of `fgsm_n` it is the point from which that
+        attack steps.
+
+    Raises:
+        UsageError: another norm.
     """
-    ball = get_ball(norm)
+    geometry = get_norm(norm)
 
     def view(x, epsilon, seed):
-        noise = tf.cast(ball.random_point(tf.shape(x), epsilon, seed), x.dtype)
+        noise = tf.cast(geometry.random_point(tf.shape(x), epsilon, seed), x.dtype)
         return tf.clip_by_value(x + noise, 0.0, 1.0)
 
     return view
 
 
 def fgsm_n(norm: str = "linf", loss: Callable = cross_entropy) -> Attack:
-    """FGSM centred on noise (de Jorge et al. 2022): x̃ = x + U(−ε, ε), one step of ε from x̃, no projection.
+    """Builds FGSM centred on noise (de Jorge et al. 2022): one step of ε from x̃ = x + U(−ε, ε).
 
-    The result lies in [0, 1] and within 2ε of `x`, ε of x̃ = ``noisy(norm)(x, epsilon, seed)``.
+    Args:
+        norm: "linf" or "l2".
+        loss: what is climbed, ``loss(y, logits) -> (B,)``.
+
+    Returns:
+        The attack. It does not project: its result lies in [0, 1], within ε of
+        x̃ = ``noisy(norm)(x, epsilon, seed)`` and so within 2ε of `x`.
+
+    Raises:
+        UsageError: another norm.
     """
-    ball, view = get_ball(norm), noisy(norm)
+    geometry, view = get_norm(norm), noisy(norm)
 
     def perturb(logits_fn, x, y, epsilon, seed):
         start = view(x, epsilon, seed)
-        step = ball.steepest_step(input_gradient(logits_fn, start, y, loss), epsilon)
+        step = geometry.steepest_step(input_gradient(logits_fn, start, y, loss), epsilon)
         return tf.clip_by_value(start + step, 0.0, 1.0)
 
     return as_attack(perturb)
 
 
-def _ascend(ball: Ball, logits_fn, x, y, start, epsilon, steps, relative_step, loss):
+def _ascend(geometry: Norm, logits_fn, x, y, start, epsilon, steps, relative_step, loss):
     gradient = isolated(lambda x_adv: input_gradient(logits_fn, x_adv, y, loss))
 
     def step(i, x_adv):
-        return i + 1, _moved(ball, x, x_adv, gradient(x_adv), epsilon, relative_step)
+        return i + 1, _moved(geometry, x, x_adv, gradient(x_adv), epsilon, relative_step)
 
     # int32 loop counters live on the host under GPU placement; the loop bound is static for XLA.
     _, x_adv = tf.while_loop(lambda i, _: i < steps, step, (0, start), maximum_iterations=steps)
     return x_adv
 
 
-def _moved(ball, x, x_adv, gradient, epsilon, relative_step):
-    move = ball.steepest_step(gradient, relative_step * epsilon)
-    delta = ball.project(x_adv + move - x, epsilon)
+def _moved(geometry, x, x_adv, gradient, epsilon, relative_step):
+    move = geometry.steepest_step(gradient, relative_step * epsilon)
+    delta = geometry.project(x_adv + move - x, epsilon)
     return tf.clip_by_value(x + delta, 0.0, 1.0)
 
 

@@ -1,7 +1,8 @@
-"""Random numbers from a seed, an example's key and a counter, whatever the example's row in its batch.
+"""Random numbers that belong to an example, whatever its row in a batch.
 
 TensorFlow's stateless generators take one seed for a whole tensor, so an example's numbers change when others
-leave the batch. Threefry is made of integer operations only: eager, graph and XLA give the same bits.
+leave the batch. Here they are computed from a seed, the example's key and a counter by Threefry, which is
+made of integer operations only: eager execution, graphs and XLA give the same bits.
 
 `uniform`, `fold_in` and `split` take a seed of either kind: two integers for a whole tensor, as TensorFlow
 does, or (B, 2), two integers for each example.
@@ -19,10 +20,13 @@ DRAWN, FOLDED, SPLIT = 0, 1, 2  # second words of the counter, so that no two us
 
 
 def image_keys(x: np.ndarray) -> np.ndarray:
-    """Returns (N,) int64 of 32 bits, a checksum of each image's pixels: its key in whatever company.
+    """Computes a key of each image from its pixels alone, so that it does not depend on the other images.
 
     Args:
         x: (N, ...).
+
+    Returns:
+        (N,) int64, a checksum of 32 bits.
     """
     return np.array([zlib.crc32(image.tobytes()) for image in np.ascontiguousarray(x)], np.int64)
 
@@ -63,8 +67,8 @@ def words_by_key(seed: tf.Tensor, keys: tf.Tensor, stream: int) -> Callable:
         stream: draws of different streams are independent.
 
     Returns:
-        `draw`; different `number` (0, 1, ...; can be a tensor) give independent words as long as the same
-        `count` is asked for each time.
+        `draw`. Different values of `number` (0, 1, ...; it may be a tensor) give independent words as long as
+        `count` is the same each time.
     """
     key = _key(tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), stream, alg="philox"))
     example = tf.cast(keys, tf.uint32)[:, None]
@@ -79,7 +83,15 @@ def words_by_key(seed: tf.Tensor, keys: tf.Tensor, stream: int) -> Callable:
 
 
 def example_seeds(seed: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-    """Returns (B, 2) int64: a seed for each example, from two integers and keys (B,), integers."""
+    """Derives a seed for each example.
+
+    Args:
+        seed: two integers.
+        keys: (B,) integers; equal keys give equal seeds.
+
+    Returns:
+        (B, 2) int64.
+    """
     examples = tf.cast(keys, tf.uint32)
     return _pair(threefry(_key(seed), examples, tf.zeros_like(examples)))
 

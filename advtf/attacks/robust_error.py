@@ -1,15 +1,14 @@
 """Clean and robust error of one classifier under one attack, measured over examples."""
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
+from advtf import runtime
+from advtf.attacks.attack import Attack, LogitsFn
 from advtf.attacks.losses import is_correct
-from advtf.attacks.pgd import Attack, LogitsFn
 from advtf.errors import UsageError
 
 
@@ -54,12 +53,15 @@ def robust_error(
 
     Args:
         logits_fn: float32 (B, H, W, C) in [0, 1] -> (B, K) logits, in inference mode.
-        batches: pairs of images and integer labels (B,); the last batch may be ragged.
+        batches: pairs of images and integer labels (B,); the last batch may be smaller.
         attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``.
         epsilon: radius ε in units of the image range.
         seed: with the batch number, the source of the attack's random starts.
         jit_compile: compile with XLA.
-        label: shown with a progress bar when stdout is a terminal; None shows nothing.
+        label: text beside a progress bar; None shows no bar.
+
+    Returns:
+        The errors, and which examples were classified correctly.
 
     Raises:
         UsageError: there are no batches.
@@ -72,10 +74,8 @@ def robust_error(
         return clean, clean * is_correct(y, logits_fn(x_adv))
 
     clean, robust = [], []
-    shown = tqdm(
-        batches, desc=label, unit="batch", leave=False, disable=label is None or not sys.stdout.isatty()
-    )
-    for number, (x, y) in enumerate(shown):
+    bar = runtime.progress(batches, shown=label is not None, desc=label, unit="batch")
+    for number, (x, y) in enumerate(bar):
         batch_seed = tf.constant([seed, number], tf.int64)
         clean_batch, robust_batch = measure(tf.cast(x, tf.float32), tf.cast(y, tf.int32), batch_seed)
         clean.append(clean_batch.numpy() > 0)

@@ -12,8 +12,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from advtf import runtime
+from advtf.attacks.attack import NEGLIGIBLE_EPSILON, LogitsFn
 from advtf.attacks.losses import cross_entropy, is_correct
-from advtf.attacks.pgd import NEGLIGIBLE_EPSILON, LogitsFn
 from advtf.attacks.random import image_keys
 from advtf.evaluation.points import Points, Spent, Stored
 from advtf.evaluation.settings import AttackSettings

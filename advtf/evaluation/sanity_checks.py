@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from advtf.attacks.attack import LogitsFn, input_gradient
 from advtf.attacks.losses import is_correct
-from advtf.attacks.pgd import LogitsFn, input_gradient, pgd
+from advtf.attacks.pgd import pgd
 from advtf.evaluation.settings import BLACK_BOX
 
 GRADIENT_IMAGES, LARGE_BALL_IMAGES = 200, 100

@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from advtf.attacks.apgd import apgd, apgd_targeted
+from advtf.attacks.attack import LogitsFn
 from advtf.attacks.fab import fab
 from advtf.attacks.losses import cross_entropy, is_correct
-from advtf.attacks.pgd import LogitsFn, pgd
+from advtf.attacks.pgd import pgd
 from advtf.attacks.random import example_seeds
 from advtf.attacks.square import SquareSearch, SquareState
 from advtf.evaluation.settings import AttackSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from advtf.attacks.pgd import Attack
+from advtf.attacks.attack import Attack
 from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError
 from advtf.landscape.batch_statistics import BatchStatistics

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from advtf.attacks.norms import get_ball
-from advtf.attacks.pgd import Attack, LogitsFn, input_gradient_and_logits
+from advtf.attacks.attack import Attack, LogitsFn, input_gradient_and_logits
+from advtf.attacks.norms import get_norm
 from advtf.attacks.random import example_seeds
 
 ATTACKS, NOISE = 0, 1  # random streams of one seed
@@ -30,12 +30,12 @@ def slope_graph(logits_fn: LogitsFn, images: tf.TensorSpec) -> Callable:
 
 def noise_graph(images: tf.TensorSpec, norm: str, epsilon: float, seed: int) -> Callable:
     """Builds (x, keys) -> x + η, which the definition does not clip to [0, 1]."""
-    ball = get_ball(norm)
+    geometry = get_norm(norm)
 
     @tf.function(input_signature=(images, KEYS), autograph=False)
     def noisy(x, keys):
         seeds = example_seeds(tf.constant([seed, NOISE], tf.int64), keys)
-        return x + ball.random_point(tf.shape(x), tf.constant(epsilon, tf.float32), seeds)
+        return x + geometry.random_point(tf.shape(x), tf.constant(epsilon, tf.float32), seeds)
 
     return noisy
 

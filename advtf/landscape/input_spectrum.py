@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from advtf.attacks.pgd import input_gradient
+from advtf.attacks.attack import input_gradient
 from advtf.errors import UsageError, one_of, require_whole
 from advtf.landscape.batched_lanczos import Spectra, largest_magnitudes
 from advtf.landscape.input_graphs import exact_cross_entropy

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from advtf.attacks.pgd import Attack, LogitsFn, pgd
+from advtf.attacks.attack import Attack, LogitsFn
+from advtf.attacks.pgd import pgd
 from advtf.attacks.random import image_keys
 from advtf.errors import require_real, require_whole
 from advtf.landscape.batched_lanczos import Spectra

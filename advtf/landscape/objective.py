@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from advtf.attacks.attack import Attack, LogitsFn
 from advtf.attacks.losses import cross_entropy, is_correct
-from advtf.attacks.pgd import Attack, LogitsFn
 from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError, require_real, require_whole
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from advtf.attacks.pgd import Attack
+from advtf.attacks.attack import Attack
 from advtf.classifiers.classifier import Classifier, as_classifier
 from advtf.errors import UsageError, require_whole
 from advtf.landscape.objective import AdversarialObjective

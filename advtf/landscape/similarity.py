@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from advtf.attacks.attack import Attack
 from advtf.attacks.losses import cross_entropy, is_correct
-from advtf.attacks.pgd import Attack
 from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError, require_real, require_whole
 from advtf.landscape.objective import batches, require_pairs

@@ -13,7 +13,7 @@ from advtf.studies import STUDIES
 from advtf.studies.settings import AnalyzeSettings
 
 if TYPE_CHECKING:
-    from advtf.attacks.pgd import Attack
+    from advtf.attacks.attack import Attack
     from advtf.classifiers.classifier import Classifier
 
 SHARED_SECTIONS = ("attack", "compute")

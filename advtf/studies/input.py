@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from advtf.attacks.pgd import Attack, fgsm, fgsm_n, pgd
+from advtf.attacks.attack import Attack
+from advtf.attacks.pgd import fgsm, fgsm_n, pgd
 from advtf.classifiers.classifier import Classifier
 from advtf.figures.input import input_landscape
 from advtf.landscape.input_spectrum import require_second_derivatives

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from advtf.attacks.pgd import NEGLIGIBLE_EPSILON
+from advtf.attacks.attack import NEGLIGIBLE_EPSILON
 from advtf.classifiers.parameters import unit_direction
 from advtf.errors import UsageError
 from advtf.figures.similarity import perturbation_similarity

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from advtf.attacks.pgd import Attack
+from advtf.attacks.attack import Attack
 from advtf.classifiers.classifier import Classifier
 from advtf.classifiers.export import TOLERANCE
 from advtf.data.sets import Split, steps_per_epoch_of, training_batches

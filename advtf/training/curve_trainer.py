@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from advtf.attacks.attack import Attack
 from advtf.attacks.losses import cross_entropy, is_correct
-from advtf.attacks.pgd import Attack
 from advtf.classifiers.classifier import Classifier
 from advtf.landscape.batch_statistics import norm_layers, of_the_batch
 from advtf.landscape.curves import Curve

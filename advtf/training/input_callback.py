@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from advtf.attacks.pgd import Attack
+from advtf.attacks.attack import Attack
 from advtf.errors import UsageError, require_whole
 from advtf.landscape.input_spectrum import require_second_derivatives
 from advtf.landscape.inputs import InputMeter

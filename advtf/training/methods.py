@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+from advtf.attacks.attack import Attack
 from advtf.attacks.losses import cross_entropy, kl_divergence
-from advtf.attacks.pgd import Attack, fgsm, fgsm_n, noisy, pgd, pgd_onwards
+from advtf.attacks.pgd import fgsm, fgsm_n, noisy, pgd, pgd_from_gradient
 from advtf.classifiers.export import load_classifier
 from advtf.errors import UsageError
 from advtf.training import objectives, regularizers
@@ -67,7 +68,7 @@ def build_onwards(config: TrainConfig) -> Callable | None:
         return None
     step = {"fgsm": (1, 1.0), "fgsm_n": (1, 1.0), "pgd": (config.attack_steps, config.relative_step)}
     at_clean = {"fgsm": True, "fgsm_n": config.noised_clean, "pgd": config.random_start == "none"}
-    return pgd_onwards(config.norm, *step[config.adversary]) if at_clean.get(config.adversary) else None
+    return pgd_from_gradient(config.norm, *step[config.adversary]) if at_clean.get(config.adversary) else None
 
 
 def clean_view(config: TrainConfig) -> Callable | None:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from advtf.attacks.attack import input_gradient, input_gradient_and_logits
 from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence
-from advtf.attacks.pgd import input_gradient, input_gradient_and_logits, noisy
+from advtf.attacks.pgd import noisy
 from advtf.errors import one_of, require_real
 from advtf.training.objectives import Batch, Objective, accuracies
 

@@ -5,7 +5,8 @@ import sys
 import keras
 
 from advtf import models
-from advtf.attacks.pgd import Attack, pgd
+from advtf.attacks.attack import Attack
+from advtf.attacks.pgd import pgd
 from advtf.data.sets import ImageData, evaluation_batches, steps_per_epoch_of, training_batches
 from advtf.errors import UsageError
 from advtf.runtime import Runtime, bfloat16_rewrite

@@ -11,8 +11,8 @@ from functools import partial
 import keras
 import tensorflow as tf
 
+from advtf.attacks.attack import Attack
 from advtf.attacks.losses import cross_entropy, is_correct
-from advtf.attacks.pgd import Attack
 from advtf.errors import UsageError, one_of
 from advtf.training.objectives import Batch, Objective, adversarial, as_objective, require_exact_derivatives
 from advtf.training.weight_perturbation import gradients_at_worst_weights, require_gamma
@@ -52,9 +52,9 @@ class AdversarialTrainer(keras.Model):
             as ``advtf.attacks.pgd.noisy()`` with FGSM-N; the images themselves if None.
         attack_mode: "inference", or "training": BatchNorm uses the attacked batch's statistics and moves.
         attack_from_gradient: ``attack_from_gradient(logits_fn, x, y, epsilon, gradient) -> x_adv``, what
-            `attack` does after its first gradient, see `advtf.attacks.pgd.pgd_onwards`. It saves a forward
-            pass where the attack is in training mode and starts at the objective's clean images: both then
-            share it.
+            `attack` does after its first gradient, see `advtf.attacks.pgd.pgd_from_gradient`. It saves a
+            forward pass where the attack is in training mode and starts at the objective's clean images: both
+            then share it.
         awp: γ of adversarial weight perturbation (Wu et al. 2020); 0 does without it.
         eval_attack: attack of validation and evaluation; the training attack if None.
         eval_epsilon: radius of validation and evaluation; `epsilon` if None.

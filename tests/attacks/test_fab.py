@@ -1,16 +1,71 @@
-"""FAB against the exact distances of linear models, PGD, and its own invariances."""
+"""FAB against the exact distances of linear models, PGD, and its own invariances.
+
+Its projections onto hyperplane and box are compared with scipy, bisection and numbers by hand.
+"""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.attack import Linear, digits_network, norms, seed
-from helpers.fab import curved, nearest_boundary, run
 
-from advtf.attacks.fab import fab, fab_distances
+from advtf.attacks.fab import fab, fab_distances, project_l2, project_linf
 from advtf.attacks.pgd import pgd
 from advtf.errors import UsageError
 
 NORMS = ("linf", "l2")
+PROJECTIONS = {"linf": project_linf, "l2": project_l2}
+
+
+def reach(x, normal):
+    return np.maximum(normal * (1 - x), -normal * x).sum(axis=1)
+
+
+def bisected(norm, x, normal, change):
+    """The projection of float64 rows by bisection of the level λ in δ = ±min(λ·speed, room)."""
+    x, normal = x.astype(np.float64), normal.astype(np.float64)
+    weight, needed = np.abs(normal), np.abs(change.astype(np.float64))[:, None]
+    uphill = np.sign(normal) * np.sign(change)[:, None]
+    room = np.where(uphill > 0, 1 - x, x) * (weight > 0)
+    speed = weight if norm == "l2" else np.ones_like(weight)
+    low, high = np.zeros((len(x), 1)), np.full((len(x), 1), 1e6)
+    for _ in range(100):
+        level = (low + high) / 2
+        short = (weight * np.minimum(level * speed, room)).sum(axis=1, keepdims=True) < needed
+        low, high = np.where(short, level, low), np.where(short, high, level)
+    return uphill * np.minimum(level * speed, room)
+
+
+def nearest_boundary(model, x, y, norm):
+    """Per example of a linear model the smallest δ that ties another class with class y within the box."""
+    logits, flat = model.logits(x), x.reshape(len(x), -1)
+    rows, best, best_norms = np.arange(len(x)), np.zeros_like(flat, np.float64), np.full(len(x), np.inf)
+    for k in range(logits.shape[1]):
+        normal = (model.kernel[:, [k]] - model.kernel[:, y]).T
+        gap = logits[rows, y] - logits[:, k]
+        reachable = (y != k) & (gap < reach(flat, normal))
+        delta = bisected(norm, flat, normal, gap)
+        nearer = reachable & (norms(norm, delta) < best_norms)
+        best[nearer], best_norms[nearer] = delta[nearer], norms(norm, delta)[nearer]
+    best[logits.argmax(axis=1) != y] = 0
+    return best
+
+
+def curved(x):
+    return tf.tanh(2.0 * Linear()(x)) @ np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3) ** 3 + Linear()(
+        x
+    )
+
+
+def run(builder, model, x, y, epsilon=0.1, jit_compile=None, **settings):
+    """The attack's results as arrays: eager, or as a graph with jit_compile False, or with XLA when True."""
+    attack = builder(**settings)
+
+    def call(x, y):
+        return attack(model, x, y, tf.constant(epsilon), seed())
+
+    if jit_compile is not None:
+        call = tf.function(call, jit_compile=jit_compile)
+    return [part.numpy() for part in tf.nest.flatten(call(tf.constant(x), tf.constant(y)))]
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -221,3 +276,93 @@ def test_more_ranks_than_classes():
         fab(target_rank=3)(Linear(), tf.constant(x), y, 0.1, seed())
     with pytest.raises(UsageError, match="Received: search_steps=-1"):
         fab_distances(search_steps=-1)
+
+
+def hyperplanes(n=24, dimension=7, seed=0):
+    """Points, normals (some entries 0) and reachable changes of both signs, many with active box bounds."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(size=(n, dimension)).astype(np.float32)
+    x[::3, 0], x[1::3, 1] = 0, 1
+    normal = rng.normal(size=(n, dimension)).astype(np.float32)
+    normal[::4, 2] = 0
+    furthest = np.where(np.arange(n) % 2, reach(x, normal), -reach(x, -normal))
+    return x, normal, (furthest * rng.uniform(0.02, 0.98, n)).astype(np.float32)
+
+
+def test_linf_projection_equals_a_linear_programme():
+    optimize = pytest.importorskip("scipy.optimize")
+    x, normal, change = hyperplanes()
+    delta = project_linf(*map(tf.constant, (x, normal, change))).numpy().astype(np.float64)
+    dimension = x.shape[1]
+    for i in range(len(x)):
+        # Variables δ and t: min t subject to −t <= δ_j <= t, ⟨normal, δ⟩ = change, −x <= δ <= 1 − x.
+        eye, ones = np.eye(dimension), np.ones((dimension, 1))
+        best = optimize.linprog(
+            np.append(np.zeros(dimension), 1),
+            A_ub=np.block([[eye, -ones], [-eye, -ones]]),
+            b_ub=np.zeros(2 * dimension),
+            A_eq=np.append(normal[i], 0)[None],
+            b_eq=[change[i]],
+            bounds=[(-v, 1 - v) for v in x[i].astype(np.float64)] + [(0, None)],
+        )
+        np.testing.assert_allclose(np.abs(delta[i]).max(), best.fun, atol=2e-6)
+    check_feasible(x, normal, change, delta)
+
+
+def test_l2_projection_equals_a_quadratic_programme():
+    optimize = pytest.importorskip("scipy.optimize")
+    x, normal, change = hyperplanes()
+    delta = project_l2(*map(tf.constant, (x, normal, change))).numpy().astype(np.float64)
+    for i in range(len(x)):
+        row, needed = normal[i].astype(np.float64), float(change[i])
+        best = optimize.minimize(
+            lambda d: (d @ d, 2 * d),
+            np.zeros(x.shape[1]),
+            jac=True,
+            method="SLSQP",
+            bounds=[(-v, 1 - v) for v in x[i].astype(np.float64)],
+            constraints={
+                "type": "eq",
+                "fun": lambda d, w=row, c=needed: w @ d - c,
+                "jac": lambda d, w=row: w,
+            },
+            options={"ftol": 1e-14, "maxiter": 300},
+        )
+        np.testing.assert_allclose(delta[i] @ delta[i], best.fun, rtol=1e-4, atol=1e-7)
+    check_feasible(x, normal, change, delta)
+
+
+def check_feasible(x, normal, change, delta):
+    np.testing.assert_allclose((normal * delta).sum(axis=1), change, atol=3e-6)
+    assert (x + delta).min() >= -1e-6 and (x + delta).max() <= 1 + 1e-6
+    assert (delta[normal == 0] == 0).all()
+    # The oracle problems are worth solving only if the box matters.
+    assert (np.isclose(x + delta, 0) | np.isclose(x + delta, 1)).any(axis=1).mean() > 0.5
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_projection_in_many_dimensions_equals_bisection(norm):
+    x, normal, change = hyperplanes(n=8, dimension=3072, seed=1)
+    delta = PROJECTIONS[norm](*map(tf.constant, (x, normal, change))).numpy()
+    np.testing.assert_allclose(delta, bisected(norm, x, normal, change), atol=3e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_projection_by_hand(norm):
+    # Of the needed 0.5 the first pixel, at 0.9, can give 0.1; two others share the rest; the last is idle.
+    x, normal = tf.constant([[0.9, 0.5, 0.5, 0.3]]), tf.constant([[1.0, -1.0, 1.0, 0.0]])
+    delta = PROJECTIONS[norm](x, normal, tf.constant([0.5]))
+    np.testing.assert_allclose(delta, [[0.1, -0.2, 0.2, 0.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_projection_of_special_hyperplanes(norm):
+    x = tf.fill((4, 3), 0.25)
+    normal = tf.constant([[1.0, -2.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.0, 0.0], [2e-30, -1e-30, 1e-30]])
+    delta = PROJECTIONS[norm](x, normal, tf.constant([100.0, 0.0, 1.0, 1e-30])).numpy()
+    # Out of reach: as far as the image range lets it.
+    np.testing.assert_allclose(delta[0], [0.75, -0.25, 0.0], atol=1e-6)
+    np.testing.assert_array_equal(delta[1:3], np.zeros((2, 3)))
+    np.testing.assert_allclose(
+        delta[3], np.array([1, -1, 1]) / 4 if norm == "linf" else [1 / 3, -1 / 6, 1 / 6]
+    )

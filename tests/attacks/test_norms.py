@@ -1,13 +1,14 @@
-"""Norm balls: uniform sampling, dual-norm steps and projections against closed forms and random search."""
+"""Norms: uniform sampling, dual-norm steps and projections against closed forms and random search."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from advtf.attacks.norms import BALLS, get_ball, l2_norms
+from advtf.attacks.norms import NORMS as KNOWN
+from advtf.attacks.norms import get_norm
 from advtf.errors import UsageError
 
-NORMS = sorted(BALLS)
+NORMS = sorted(KNOWN)
 
 
 def norm_of(norm, delta):
@@ -31,7 +32,7 @@ def ks_distance(sample, distribution):
 
 
 def test_linf_points_are_uniform_in_the_cube():
-    points = get_ball("linf").random_point(tf.constant([4000, 1, 1, 3]), 0.3, seed(1, 2)).numpy()
+    points = get_norm("linf").random_point(tf.constant([4000, 1, 1, 3]), 0.3, seed(1, 2)).numpy()
     assert np.abs(points).max() <= 0.3
     for coordinate in points.reshape(4000, 3).T:  # 1.63/√n is the 1% level of the Kolmogorov-Smirnov test
         assert ks_distance(coordinate, lambda v: (v + 0.3) / 0.6) < 1.63 / np.sqrt(4000)
@@ -40,7 +41,7 @@ def test_linf_points_are_uniform_in_the_cube():
 
 @pytest.mark.parametrize("dimension", [1, 2, 7])
 def test_l2_points_are_uniform_in_the_ball(dimension):
-    points = get_ball("l2").random_point(tf.constant([4000, dimension, 1, 1]), 2.0, seed(3, 4)).numpy()
+    points = get_norm("l2").random_point(tf.constant([4000, dimension, 1, 1]), 2.0, seed(3, 4)).numpy()
     radii = norm_of("l2", points)
     assert radii.max() <= 2.0 * (1 + 1e-6)
     assert ks_distance(radii, lambda r: (r / 2.0) ** dimension) < 1.63 / np.sqrt(4000)
@@ -54,7 +55,7 @@ def test_l2_points_are_uniform_in_the_ball(dimension):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_random_points_depend_on_the_seed_only(norm):
-    draw = get_ball(norm).random_point
+    draw = get_norm(norm).random_point
     shape = tf.constant([3, 4, 4, 2])
     first = draw(shape, 0.5, seed(1, 2)).numpy()
     np.testing.assert_array_equal(first, draw(shape, 0.5, seed(1, 2)))
@@ -66,7 +67,7 @@ def test_random_points_depend_on_the_seed_only(norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_steepest_step_is_the_dual_norm_maximiser(norm):
     gradient = gaussian((5, 3, 2, 1))
-    step = get_ball(norm).steepest_step(tf.constant(gradient), 0.7).numpy()
+    step = get_norm(norm).steepest_step(tf.constant(gradient), 0.7).numpy()
     np.testing.assert_allclose(norm_of(norm, step), 0.7, rtol=1e-6)
     flat = gradient.reshape(5, -1).astype(np.float64)
     gain = (flat * step.reshape(5, -1)).sum(axis=1)
@@ -83,7 +84,7 @@ def test_steepest_step_is_the_dual_norm_maximiser(norm):
 def test_a_step_does_not_depend_on_the_scale_of_the_gradient(norm, scale):
     # A confident classifier has gradients far below 1e-12: they point uphill all the same.
     gradient = gaussian((4, 3, 3, 2))
-    step = get_ball(norm).steepest_step
+    step = get_norm(norm).steepest_step
     scaled = step(tf.constant(gradient * np.float32(scale)), 0.5)
     np.testing.assert_allclose(scaled, step(tf.constant(gradient), 0.5), rtol=1e-5, atol=1e-7)
 
@@ -92,7 +93,7 @@ def test_a_step_does_not_depend_on_the_scale_of_the_gradient(norm, scale):
 def test_a_zero_gradient_takes_no_step(norm):
     gradient = gaussian((3, 2, 2, 1))
     gradient[1] = 0.0
-    step = get_ball(norm).steepest_step(tf.constant(gradient), 0.5).numpy()
+    step = get_norm(norm).steepest_step(tf.constant(gradient), 0.5).numpy()
     np.testing.assert_array_equal(step[1], np.zeros((2, 2, 1)))
     np.testing.assert_allclose(norm_of(norm, step), [0.5, 0.0, 0.5], rtol=1e-6)
 
@@ -101,7 +102,7 @@ def test_a_zero_gradient_takes_no_step(norm):
 def test_projection_is_the_nearest_point_of_the_ball(norm):
     delta = gaussian((6, 2, 1, 2), 3)
     delta[0] *= 1e-3  # inside
-    project = get_ball(norm).project
+    project = get_norm(norm).project
     nearest = project(tf.constant(delta), 0.8).numpy()
     assert (norm_of(norm, nearest) <= 0.8 * (1 + 1e-6)).all()
     np.testing.assert_array_equal(nearest[0], delta[0])
@@ -117,34 +118,34 @@ def test_projection_is_the_nearest_point_of_the_ball(norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_projection_to_radius_zero_and_of_zero(norm):
-    project = get_ball(norm).project
+    project = get_norm(norm).project
     np.testing.assert_array_equal(project(tf.constant(gaussian((2, 3, 3, 1))), 0.0), np.zeros((2, 3, 3, 1)))
     np.testing.assert_array_equal(project(tf.zeros((2, 3, 3, 1)), 0.1), np.zeros((2, 3, 3, 1)))
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_one_radius_per_example(norm):
-    ball = get_ball(norm)
+    geometry = get_norm(norm)
     radii = np.array([0.1, 0.5, 2.0], np.float32)
     column = tf.constant(radii.reshape(3, 1, 1, 1))
     delta = tf.constant(10 * gaussian((3, 4, 2, 1)))
-    np.testing.assert_allclose(norm_of(norm, ball.project(delta, column)), radii, rtol=1e-6)
-    np.testing.assert_allclose(norm_of(norm, ball.steepest_step(delta, column)), radii, rtol=1e-6)
-    points = ball.random_point(tf.constant([3, 4, 2, 1]), column, seed(0, 0)).numpy()
+    np.testing.assert_allclose(norm_of(norm, geometry.project(delta, column)), radii, rtol=1e-6)
+    np.testing.assert_allclose(norm_of(norm, geometry.steepest_step(delta, column)), radii, rtol=1e-6)
+    points = geometry.random_point(tf.constant([3, 4, 2, 1]), column, seed(0, 0)).numpy()
     assert (norm_of(norm, points) <= radii * (1 + 1e-6)).all()
     for one in range(3):
-        np.testing.assert_allclose(
-            ball.project(delta, column)[one], ball.project(delta[one : one + 1], radii[one])[0], rtol=1e-6
-        )
+        alone = geometry.project(delta[one : one + 1], radii[one])[0]
+        np.testing.assert_allclose(geometry.project(delta, column)[one], alone, rtol=1e-6)
 
 
-def test_l2_norms_of_each_example():
-    batch = np.stack([np.full((2, 2, 1), 3.0), np.array([3.0, 4.0, 0.0, 0.0]).reshape(2, 2, 1)])
-    norms = l2_norms(tf.constant(batch, tf.float32))
-    assert norms.shape == (2, 1, 1, 1)
-    np.testing.assert_allclose(tf.reshape(norms, [-1]), [6.0, 5.0], rtol=1e-6)
+def test_sizes_of_each_example():
+    batch = np.stack([np.full((2, 2, 1), 3.0), np.array([3.0, -4.0, 0.0, 0.0]).reshape(2, 2, 1)])
+    for norm, expected in (("l2", [6.0, 5.0]), ("linf", [3.0, 4.0])):
+        sizes = get_norm(norm).size(tf.constant(batch, tf.float32))
+        assert sizes.shape == (2, 1, 1, 1)
+        np.testing.assert_allclose(tf.reshape(sizes, [-1]), expected, rtol=1e-6)
 
 
 def test_unknown_norm_suggests_the_nearest():
     with pytest.raises(UsageError, match=r"Received: norm=linff\. Did you mean 'linf'\?"):
-        get_ball("linff")
+        get_norm("linff")

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from helpers.attack import Linear, digits_network, losses, norms, numpy_pgd, seed
 
-from advtf.attacks.pgd import fgsm, input_gradient, pgd
+from advtf.attacks.pgd import fgsm, pgd
 from advtf.errors import UsageError
 
 NORMS = ("linf", "l2")
@@ -19,13 +19,6 @@ def flat_gradient(x):
 
 def grey(n=200, shape=(2, 2, 1)):
     return tf.fill((n, *shape), 0.5), tf.zeros(n, tf.int32)
-
-
-def test_input_gradient_of_a_linear_model():
-    model = Linear()
-    x, y = model.batch(5)
-    got = input_gradient(model, tf.constant(x), tf.constant(y))
-    np.testing.assert_allclose(got, model.gradient(x, y), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("start", STARTS)

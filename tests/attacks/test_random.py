@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from helpers.attack import norms, seed
 
-from advtf.attacks.norms import get_ball
+from advtf.attacks.norms import get_norm
 from advtf.attacks.random import (
     below,
     example_seeds,
@@ -89,7 +89,7 @@ def test_a_seed_of_each_example_makes_rows_irrelevant():
         lambda s: uniform(tf.concat([tf.shape(s)[:1], SHAPE[1:]], 0), s),
         lambda s: fold_in(s, 3),
         lambda s: split(s)[1],
-        lambda s: get_ball("l2").random_point(tf.constant([len(s), 2, 2, 1]), 1.0, s),
+        lambda s: get_norm("l2").random_point(tf.constant([len(s), 2, 2, 1]), 1.0, s),
     ):
         np.testing.assert_array_equal(draw(tf.gather(seeds, rows)), tf.gather(draw(seeds), rows))
 
@@ -124,7 +124,7 @@ def test_eager_graph_and_xla_draw_the_same_bits(seeds):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_points_of_examples_are_uniform_in_the_ball(norm):
     seeds = example_seeds(seed(), tf.range(4000))
-    points = get_ball(norm).random_point(tf.constant([4000, 3, 1, 1]), 0.5, seeds).numpy().reshape(4000, 3)
+    points = get_norm(norm).random_point(tf.constant([4000, 3, 1, 1]), 0.5, seeds).numpy().reshape(4000, 3)
     size = norms(norm, points)
     assert size.max() <= 0.5 * (1 + 1e-6)
     ranks = np.arange(4001) / 4000  # ‖x‖³/0.125 is uniform; 1.63/√n: the 1 % level of Kolmogorov and Smirnov

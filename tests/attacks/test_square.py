@@ -1,4 +1,7 @@
-"""Square Attack against its own invariants, closed forms of linear models and a network."""
+"""Square Attack against its own invariants, closed forms of linear models and a network.
+
+Its schedule, starts and moves are compared with values worked out by hand.
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +10,20 @@ from helpers.attack import Linear, digits_network, losses, norms, seed
 
 from advtf.attacks.losses import margin
 from advtf.attacks.pgd import pgd
-from advtf.attacks.square import SquareSearch, SquareState, square
+from advtf.attacks.random import words_by_key
+from advtf.attacks.square import (
+    SquareSearch,
+    SquareState,
+    fraction,
+    l2_moves,
+    l2_start,
+    linf_moves,
+    linf_start,
+    move_mass,
+    pattern,
+    side,
+    square,
+)
 from advtf.errors import UsageError
 
 NORMS = ("linf", "l2")
@@ -205,3 +221,154 @@ def test_bad_settings(setting, value):
 def test_needs_images():
     with pytest.raises(UsageError, match="requires images"):
         square(queries=2)(Linear(), tf.zeros((3, 6)), tf.zeros(3, tf.int32), 0.1, seed())
+
+
+def draw_for(n):
+    return words_by_key(seed(), tf.range(n), 1)
+
+
+def test_fraction_halves_after_the_published_queries():
+    queries = [0, 10, 11, 50, 51, 200, 201, 500, 501, 1000, 1001, 2000, 2001, 4000, 4001, 6000, 6001, 8000]
+    halvings = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8]
+    got = [fraction(query, 10000, 0.8, False) for query in [*queries, 8001, 9999]]
+    assert got == [0.8 / 2**count for count in [*halvings, 9, 9]]
+    # A search of 5000 queries reaches 0.8/128 only, unless rescaled: then it halves after half as many.
+    assert fraction(4999, 5000, 0.8, False) == 0.8 / 128
+    assert [fraction(query, 5000, 0.8, True) for query in (5, 6, 25, 26, 4000, 4001, 4999)] == [
+        0.8 / 2**count for count in (0, 1, 1, 2, 8, 9, 9)
+    ]
+
+
+def test_side_covers_the_fraction():
+    # √(0.8·32²) = 28.6, √(0.8·32²/128) = 2.53; l2 squares are odd and at least 3, none outgrows the image.
+    assert [side(share, 32, 32, "linf") for share in (0.8, 0.4, 0.8 / 128, 0.8 / 512)] == [29, 20, 3, 1]
+    assert [side(share, 32, 32, "l2") for share in (0.8, 0.4, 0.1, 0.8 / 512)] == [29, 21, 11, 3]
+    assert side(0.8, 28, 28, "linf") == 25
+    assert side(1.0, 4, 9, "linf") == 4 and side(0.1, 2, 9, "l2") == 2
+
+
+def published_pattern(h):
+    """Eq. 2 and 3 of the paper, with its 1-based indices; the longer side of a bump sets n."""
+
+    def bump(rows, columns):
+        n = max(rows, columns) // 2
+        values = np.zeros((rows, columns))
+        for r in range(1, rows + 1):
+            for s in range(1, columns + 1):
+                reach = n - max(abs(r - rows // 2 - 1), abs(s - columns // 2 - 1))
+                values[r - 1, s - 1] = sum(1 / (n + 1 - k) ** 2 for k in range(reach + 1))
+        return values / np.linalg.norm(values)
+
+    k = h // 2
+    both = np.concatenate([bump(k, h), -bump(h - k, h)])
+    return both / np.linalg.norm(both)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 6, 11])
+def test_pattern_is_the_published_one(size):
+    np.testing.assert_allclose(pattern(size), published_pattern(size), rtol=1e-12)
+
+
+def test_pattern_of_one_pixel_and_of_two_by_two():
+    np.testing.assert_array_equal(np.abs(pattern(1)), [[1.0]])
+    # Around the centre (0, 1) of the upper 1×2 bump: distances 1, 0 -> 1/4, 1 + 1/4.
+    row = np.array([1.0, 5.0]) / np.sqrt(26 * 2)
+    np.testing.assert_allclose(pattern(2), [row, -row], rtol=1e-12)
+
+
+def test_linf_start_is_vertical_stripes():
+    stripes = linf_start(tf.TensorShape([7, 50, 3]), draw_for(40)).numpy()
+    assert stripes.shape == (40, 1, 50, 3) and set(np.unique(stripes)) == {-1.0, 1.0}
+    flat = stripes.reshape(40, -1)
+    assert abs(flat.mean()) < 5 / np.sqrt(flat.size)
+    assert np.abs(np.corrcoef(flat) - np.eye(40)).max() < 6 / np.sqrt(150)
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (8, 8), (13, 11), (3, 4)])
+def test_l2_start_is_a_grid_of_patterns(height, width):
+    start = l2_start(tf.TensorShape([height, width, 2]), draw_for(6)).numpy()
+    np.testing.assert_allclose(norms("l2", start), 1, rtol=1e-6)
+    tile = max(min(height, width) // 5, 1)
+    top, left = height % tile // 2, width % tile // 2
+    eta, seen = pattern(tile), set()
+    scale = np.sqrt((height // tile) * (width // tile) * 2)
+    expected_zero = np.ones((height, width), bool)
+    for row in range(top, height - tile + 1, tile):
+        for column in range(left, width - tile + 1, tile):
+            patch = start[:, row : row + tile, column : column + tile] * scale
+            expected_zero[row : row + tile, column : column + tile] = False
+            for image in patch:
+                forms = {"upright": eta[..., None], "turned": eta.T[..., None]}
+                # Each channel is ± one of the two forms, the same form in all channels.
+                name = min(forms, key=lambda n: np.abs(np.abs(image) - np.abs(forms[n])).max())
+                seen.add(name)
+                chosen = image.reshape(-1, 2).T @ forms[name].reshape(-1)
+                np.testing.assert_allclose(np.abs(chosen), 1, rtol=1e-5)
+                seen.update(np.sign(chosen))
+    assert not start[:, expected_zero].any()
+    assert seen >= ({"upright", "turned", 1.0, -1.0} if tile > 1 else {1.0, -1.0})
+
+
+def test_an_linf_move_is_one_square_anywhere():
+    x = tf.fill((3000, 6, 5, 2), 0.5)
+    propose = linf_moves(x, tf.constant(0.25), np.array([5, 2], np.int32), draw_for(3000))
+    delta = propose(tf.constant(1), x).numpy() - 0.5
+    changed = np.abs(delta[..., 0]) > 0
+    assert set(np.unique(np.abs(delta))) == {0.0, 0.25}
+    np.testing.assert_array_equal(changed, np.abs(delta[..., 1]) > 0)
+    rows, columns = changed.any(axis=2), changed.any(axis=1)
+    assert (changed.sum(axis=(1, 2)) == 4).all()
+    assert (rows.sum(axis=1) == 2).all() and (columns.sum(axis=1) == 2).all()
+    corners = np.bincount(rows.argmax(axis=1) * 4 + columns.argmax(axis=1), minlength=20)
+    assert len(corners) == 20 and np.abs(corners - 150).max() < 5 * np.sqrt(150)
+    sign = np.sign(delta).sum(axis=(1, 2)) / 4
+    assert {tuple(pair) for pair in sign} == {(1, 1), (1, -1), (-1, 1), (-1, -1)}
+    # A second move on top replaces what it covers: 2ε, cut back to ±ε.
+    again = propose(tf.constant(1), x + 0.25).numpy() - 0.5
+    assert set(np.unique(again)) == {-0.25, 0.25}
+
+
+def numpy_move(delta, shape, gaining, losing, epsilon):
+    moved = delta.astype(np.float64).copy()
+    moved[losing] = 0
+    unused = epsilon**2 - (delta.astype(np.float64) ** 2).sum()
+    for channel in range(delta.shape[-1]):
+        old = delta[..., channel].astype(np.float64)
+        budget = np.sqrt(max(unused, 0) / delta.shape[-1] + (old[gaining | losing] ** 2).sum())
+        new = shape[..., channel][gaining] + old[gaining] / max(np.linalg.norm(old[gaining]), 1e-12)
+        moved[..., channel][gaining] = budget * new / np.linalg.norm(new)
+    return moved
+
+
+def test_moving_mass_is_algorithm_3():
+    rng = np.random.default_rng(0)
+    delta = rng.normal(size=(20, 6, 6, 3)).astype(np.float32)
+    delta *= 0.8 / norms("l2", delta)[:, None, None, None].astype(np.float32)
+    delta[0] = 0
+    gaining, losing = np.zeros((2, 20, 6, 6), bool)
+    gaining[:, 1:4, 2:5] = True
+    losing[:10, 3:6, 3:6] = True
+    losing[10:, 1:4, 2:5] = True
+    shape = np.zeros((20, 6, 6, 3), np.float32)
+    shape[:, 1:4, 2:5] = pattern(3)[..., None] * rng.choice([-1, 1], size=(20, 1, 1, 3))
+    windows = gaining[..., None], losing[..., None]
+    moved = move_mass(tf.constant(delta), shape, *windows, tf.constant(1.0)).numpy()
+    expected = [numpy_move(*rows, 1.0) for rows in zip(delta, shape, gaining, losing, strict=True)]
+    np.testing.assert_allclose(moved, expected, atol=2e-6)
+    np.testing.assert_allclose(norms("l2", moved), 1, rtol=1e-5)
+
+
+def test_an_l2_move_puts_the_pattern_where_it_gains():
+    x = tf.fill((400, 6, 7, 1), 0.5)
+    propose = l2_moves(x, tf.constant(0.3), np.array([5, 3], np.int32), draw_for(400))
+    delta = propose(tf.constant(1), x).numpy()[..., 0] - 0.5
+    forms = [0.3 * sign * eta for eta in (pattern(3), pattern(3).T) for sign in (1, -1)]
+    expected = {}
+    for number, form in enumerate(forms):
+        for row, column in np.ndindex(4, 5):
+            placed = np.pad(form, ((row, 3 - row), (column, 4 - column)))
+            expected[number, row, column] = placed.ravel()
+    distance = np.abs(delta.reshape(400, 1, -1) - np.stack(list(expected.values()))).max(axis=2)
+    assert distance.min(axis=1).max() < 1e-6
+    hits = np.bincount(distance.argmin(axis=1), minlength=len(expected))
+    assert (hits > 0).sum() > 75 and np.abs(hits.reshape(4, -1).sum(axis=1) - 100).max() < 45

@@ -11,7 +11,7 @@ import tensorflow as tf
 from helpers.attack import losses, norms, numpy_pgd
 from helpers.trainer import SHAPE, STILL, NumpyNet, batch, compiled, convolutional_net, dense_net, still
 
-from advtf.attacks.pgd import fgsm, fgsm_n, noisy, pgd, pgd_onwards
+from advtf.attacks.pgd import fgsm, fgsm_n, noisy, pgd, pgd_from_gradient
 from advtf.attacks.robust_error import robust_error
 from advtf.errors import UsageError
 from advtf.models.layers import BatchNormalization
@@ -224,19 +224,19 @@ def test_adversarial_examples_of_the_step_are_legal():
 SHARED_PASSES = {
     "fgsm": (
         fgsm(),
-        pgd_onwards(steps=1, relative_step=1.0),
+        pgd_from_gradient(steps=1, relative_step=1.0),
         None,
         objectives.adversarial_minus_standard(),
     ),
     "fgsm_n": (
         fgsm_n(),
-        pgd_onwards(steps=1, relative_step=1.0),
+        pgd_from_gradient(steps=1, relative_step=1.0),
         noisy(),
         regularizers.advlc(2.0, 0.3),
     ),
     "pgd": (
         pgd(steps=3, relative_step=0.5, random_start="none"),
-        pgd_onwards("linf", 3, 0.5),
+        pgd_from_gradient("linf", 3, 0.5),
         None,
         objectives.mart(),
     ),
@@ -281,7 +281,7 @@ def test_sharing_the_first_pass_saves_one_and_changes_no_weight(adversary):
 
 def test_a_shared_pass_needs_an_attack_in_training_mode():
     with pytest.raises(UsageError, match="attack_from_gradient needs"):
-        compiled(attack_from_gradient=pgd_onwards(), attack_mode="inference")
+        compiled(attack_from_gradient=pgd_from_gradient(), attack_mode="inference")
 
 
 def test_sample_weights_count_in_the_evaluation_loss():

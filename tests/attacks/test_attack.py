@@ -1,4 +1,5 @@
-"""Passes in a function of their own: the same values, one trace, the fast kernels, errors as they are."""
+"""Input gradients in closed form; gradient passes in a function of their own: the same values, one trace, the
+fast kernels, errors as they are."""
 
 import numpy as np
 import pytest
@@ -6,40 +7,40 @@ import tensorflow as tf
 from helpers.attack import Linear, digits_network, seed
 
 from advtf.attacks.apgd import apgd
-from advtf.attacks.passes import isolated
-from advtf.attacks.pgd import input_gradient, pgd
+from advtf.attacks.attack import input_gradient, isolated
+from advtf.attacks.pgd import pgd
 from advtf.errors import UsageError
 from advtf.runtime import bfloat16_rewrite
 
 
-def calls_in(traced, *arguments):
-    """Types of the nodes that call a function, in a trace and in the bodies of its loops."""
-    graph = traced.get_concrete_function(*arguments).graph.as_graph_def()
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    return [node.op for node in nodes if "PartitionedCall" in node.op]
+def test_input_gradient_of_a_linear_model():
+    model = Linear()
+    x, y = model.batch(5)
+    got = input_gradient(model, tf.constant(x), tf.constant(y))
+    np.testing.assert_allclose(got, model.gradient(x, y), rtol=1e-4, atol=1e-6)
 
 
 def test_eagerly_it_is_the_function_itself():
     seen = []
 
-    def passes(x):
+    def gradient_pass(x):
         seen.append(x.numpy())  # has no value in a graph
         return 2.0 * x
 
-    call = isolated(passes)
+    call = isolated(gradient_pass)
     assert [float(call(tf.constant(v))) for v in (1.0, 2.0)] == [2.0, 4.0] and seen == [1.0, 2.0]
 
 
-def test_in_a_loop_the_passes_are_one_function_traced_once():
+def test_in_a_loop_the_pass_is_one_function_traced_once():
     traces = []
 
     @tf.function(input_signature=[tf.TensorSpec([None]), tf.TensorSpec([None])])
     def run(x, slope):
-        def passes(point):
+        def gradient_pass(point):
             traces.append(1)
             return slope * point, point + 1.0  # `slope` belongs to the graph around the loop
 
-        call = isolated(passes)
+        call = isolated(gradient_pass)
         return tf.while_loop(lambda i, _: i < 3, lambda i, p: (i + 1, tf.add_n(call(p))), (0, x))[1]
 
     x, slope = np.float32([0, 1, -2]), np.float32([1, 0.5, 2])
@@ -52,18 +53,17 @@ def test_in_a_loop_the_passes_are_one_function_traced_once():
 
 
 @pytest.mark.parametrize("attack", [pgd(steps=3), apgd(steps=3)])
-def test_attacks_call_their_passes_unless_graphs_are_rewritten(attack):
+def test_a_function_of_its_own_changes_no_bits(attack):
     model = Linear(classes=4)
     x, y = model.batch(5)
 
     def run(x):
         return attack(model, x, y, 0.1, seed())
 
-    called, inlined = tf.function(run), tf.function(run)
-    assert calls_in(called, tf.constant(x))
+    isolated_pass, inlined = tf.function(run), tf.function(run)
     with bfloat16_rewrite(True):
-        assert not calls_in(inlined, tf.constant(x))
-    np.testing.assert_array_equal(called(tf.constant(x)), inlined(tf.constant(x)))
+        traced_inline = inlined.get_concrete_function(tf.constant(x))
+    np.testing.assert_array_equal(isolated_pass(tf.constant(x)), traced_inline(tf.constant(x)))
 
 
 def test_a_usage_error_stays_one():
