@@ -103,7 +103,7 @@ def lanczos(
     the pair. |λ − an eigenvalue| is at most the residual, and of order residual²/gap where it is isolated.
 
     The residuals cost no products. With every coefficient of A V = [V, v] C kept in float64, where [V, v] is
-    orthonormal, a pair (λ, V s) has A V s − λ V s = [V, v](C s − λ s), so that ‖C s − λ s‖ is its residual
+    orthonormal, a pair (λ, V s) has A V s − λ V s = [V, v]·(C s − λ s), so that ‖C s − λ s‖ is its residual
     to rounding, also for an operator that is not quite symmetric. What a restart leaves out of C is added.
 
     Args:
