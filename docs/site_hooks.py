@@ -61,10 +61,10 @@ def flag_tables(command: str) -> str:
             out.append(_row(flag["name"], flag["rest"]))
         elif line.strip():
             raise ValueError(f"a line of python -m advtf.{command} --help is not understood: {line!r}.")
-    _, _, presets = rest.partition("\nPresets")
-    if presets:
+    _, found, presets = rest.partition("\nPresets, ")
+    if found:
         title, _, table = presets.partition("\n")
-        out += ["", f"### Presets {{ #{command}-presets }}", "", *_preset_table(title, table)]
+        out += ["", f"### Presets {{ #{command}-presets }}", "", f"Values {title}", "", *_preset_table(table)]
     return "\n".join(out)
 
 
@@ -77,10 +77,9 @@ def _row(name: str, rest: str) -> str:
     return f"| `{name}` | {meaning} | {choices} | {default} |"
 
 
-def _preset_table(title: str, table: str) -> list[str]:
+def _preset_table(table: str) -> list[str]:
     rows = [line.split() for line in table.splitlines() if line.strip()]
-    out = [f"Values that depend on the data set and the model{title.replace(', by data set and model', '')}", ""]
-    out.append("| Flag | " + " | ".join(f"`{name}`" for name in rows[0][1:]) + " |")
+    out = ["| Flag | " + " | ".join(f"`{name}`" for name in rows[0][1:]) + " |"]
     out.append("|---" * len(rows[0]) + "|")
     out += [f"| `--{row[0]}` | " + " | ".join(row[1:]) + " |" for row in rows[1:]]
     return out
