@@ -158,23 +158,24 @@ class Landscape:
 
     def __call__(self):
         """Returns means with standard errors of loss, ig, hs, fgsm and pgd10 (effectiveness)."""
-        from advtf.landscape.inputs import estimate
+        from advtf.landscape.statistics import estimate
 
         measures, variance = self.per_image()
         summary, kept = measures.summary(), measures.assessable
         shown = {name: summary[name] for name in ("loss", "ig", "hs")}
         return shown | {
             "fgsm": summary["effectiveness"],
-            "pgd10": estimate(variance[kept] / measures.av_reference[kept]),
+            "pgd10": estimate(variance[kept] / measures.av_reference[kept]).to_json(),
         }
 
     def effectiveness(self, variance):
         """Returns the mean effectiveness of an attack by its `variance` function; None if no image tells."""
-        from advtf.landscape.inputs import NEGLIGIBLE_VARIANCE, estimate
+        from advtf.landscape.inputs import NEGLIGIBLE_VARIANCE
+        from advtf.landscape.statistics import estimate
 
         reference = self.pgd50()
         kept = reference > NEGLIGIBLE_VARIANCE
-        return estimate(variance()[kept] / reference[kept])["mean"]
+        return estimate(variance()[kept] / reference[kept]).to_json()["mean"]
 
 
 def line(label, measures):

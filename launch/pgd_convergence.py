@@ -40,8 +40,8 @@ def main():
 def attacked(classifier, settings, split, pair, steps):
     """Returns mean adversarial variance and robust accuracy of PGD with so many steps."""
     from advtf.attacks.pgd import pgd
-    from advtf.landscape.inputs import estimate
     from advtf.landscape.objective import adversarial_examples
+    from advtf.landscape.statistics import estimate
 
     (x, y), size = pair, settings.batch_size
     attack = pgd(settings.norm, steps, 0.25)
@@ -51,7 +51,7 @@ def attacked(classifier, settings, split, pair, steps):
     )
     (clean, right), (robust, still) = (outcome(classifier, images, y, size) for images in (x, x_adv))
     accuracy = 100.0 * float(np.mean(right & still))
-    return {"split": split, "steps": steps, "av": estimate(robust - clean), "accuracy": accuracy}
+    return {"split": split, "steps": steps, "av": estimate(robust - clean).to_json(), "accuracy": accuracy}
 
 
 def outcome(classifier, x, y, size):

@@ -58,19 +58,18 @@ def measure(chosen, configs):
     part = images.train.select(slice(chosen.num_examples))
     x, y = to_unit_float(part.images).numpy(), part.labels
     classifier = as_classifier(build_classifier(configs[0], images), movable=True)
-    print(f"{'ε':<8}{'mean L_ε':>10}{'standard error':>16}", flush=True)
+    print(f"{'ε':<8}{'mean L_ε':>20}", flush=True)
     for config in configs:
         found = random_loss(
             classifier, x, y, build_attack(config), config.eps, draws=chosen.draws, seed=chosen.seed
         )
-        error = found.standard_error
-        shown = "" if error is None else f"{error:>16.4f}"
-        print(f"{format_epsilon(config.eps):<8}{found.mean:>10.4f}{shown}", flush=True)
+        print(f"{format_epsilon(config.eps):<8}{found.estimate!s:>20}", flush=True)
+        shown = found.estimate.to_json()
         yield {
             "epsilon": config.eps,
             "losses": found.losses.tolist(),
-            "mean": found.mean,
-            "standard_error": error,
+            "mean": shown["mean"],
+            "standard_error": shown["standard_error"],
         }
 
 

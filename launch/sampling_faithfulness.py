@@ -68,7 +68,7 @@ def image_values(landscape):
 def write(path, values, chosen):
     """Draws the subsets, prints how far their means stray, and writes everything."""
     from advtf.errors import UsageError
-    from advtf.landscape.resampling import subset_means
+    from advtf.landscape.statistics import subset_means
     from advtf.storage.files import write_atomically
 
     arrays = {}

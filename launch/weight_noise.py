@@ -69,7 +69,7 @@ def correlations(records):
     """Returns the rank correlation of each attack's effectiveness with each measure, over the variants."""
     from dataclasses import asdict
 
-    from advtf.landscape.resampling import rank_correlation
+    from advtf.landscape.statistics import rank_correlation
 
     found = {}
     for attack in ("fgsm", "pgd10"):

@@ -43,7 +43,7 @@ def spectral_densities(paths_by_label: Mapping[str, str | Path], output: str | P
     looks = [(RUN_COLORS[n % len(RUN_COLORS)], LINES[n // len(RUN_COLORS) % 3]) for n in range(len(labels))]
     with sheet(output, rows=1, height=2.6, shared=False) as (axes,):
         tops = [
-            _curve(axes, grid, *smooth(*pair, grid, width), look, lowest=single / 100)
+            _curve(axes, grid, smooth(*pair, grid, width), look, lowest=single / 100)
             for *pair, look in zip(nodes, weights, looks, strict=True)
         ]
         _mark(axes, single)
@@ -61,9 +61,9 @@ def spectral_densities(paths_by_label: Mapping[str, str | Path], output: str | P
     return Path(output)
 
 
-def _curve(axes, grid, height, error, look, lowest):
-    """Draws a density, and returns its maximum."""
-    color, line = look
+def _curve(axes, grid, density, look, lowest):
+    """Draws a density with its standard error, and returns its maximum."""
+    height, error, (color, line) = density.mean, density.standard_error, look
     # Below one eigenvalue there are only tails of the kernel; cut, curves reach the axis and end there.
     axes.plot(grid, np.maximum(height, lowest), color=color, linestyle=line, linewidth=0.9)
     if np.isfinite(error).all():

@@ -14,6 +14,7 @@ import numpy as np
 from advtf.errors import UsageError, require_real, require_whole
 from advtf.landscape.eigen import CheckedOperator, Operator, Report
 from advtf.landscape.lanczos import tridiagonalise
+from advtf.landscape.statistics import Estimate, estimate
 
 POINTS_PER_WIDTH = 5
 
@@ -28,7 +29,7 @@ class Quadrature:
 
 @dataclass(frozen=True, eq=False)
 class SpectralDensity:
-    """A spectrum by quadrature, averaged over probes; standard errors are over probes, NaN for only one.
+    """A spectrum by quadrature, averaged over probes.
 
     Attributes:
         nodes: (probes, steps) float64, ascending; the extreme ones approach the extreme eigenvalues.
@@ -36,18 +37,16 @@ class SpectralDensity:
             subspace, the row is filled with its last node at weight 0.
         dimension: n.
         products: operator calls spent.
-        trace, trace_standard_error: of H.
-        square_trace, square_trace_standard_error: of H², the sum of squared eigenvalues.
+        trace: of H, the sum of the eigenvalues; its standard error is over probes.
+        square_trace: of H², the sum of their squares.
     """
 
     nodes: np.ndarray
     weights: np.ndarray
     dimension: int
     products: int
-    trace: float
-    trace_standard_error: float
-    square_trace: float
-    square_trace_standard_error: float
+    trace: Estimate
+    square_trace: Estimate
 
 
 def spectral_density(
@@ -107,23 +106,12 @@ def average(quadratures: Sequence[Quadrature], dimension: int) -> SpectralDensit
     steps = max(len(each.nodes) for each in quadratures)
     nodes = np.stack([np.pad(each.nodes, (0, steps - len(each.nodes)), "edge") for each in quadratures])
     weights = np.stack([np.pad(each.weights, (0, steps - len(each.weights))) for each in quadratures])
-    trace = mean_and_error(dimension * (weights * nodes).sum(axis=1))
-    square_trace = mean_and_error(dimension * (weights * nodes**2).sum(axis=1))
     products = sum(len(each.nodes) for each in quadratures)
-    return SpectralDensity(nodes, weights, dimension, products, *map(float, trace), *map(float, square_trace))
+    traces, square_traces = (dimension * (weights * nodes**power).sum(axis=1) for power in (1, 2))
+    return SpectralDensity(nodes, weights, dimension, products, estimate(traces), estimate(square_traces))
 
 
-def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean over the first axis and its standard error, NaN if there is only one value."""
-    values = np.asarray(values, np.float64)
-    if len(values) == 1:
-        return values[0], np.full_like(values[0], np.nan)
-    return values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
-
-
-def smooth(
-    nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, width: float
-) -> tuple[np.ndarray, np.ndarray]:
+def smooth(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, width: float) -> Estimate:
     """Evaluates the density φ(t) = mean over probes of Σ_l ω_l N(t; θ_l, width²), of integral 1.
 
     Args:
@@ -132,7 +120,7 @@ def smooth(
         width: standard deviation of the Gaussian kernel, in units of the eigenvalues; positive.
 
     Returns:
-        φ (g,) per unit of eigenvalue and its standard error over probes (g,).
+        φ (g,) per unit of eigenvalue, with its standard error over probes (g,).
 
     Raises:
         UsageError: a width that is not positive.
@@ -142,7 +130,7 @@ def smooth(
         raise UsageError(f"width must be positive. Received: width={width}.")
     offsets = (np.asarray(grid, np.float64)[:, None, None] - nodes) / width
     kernel = np.exp(-(offsets**2) / 2) / (width * np.sqrt(2 * np.pi))
-    return mean_and_error((kernel * weights).sum(axis=2).T)
+    return estimate((kernel * weights).sum(axis=2).T)
 
 
 def kernel_width(nodes: np.ndarray) -> float:

@@ -15,6 +15,7 @@ from advtf.landscape.input_graphs import noise_graph, slope_graph, variance_grap
 from advtf.landscape.input_spectrum import InputHessian, input_spectra
 from advtf.landscape.objective import require_pairs
 from advtf.landscape.similarity import cosines
+from advtf.landscape.statistics import estimate
 
 REFERENCE_STEPS, REFERENCE_STEP = 50, 0.25  # PGD50 with steps of ε/4, section 4 of the paper
 # Float32 logits of about 10 give losses to about 1e-6: below this a ratio of variances is mostly rounding.
@@ -68,21 +69,14 @@ class InputMeasures:
         the images left out of the effectiveness. Of `hs` it also tells how many images have `converged`, the
         `largest_residual` and the mean number of `products`.
         """
-        means = {name: estimate(getattr(self, name)) for name in ("loss", "ig", "hs", "av", "av_reference")}
-        means["effectiveness"] = estimate(self.effectiveness)
+        measures = ("loss", "ig", "hs", "av", "av_reference", "effectiveness")
+        means = {name: estimate(getattr(self, name)).to_json() for name in measures}
         means["effectiveness"]["left_out"] = int(np.count_nonzero(~self.assessable))
         if len(self.hs):
             means["hs"]["converged"] = int(np.count_nonzero(self.converged))
             means["hs"]["largest_residual"] = float(self.residuals.max())
             means["hs"]["products"] = float(self.products.mean())
-        return means | {"ga": estimate(self.ga)}
-
-
-def estimate(values: np.ndarray) -> dict:
-    """Returns the mean over examples, its standard error, and their number."""
-    count = len(values)
-    error = float(values.std(ddof=1) / np.sqrt(count)) if count > 1 else None
-    return {"mean": float(values.mean()) if count else None, "standard_error": error, "examples": count}
+        return means | {"ga": estimate(self.ga).to_json()}
 
 
 class InputMeter:

@@ -13,6 +13,7 @@ from advtf.attacks.attack import Attack
 from advtf.classifiers.classifier import Classifier, as_classifier
 from advtf.errors import UsageError, require_whole
 from advtf.landscape.objective import AdversarialObjective
+from advtf.landscape.statistics import Estimate, estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +29,9 @@ class RandomLoss:
     examples: int
 
     @property
-    def mean(self) -> float:
-        """Mean over the draws, nats."""
-        return float(self.losses.mean())
-
-    @property
-    def standard_error(self) -> float | None:
-        """Standard error of `mean`; None for a single draw."""
-        draws = len(self.losses)
-        return float(self.losses.std(ddof=1) / np.sqrt(draws)) if draws > 1 else None
+    def estimate(self) -> Estimate:
+        """Mean over the draws and its standard error, nats."""
+        return estimate(self.losses)
 
 
 def random_loss(

@@ -23,8 +23,6 @@ from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
 from advtf.studies.operators import Hessians
 
-OF_DENSITY = ("trace", "trace_standard_error", "square_trace", "square_trace_standard_error", "products")
-
 
 def run(context: StudyContext) -> list[Path]:
     """Writes density.npz, density.json and density.png, and says the table.
@@ -111,11 +109,13 @@ def _curves(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     width = kernel_width(arrays["nodes"])
     grid = covering_grid(arrays["nodes"], width)
     pairs = zip(arrays["nodes"], arrays["weights"], strict=True)
-    density, error = (
-        np.stack(each) for each in zip(*(smooth(*pair, grid, width) for pair in pairs), strict=True)
-    )
-    named = {"grid": grid, "density": density, "density_standard_error": error}
-    return named | {"kernel_width": np.float64(width)}
+    densities = [smooth(*pair, grid, width) for pair in pairs]
+    return {
+        "grid": grid,
+        "density": np.stack([density.mean for density in densities]),
+        "density_standard_error": np.stack([density.standard_error for density in densities]),
+        "kernel_width": np.float64(width),
+    }
 
 
 def _record(classifier: Classifier, density: SpectralDensity) -> dict:
@@ -124,7 +124,11 @@ def _record(classifier: Classifier, density: SpectralDensity) -> dict:
         "parameters": density.dimension,
         "largest_node": density.nodes.max(),
         "smallest_node": density.nodes.min(),
-        **{name: getattr(density, name) for name in OF_DENSITY},
+        "trace": density.trace.mean,
+        "trace_standard_error": density.trace.standard_error,
+        "square_trace": density.square_trace.mean,
+        "square_trace_standard_error": density.square_trace.standard_error,
+        "products": density.products,
     }
 
 
@@ -136,11 +140,5 @@ def _table(context: StudyContext, densities: list[SpectralDensity]) -> Iterator[
     )
     yield f"{'largest':>10}{'smallest':>11}{'trace':>20}{'trace of square':>22}  classifier"
     for classifier, density in zip(context.classifiers, densities, strict=True):
-        trace = _with_error(density.trace, density.trace_standard_error)
-        square = _with_error(density.square_trace, density.square_trace_standard_error)
         ends = f"{density.nodes.max():>10.4g}{density.nodes.min():>11.3g}"
-        yield f"{ends}{trace:>20}{square:>22}  {classifier.name}"
-
-
-def _with_error(value: float, error: float) -> str:
-    return f"{value:.4g}" if np.isnan(error) else f"{value:.4g} ± {error:.2g}"
+        yield f"{ends}{density.trace!s:>20}{density.square_trace!s:>22}  {classifier.name}"

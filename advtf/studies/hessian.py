@@ -15,6 +15,7 @@ from advtf.landscape.hvp import HessianOperator
 from advtf.landscape.lanczos import lanczos
 from advtf.landscape.power import power_iteration
 from advtf.landscape.random_loss import RandomLoss, random_loss
+from advtf.landscape.statistics import estimate
 from advtf.settings.fields import format_epsilon
 from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
@@ -112,7 +113,8 @@ def _of_classifier(
     record = {"name": classifier.name, "parameters": classifier.parameters.size} | _record(solved, scale)
     record |= {"loss": float(solved["loss"]), "gradient_norm": float(solved["gradient_norm"])}
     if scale:
-        record["random_loss"] = {"mean": scale.mean, "standard_error": scale.standard_error}
+        mean = scale.estimate
+        record["random_loss"] = {"mean": mean.mean, "standard_error": mean.standard_error}
         record["random_loss"]["losses"] = scale.losses
     if settings.per_layer:
         record["layers"] = list(_layers(context, number, operator, scale, cache))
@@ -173,7 +175,7 @@ def _progress(label: str, unit: str, total: int | None) -> tqdm:
 
 def _record(solved: dict[str, np.ndarray], scale: RandomLoss | None) -> dict:
     record = {key: solved[key] for key in (*OF_PAIRS, "seconds")}
-    record["normalised"] = solved["values"] / scale.mean if scale else None
+    record["normalised"] = solved["values"] / scale.estimate.mean if scale else None
     return record
 
 
@@ -193,9 +195,8 @@ def _table(context: StudyContext, record: dict) -> Iterator[str]:
     )
     if "random_loss" in record:
         scale = record["random_loss"]
-        error = "" if scale["standard_error"] is None else f" ± {scale['standard_error']:.2g}"
         first = f"largest normalised: {values[0] / scale['mean']:.4g}"
-        yield f"{first}; loss at random θ {scale['mean']:.4f}{error}"
+        yield f"{first}; loss at random θ {estimate(scale['losses'])}"
     for layer in record.get("layers", []):
         yield f"{layer['name']:>32}: {layer['values'][0]:.4g} of {layer['parameters']:,} parameters"
     missing = int(np.sum(~record["converged"]))

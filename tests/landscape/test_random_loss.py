@@ -55,9 +55,9 @@ def test_losses_are_those_of_the_reinitialised_models():
 
 def test_mean_and_standard_error():
     found = RandomLoss(np.array([2.0, 3.0, 4.0, 7.0]), 10)
-    assert found.mean == 4.0
-    assert found.standard_error == pytest.approx(np.sqrt((4 + 1 + 0 + 9) / 3) / 2)
-    assert RandomLoss(np.array([2.0]), 10).standard_error is None
+    assert found.estimate.mean == 4.0 and found.estimate.count == 4
+    assert found.estimate.standard_error == pytest.approx(np.sqrt((4 + 1 + 0 + 9) / 3) / 2)
+    assert np.isnan(RandomLoss(np.array([2.0]), 10).estimate.standard_error)
 
 
 @pytest.mark.slow

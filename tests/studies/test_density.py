@@ -13,6 +13,7 @@ from advtf.figures import style as drawing
 from advtf.figures.density import spectral_densities
 from advtf.landscape.hvp import HessianOperator
 from advtf.landscape.objective import adversarial_examples
+from advtf.landscape.statistics import Estimate
 from advtf.models import build
 from advtf.studies import density
 from advtf.studies.context import StudyContext
@@ -81,7 +82,8 @@ def test_files_and_table(finished):
     assert lines[0] == "Spectrum of the Hessian, ε 0.1, 20 images, 6 probes of 12 products"
     models = json.loads(files[0].read_text())["models"]
     for line, classifier, model in zip(lines[2:], context.classifiers, models, strict=True):
-        assert line.endswith(f"  {classifier.name}") and f"{model['trace']:.4g} ± " in line
+        trace = Estimate(model["trace"], model["trace_standard_error"], 6)
+        assert line.endswith(f"  {classifier.name}") and f" {trace} " in line
 
 
 def test_moments_and_ends_are_those_of_the_dense_hessian(finished):

@@ -10,7 +10,8 @@ from advtf import studies
 from advtf.attacks.pgd import fgsm, pgd
 from advtf.errors import UsageError
 from advtf.figures import input as figures
-from advtf.landscape.inputs import InputMeter, estimate, input_measures
+from advtf.landscape.inputs import InputMeter, input_measures
+from advtf.landscape.statistics import estimate
 from advtf.landscape.twin import softplus_twin
 from advtf.studies import input as study
 from advtf.studies.settings import AnalyzeSettings
@@ -60,7 +61,7 @@ def test_record_and_table(finished):
     assert content["settings"]["reference_steps"] == 5 and content["settings"]["assessed_attack"] == "pgd"
     summary = content["models"][1]["splits"]["test"]
     for name in ("ig", "av", "ga", "loss"):
-        assert summary[name] == pytest.approx(estimate(found[f"test_{name}"][1]))
+        assert summary[name] == pytest.approx(estimate(found[f"test_{name}"][1]).to_json())
     hs = found["test_hs"][1]
     assert summary["hs"]["mean"] == pytest.approx(hs.mean()) and summary["hs"]["converged"] == 6
     assert said[0] == "Input loss landscape, ε 0.1, pgd relative to PGD5, mean ± standard error"

@@ -1,16 +1,56 @@
-"""Rank correlation and means of subsets against SciPy, enumeration and the finite-population formula."""
+"""Standard errors, rank correlation and means of subsets against formulas, SciPy and enumeration."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from advtf.errors import UsageError
-from advtf.landscape.resampling import rank_correlation, subset_means
+from advtf.landscape.statistics import Estimate, estimate, rank_correlation, subset_means
+
+
+def test_an_estimate_is_the_mean_and_the_deviation_over_the_root_of_the_count():
+    found = estimate([1.0, 2.0, 3.0, 6.0])
+    assert (found.mean, found.count) == (3.0, 4)
+    assert found.standard_error == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3 / 4))
+    assert found.to_json() == {"mean": 3.0, "standard_error": found.standard_error, "examples": 4}
+    rows = np.random.default_rng(0).normal(size=(7, 2, 3))
+    many = estimate(rows)
+    assert many.mean.shape == many.standard_error.shape == (2, 3) and many.count == 7
+    one = estimate(rows[:, 1, 2])
+    assert (one.mean, one.standard_error) == pytest.approx((many.mean[1, 2], many.standard_error[1, 2]))
+
+
+def test_what_is_not_known_is_not_a_number():
+    single, none = estimate([2.5]), estimate([])
+    assert single.to_json() == {"mean": 2.5, "standard_error": None, "examples": 1}
+    assert none.to_json() == {"mean": None, "standard_error": None, "examples": 0}
+    several = estimate(np.ones((1, 4)))
+    assert (several.mean == 1).all() and np.isnan(several.standard_error).all()
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "text"),
+    [
+        (1.23449, 0.0561, "1.234 ± 0.056"),
+        (123.4, 12.3, "123 ± 12"),
+        (123456.0, 7890.0, "123456 ± 7890"),
+        (-0.02, 0.5, "-0.02 ± 0.50"),
+        (1.23456e-9, 3.21e-11, "1.235e-09 ± 3.2e-11"),
+        (2.5e9, 1e8, "2.50e+09 ± 1.0e+08"),
+        (0.0, 1e-7, "0e+00 ± 1.0e-07"),
+        (3.0, 0.0, "3 ± 0"),
+        (3.14159, math.nan, "3.142"),
+        (math.nan, math.nan, "-"),
+    ],
+)
+def test_the_text_has_two_digits_of_the_error(mean, error, text):
+    assert str(Estimate(mean, error, 9)) == text
 
 
 def test_rank_correlation_equals_scipy_with_and_without_ties():
-    stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(0)
     for count, levels in ((5, 1000), (40, 1000), (40, 5)):
         first, second = rng.integers(0, levels, (2, count)).astype(float)
