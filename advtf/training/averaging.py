@@ -1,6 +1,6 @@
 """Averages of the weights along a training, and the callback that validates and saves them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import keras
@@ -75,7 +75,7 @@ class WeightAveraging(keras.callbacks.Callback):
         average: what is updated.
         start: step from which weights enter: at this step and every `every` steps after it.
         every: steps between two weights.
-        snapshots: saves the average, see `snapshots_of`.
+        snapshots: saves the average at its best and at the end, under names with the prefix ``<kind>_``.
         images: float32 (N, H, W, C) in [0, 1]; BatchNorm's statistics are those of the average on them.
         validate: returns the trainer's validation logs by name, such as ``val_loss``; None without.
         jit_compile: compile the estimation of statistics with XLA.
@@ -127,8 +127,3 @@ class WeightAveraging(keras.callbacks.Callback):
             for name, value in (self.validate() if self.validate else {}).items():
                 logs[f"{self.average.kind}_{name}"] = value
             self.snapshots.on_epoch_end(epoch, logs)
-
-
-def snapshots_of(kind: str, directory, period_ends: Sequence[int]) -> Snapshots:
-    """Returns what saves the average's best and last weights; the periods' ends are the weights' own."""
-    return Snapshots(directory, period_ends[-1:], prefix=f"{kind}_")

@@ -14,9 +14,6 @@ import tensorflow as tf
 from advtf.errors import UsageError
 from advtf.figures.display import amplified, displayable
 from advtf.storage import jsonl
-from advtf.storage.jsonl import read, truncate
-
-__all__ = ["EpochLog", "JsonLines", "TensorBoard", "epoch_record", "read", "truncate"]
 
 LEADING = (
     "epsilon",
@@ -102,7 +99,7 @@ class JsonLines(EpochLog):
     """Appends one JSON object per epoch to a file and syncs it; the learning curves are drawn from it.
 
     Callbacks listed before it may add values (epsilon, learning_rate, ...) to `logs` in `on_epoch_end`.
-    To continue a run call `truncate(path, finished_epochs)` first.
+    To continue a run, call `advtf.storage.jsonl.truncate(path, finished_epochs)` first.
 
     Args:
         path: the file; its folder must exist.

@@ -14,8 +14,7 @@ from advtf.figures import training as plots
 from advtf.storage.files import write_atomically
 from advtf.storage.rundir import RunDirectory
 from advtf.training.callbacks import load_snapshot
-from advtf.training.chain import SAMPLE_IMAGES, period_ends
-from advtf.training.run import build_attack, build_classifier
+from advtf.training.run import SAMPLE_IMAGES, build_attack, build_classifier, period_ends
 from advtf.training.settings import TrainConfig, to_json
 
 EVALUATION_BATCH = 250

@@ -1,60 +1,48 @@
-"""One training run from its configuration: model, trainer, callbacks, epochs, and the way back in."""
+"""One training run from its settings: classifier, trainer, callbacks, epochs, and the way back in.
+
+Read `train` and `build_trainer` first: `advtf.main` calls the second, then the first. `build_callbacks` lists
+what happens around the steps, in order. `advtf.training.trainer` says what happens within one.
+"""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import keras
+import tensorflow as tf
 
 from advtf import models
 from advtf.attacks.attack import Attack
+from advtf.attacks.losses import cross_entropy
 from advtf.attacks.pgd import pgd
+from advtf.data.augmentation import to_unit_float
 from advtf.data.sets import ImageData, evaluation_batches, steps_per_epoch_of, training_batches
 from advtf.errors import UsageError
 from advtf.runtime import Runtime, bfloat16_rewrite
 from advtf.storage import jsonl
 from advtf.storage.rundir import RunDirectory
+from advtf.training import callbacks as cb
 from advtf.training import methods
-from advtf.training.chain import build_callbacks
-from advtf.training.checkpoint import stop_on_signals
+from advtf.training.averaging import WeightAverage, WeightAveraging
+from advtf.training.averaging_settings import swa_start_epoch
+from advtf.training.checkpoint import Checkpoint, CheckpointFolder, stop_on_signals
+from advtf.training.logs import JsonLines, TensorBoard
 from advtf.training.optimizers import build_optimizer
+from advtf.training.schedules import epsilon_schedule, rate_schedule
 from advtf.training.settings import RunOptions, TrainConfig
-from advtf.training.trainer import AdversarialTrainer
+from advtf.training.trainer import AdversarialTrainer, full_precision
 
-
-def build_classifier(
-    config: TrainConfig, data: ImageData, policy: str = "float32", synchronized: bool = False
-):
-    """Builds the untrained classifier of a configuration; the same configuration gives the same weights.
-
-    Args:
-        config: names the model and seeds it.
-        data: gives the image shape and the number of classes.
-        policy: Keras dtype policy, "float32" or "mixed_bfloat16".
-        synchronized: take BatchNorm moments over all replicas.
-    """
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        return models.build(
-            config.model,
-            data.input_shape,
-            data.num_classes,
-            width=config.width,
-            depth=config.depth,
-            activation=config.activation,
-            seed=config.seed,
-            synchronized=synchronized,
-        )
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def build_attack(config: TrainConfig, restarts: int = 1) -> Attack:
-    """Builds PGD as configured, which measures robustness whatever adversary trains, with `restarts`."""
-    return pgd(config.norm, config.attack_steps, config.relative_step, config.random_start, restarts)
+SAMPLE_IMAGES = 8  # test images shown in TensorBoard and in the grid of adversarial examples
+STATISTICS_IMAGES = 5000  # they give BatchNorm's moments to about 1 % of a standard deviation
 
 
 def build_trainer(config: TrainConfig, data: ImageData, runtime: Runtime) -> AdversarialTrainer:
     """Builds and compiles the trainer of a configuration within the runtime's strategy.
+
+    Args:
+        config: determines the classifier, the objective, the attack and the optimizer.
+        data: gives the image shape, the number of classes and the number of steps in an epoch.
+        runtime: the devices, from `advtf.runtime.start`.
 
     Raises:
         UsageError: the settings do not fit the data or the number of replicas.
@@ -66,7 +54,8 @@ def build_trainer(config: TrainConfig, data: ImageData, runtime: Runtime) -> Adv
             f"batch_size must be a multiple of the number of replicas, {replicas}. "
             f"Received: batch_size={config.batch_size}."
         )
-    objective = methods.build_objective(config, data.num_classes)  # loads teachers: outside the scope
+    # It loads the teachers, which do not belong into the strategy's scope.
+    objective = methods.build_objective(config, data.num_classes)
     with runtime.strategy.scope():
         classifier = build_classifier(config, data, runtime.model_policy, synchronized=replicas > 1)
         trainer = AdversarialTrainer(
@@ -93,6 +82,39 @@ def build_trainer(config: TrainConfig, data: ImageData, runtime: Runtime) -> Adv
     return trainer
 
 
+def build_classifier(
+    config: TrainConfig, data: ImageData, policy: str = "float32", synchronized: bool = False
+):
+    """Builds the untrained classifier of a configuration; the same configuration gives the same weights.
+
+    Args:
+        config: names the model and seeds its weights.
+        data: gives the image shape and the number of classes.
+        policy: the Keras dtype policy, "float32" or "mixed_bfloat16".
+        synchronized: whether BatchNorm takes its moments over all replicas.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return models.build(
+            config.model,
+            data.input_shape,
+            data.num_classes,
+            width=config.width,
+            depth=config.depth,
+            activation=config.activation,
+            seed=config.seed,
+            synchronized=synchronized,
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def build_attack(config: TrainConfig, restarts: int = 1) -> Attack:
+    """Builds PGD as configured, with `restarts`; robustness is measured with it whatever the adversary is."""
+    return pgd(config.norm, config.attack_steps, config.relative_step, config.random_start, restarts)
+
+
 def _steps_per_epoch(config, data):
     available = steps_per_epoch_of(data.train, config.batch_size)
     if (config.steps_per_epoch or 0) > available:
@@ -101,12 +123,6 @@ def _steps_per_epoch(config, data):
             f"{len(data.train)} examples. Received: steps_per_epoch={config.steps_per_epoch}."
         )
     return config.steps_per_epoch or available
-
-
-def _validation(config, data):
-    """Batches of what `select_on` names: held-out training data, or the test images if asked for."""
-    images = data.test if config.select_on == "test" else data.validation
-    return evaluation_batches(images, config.batch_size) if images else None
 
 
 def train(
@@ -120,64 +136,217 @@ def train(
 ) -> None:
     """Trains to the last epoch, from the newest checkpoint when there is one.
 
-    Leaves metrics, checkpoints, snapshots and TensorBoard files in the run directory. The data order, the
-    augmentation, the attacks' starts and the schedules depend on the seed and the step number only, so a
-    continued run has the bits of an uninterrupted one.
+    The run directory gets metrics, checkpoints, snapshots and TensorBoard files. The order of the data, the
+    augmentation, the starts of the attacks and the schedules depend on the seed and the step number only, so
+    that a continued run has the bits of an uninterrupted one.
 
     Args:
         trainer: what `build_trainer` returned for `config` and `data`, untrained.
+        config: determines the numbers of the run.
+        options: determine what is recorded besides them.
+        run: the run directory; it exists.
+        data: the images to train on and to validate on.
         rewrite: train in bfloat16 by oneDNN's graph rewriting.
+        report: is called with one line of text when a training is continued.
 
     Raises:
-        UsageError: none of the checkpoints there can be read.
-        TrainingInterrupted: stopped by a signal, after saving; its `signal` is the number.
+        UsageError: there are checkpoints, and none of them can be read.
+        TrainingInterrupted: a signal stopped the training, after saving; its `signal` is the number.
         NonFiniteLoss: the loss became NaN or infinite.
     """
-    spe = _steps_per_epoch(config, data)
+    steps_per_epoch = _steps_per_epoch(config, data)
     validation = _validation(config, data)
     with stop_on_signals() as signals:
-        chain, checkpoint = build_callbacks(
-            trainer, config, options, run, data, validation, spe, lambda: bool(signals), rewrite
+        callbacks, checkpoint = build_callbacks(
+            trainer, config, options, run, data, validation, steps_per_epoch, lambda: bool(signals), rewrite
         )
         done = checkpoint.restore(trainer, report)
-        jsonl.truncate(run.metrics, done // spe)
+        jsonl.truncate(run.metrics, done // steps_per_epoch)
         if done:
-            report(f"Continuing after step {done} of {config.epochs * spe}.")
+            report(f"Continuing after step {done} of {config.epochs * steps_per_epoch}.")
         with bfloat16_rewrite(rewrite):
-            _fit(trainer, config, data, validation, chain, done, spe)
+            _fit(trainer, config, data, validation, callbacks, done, steps_per_epoch)
 
 
-class _OneEpoch(keras.callbacks.Callback):
-    def on_epoch_end(self, epoch, logs=None):
-        self.model.stop_training = True
+def _validation(config, data):
+    """Returns batches of the images that `select_on` names: held-out training data, or the test images."""
+    images = data.test if config.select_on == "test" else data.validation
+    return evaluation_batches(images, config.batch_size) if images else None
 
 
-def _fit(trainer, config, data, validation, chain, done, spe):
-    """Calls Keras' fit, twice when the run continues within an epoch: Keras counts steps from 0."""
+def build_callbacks(
+    trainer: AdversarialTrainer,
+    config: TrainConfig,
+    options: RunOptions,
+    run: RunDirectory,
+    data: ImageData,
+    validation: tf.data.Dataset | None,
+    steps_per_epoch: int,
+    stop_requested: Callable[[], bool],
+    rewrite: bool,
+) -> tuple[list[keras.callbacks.Callback], Checkpoint]:
+    """Returns the callbacks of a run in the order in which they act, and the checkpoint among them.
 
-    def fit(start, steps, extra=()):
+    The checkpoint saves the state of the others and can restore it.
+
+    Args:
+        validation: the batches that are measured after every epoch; None without any.
+        stop_requested: is called after every step, and says whether the run should stop.
+        rewrite: whether training is in bfloat16 by oneDNN's graph rewriting; measuring never is.
+    """
+    statistics = cb.WeightStatistics(trainer.classifier)
+    snapshots = cb.Snapshots(run.snapshots, period_ends(config))
+    dynamics = _dynamics(config, options, run, trainer, steps_per_epoch)
+    in_float32 = [cb.EvaluateInFloat32()] if rewrite else []
+    averaging = _averaging(config, run, trainer, data, validation, steps_per_epoch, in_float32)
+    stateful = {"statistics": statistics, "snapshots": snapshots, **dynamics, **averaging}
+    checkpoint = Checkpoint(
+        CheckpointFolder(run.checkpoints),
+        stateful,
+        steps_per_epoch,
+        options.checkpoint_minutes,
+        stop_requested,
+        {name: callback.average.variables for name, callback in averaging.items()},
+    )
+    callbacks = [
+        *_schedule_callbacks(config, steps_per_epoch),
+        *in_float32,
+        statistics,
+        *dynamics.values(),
+        cb.StopOnNonFiniteLoss(),
+        *averaging.values(),  # this one and the next add to the logs that are then written
+        *_input_landscape(config, options, data),
+        JsonLines(run.metrics, examples_per_step=config.batch_size),
+        _tensorboard(config, options, run, trainer, data),
+        snapshots,
+        checkpoint,  # it comes last, because it saves what the others have done
+    ]
+    return callbacks, checkpoint
+
+
+def _schedule_callbacks(config, steps_per_epoch):
+    epsilon, rate = _schedules(config)
+    callbacks = [
+        cb.EpsilonSchedule(epsilon, config.schedule_unit, steps_per_epoch),
+        cb.RateSchedule(rate, config.schedule_unit, steps_per_epoch),
+    ]
+    if config.strength_ramp:
+        # The strength is set at the beginning of every epoch or step. It rises from 0, and reaches 1 in the
+        # last epoch, or at the end of the last step.
+        span = max(config.epochs - 1, 1) if config.schedule_unit == "epoch" else config.epochs
+        callbacks.append(
+            cb.StrengthSchedule(lambda epoch: epoch / span, config.schedule_unit, steps_per_epoch)
+        )
+    if config.reset_optimizer:
+        callbacks.append(cb.PeriodicReset(config.periods))
+    return callbacks
+
+
+def _schedules(config: TrainConfig) -> tuple[Callable[[float], float], Callable[[float], float]]:
+    """Returns ε and the learning rate as functions of the position in epochs."""
+    curve = {} if config.eps_sched == "constant" else {"minimum": config.eps_min, "maximum": config.eps_max}
+    shared = {"boundaries": config.periods, "epochs": config.epochs}
+    epsilon = epsilon_schedule(config.eps_sched, target=config.eps, **curve, **shared)
+    shape = {"milestones": config.lr_milestones, "factor": config.lr_factor, "warmup": config.lr_warmup}
+    return epsilon, rate_schedule(config.lr_sched, config.lr, **shape, **shared)
+
+
+def _dynamics(config, options, run, trainer, steps_per_epoch):
+    if options.dynamics_steps is None:
+        return {}
+    total = config.epochs * steps_per_epoch
+    callback = cb.GradientDynamics(
+        trainer.classifier, run.dynamics, updates=options.dynamics_steps, total=total
+    )
+    return {"dynamics": callback}
+
+
+def _averaging(config, run, trainer, data, validation, steps_per_epoch, in_float32):
+    if config.averaging == "none":
+        return {}
+
+    def validate():
+        logs = trainer.evaluate(validation, callbacks=list(in_float32), verbose=0, return_dict=True)
+        return {f"val_{name}": float(value) for name, value in logs.items()}
+
+    swa = config.averaging == "swa"
+    callback = WeightAveraging(
+        WeightAverage(trainer.classifier, config.averaging, config.ema_decay),
+        start=swa_start_epoch(config) * steps_per_epoch if swa else 0,
+        every=(config.swa_every or steps_per_epoch) if swa else 1,
+        snapshots=cb.Snapshots(run.snapshots, [config.epochs], prefix=f"{config.averaging}_"),
+        images=to_unit_float(data.train.images[:STATISTICS_IMAGES]).numpy(),
+        validate=None if validation is None else validate,
+    )
+    return {"averaging": callback}
+
+
+def _input_landscape(config, options, data):
+    if options.input_every is None:
+        return []
+    sets = [data.train.select(slice(options.input_examples))]
+    if data.validation:
+        sets.append(data.validation.select(slice(options.input_examples)))
+    (x, y), *held_out = [(to_unit_float(part.images).numpy(), part.labels) for part in sets]
+    x_val, y_val = held_out[0] if held_out else (None, None)
+    # The adversary of trades climbs a divergence; the measures are about the cross-entropy.
+    attack = methods.build_adversary(config, cross_entropy)
+    settings = {"every": options.input_every, "norm": config.norm, "seed": config.seed}
+    return [cb.InputLandscape(x, y, config.eps, attack, x_val=x_val, y_val=y_val, **settings)]
+
+
+def _tensorboard(config, options, run, trainer, data) -> TensorBoard:
+    shown = next(iter(evaluation_batches(data.validation or data.train, SAMPLE_IMAGES, limit=SAMPLE_IMAGES)))
+    seed = tf.constant([config.seed, 0], tf.int64)
+
+    @tf.function
+    def attack(x, y):
+        with full_precision(trainer.classifier):
+            return trainer.eval_attack(partial(trainer.classifier, training=False), x, y, config.eps, seed)
+
+    sample = tuple(part.numpy() for part in shown)
+    return TensorBoard(
+        run.tensorboard, sample, attack, options.histograms, examples_per_step=config.batch_size
+    )
+
+
+def period_ends(config: TrainConfig) -> list[int]:
+    """Returns the epochs (counted from 1) after which a period is complete; the last one ends training."""
+    return [*config.periods, config.epochs]
+
+
+def _fit(trainer, config, data, validation, callbacks, done, steps_per_epoch):
+    """Calls Keras' fit, twice when the run continues within an epoch, because Keras counts steps from 0."""
+
+    def fit(start, steps, callbacks):
         trainer.fit(
             training_batches(
                 data.train,
                 config.batch_size,
                 seed=config.seed,
-                steps_per_epoch=spe,
+                steps_per_epoch=steps_per_epoch,
                 start_step=start,
-                total_steps=config.epochs * spe,
+                total_steps=config.epochs * steps_per_epoch,
                 augment=config.augment,
                 views=trainer.objective.views,
             ),
-            initial_epoch=start // spe,
+            initial_epoch=start // steps_per_epoch,
             epochs=config.epochs,
             steps_per_epoch=steps,
             validation_data=validation,
-            callbacks=[*chain, *extra],
+            callbacks=callbacks,
             shuffle=False,
             verbose=1 if sys.stdout.isatty() else 2,
         )
 
-    if done % spe:
-        fit(done, spe - done % spe, [_OneEpoch()])
-        done += spe - done % spe
-    if done < config.epochs * spe:
-        fit(done, spe)
+    if done % steps_per_epoch:
+        missing = steps_per_epoch - done % steps_per_epoch
+        fit(done, missing, [*callbacks, _StopAfterOneEpoch()])
+        done += missing
+    if done < config.epochs * steps_per_epoch:
+        fit(done, steps_per_epoch, [*callbacks])
+
+
+class _StopAfterOneEpoch(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True

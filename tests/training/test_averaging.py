@@ -13,11 +13,10 @@ from advtf.data.augmentation import to_unit_float
 from advtf.errors import UsageError
 from advtf.landscape.batch_statistics import BatchStatistics
 from advtf.training import results
-from advtf.training.averaging import WeightAverage, WeightAveraging, snapshots_of
+from advtf.training.averaging import WeightAverage, WeightAveraging
 from advtf.training.averaging_settings import swa_start_epoch
 from advtf.training.callbacks import Snapshots, WeightStatistics, load_snapshot
-from advtf.training.chain import STATISTICS_IMAGES
-from advtf.training.run import build_classifier
+from advtf.training.run import STATISTICS_IMAGES, build_classifier
 from advtf.training.settings import resolve
 
 SETTINGS = dict(
@@ -42,7 +41,8 @@ def averaged(tmp_path, kind, epochs=3, decay=0.7, **when):
     trainer = compiled(dense_net())
     average = WeightAverage(trainer.classifier, kind, decay)
     recorder = Recorder(trainer.classifier)
-    averaging = WeightAveraging(average, snapshots=snapshots_of(kind, tmp_path, [epochs]), **when)
+    snapshots = Snapshots(tmp_path, [epochs], prefix=f"{kind}_")
+    averaging = WeightAveraging(average, snapshots=snapshots, **when)
     trainer.fit(
         still(*batch(12), 4), epochs=epochs, callbacks=[recorder, averaging], verbose=0, shuffle=False
     )

@@ -1,4 +1,4 @@
-"""Epoch records in metrics.jsonl and TensorBoard: exact values, order, resume, torn files."""
+"""Epoch records in metrics.jsonl and TensorBoard: exact values, their order, and a resumed run."""
 
 import importlib.util
 import json
@@ -11,7 +11,6 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
 from advtf.errors import UsageError
-from advtf.figures.display import amplified, displayable
 from advtf.storage import jsonl
 from advtf.training import logs
 
@@ -92,7 +91,7 @@ def test_without_validation_the_clock_runs_to_the_end_of_the_epoch(tmp_path, mon
     clock = iter([10, 16])
     monkeypatch.setattr(logs, "perf_counter", lambda: next(clock))
     fit(tiny_model(), [logs.JsonLines(tmp_path / "m", examples_per_step=4)], epochs=1, validation=False)
-    (record,) = logs.read(tmp_path / "m")
+    (record,) = jsonl.read(tmp_path / "m")
     assert (record["seconds"], record["images_per_second"]) == (6, 2)
     assert "val_loss" not in record
 
@@ -104,70 +103,13 @@ def test_resumed_run_leaves_the_file_of_an_uninterrupted_one(tmp_path):
     fit(model, [logs.JsonLines(path)], epochs=1)
     with open(path, "a") as file:
         file.write('{"epoch": 2, "loss": 0.5}\n{"epoch": 3, "st')
-    logs.truncate(path, 1)
+    jsonl.truncate(path, 1)
     fit(model, [logs.JsonLines(path)], epochs=3, initial_epoch=1)
     keras.utils.set_random_seed(0)
     fit(tiny_model(), [logs.JsonLines(straight)], epochs=3)
-    resumed, whole = ([r | {"seconds": 0} for r in logs.read(p)] for p in (path, straight))
+    resumed, whole = ([r | {"seconds": 0} for r in jsonl.read(p)] for p in (path, straight))
     assert resumed == whole
     assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_truncate_keeps_lines_to_the_bit(tmp_path):
-    path = tmp_path / "m"
-    lines = [json.dumps({"epoch": e, "loss": 1 / 3**e, "robust_accuracy": None}) + "\n" for e in (1, 2, 3)]
-    path.write_text("".join(lines))
-    logs.truncate(path, 5)
-    assert path.read_text() == "".join(lines)
-    logs.truncate(path, 2)
-    assert path.read_text() == "".join(lines[:2])
-    path.write_text("".join(lines[:2] + lines[1:]))  # a repeated epoch: the count binds
-    logs.truncate(path, 2)
-    assert path.read_text() == "".join(lines[:2])
-    logs.truncate(path, 0)
-    assert path.read_text() == ""
-    logs.truncate(tmp_path / "absent", 2)
-    assert not (tmp_path / "absent").exists()
-
-
-@pytest.mark.parametrize("torn", ['{"epoch": 2, "lo', "\x00\x00\x00", '{"epoch": 2}\n{', "3"])
-def test_torn_last_line_is_skipped_and_mended(tmp_path, torn):
-    path = tmp_path / "m"
-    path.write_text('{"epoch": 1}\n' + torn)
-    whole = logs.read(path)
-    assert whole == [{"epoch": e + 1} for e in range(1 + torn.count("\n"))]
-    jsonl.mend(path)
-    jsonl.append(path, {"epoch": 9})
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [*whole, {"epoch": 9}]
-
-
-def test_mend_keeps_a_whole_last_line_without_newline(tmp_path):
-    path = tmp_path / "m"
-    path.write_text('{"epoch": 1}\n{"epoch": 2}')
-    jsonl.mend(path)
-    assert path.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
-
-
-def test_foreign_and_missing_metrics_are_refused(tmp_path):
-    path = tmp_path / "m"
-    path.write_text('{"epoch": 1}\nhello\n{"epoch": 2}\n')
-    with pytest.raises(UsageError, match=r"line 2: 'hello'"):
-        logs.read(path)
-    with pytest.raises(UsageError, match="absent"):
-        logs.read(tmp_path / "absent")
-
-
-def test_interrupted_rewrite_keeps_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "m"
-    path.write_text('{"epoch": 1}\n{"epoch": 2}\n')
-
-    def fail(*_):
-        raise OSError("disk")
-
-    monkeypatch.setattr(jsonl.os, "replace", fail)
-    with pytest.raises(OSError, match="disk"):
-        logs.truncate(path, 1)
-    assert path.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
 
 
 def test_tensorboard_holds_the_numbers_of_the_file_under_the_same_names(tmp_path):
@@ -175,7 +117,7 @@ def test_tensorboard_holds_the_numbers_of_the_file_under_the_same_names(tmp_path
     callbacks = [Report(), logs.JsonLines(path, 4), logs.TensorBoard(board, examples_per_step=4)]
     fit(model, callbacks, epochs=2)
     fit(model, callbacks, epochs=3, initial_epoch=2)
-    records, tensors = logs.read(path), scalars(board)
+    records, tensors = jsonl.read(path), scalars(board)
     assert set(tensors) == set(records[0]) - {"epoch"}
     for name in set(tensors) - {"seconds", "images_per_second"}:
         expected = {record["epoch"]: record[name] for record in records}
@@ -232,19 +174,3 @@ def test_missing_tensorboard_is_told_before_training(tmp_path, monkeypatch):
 def test_bad_samples_are_refused(tmp_path, sample, adversary, message):
     with pytest.raises(UsageError, match=message):
         logs.TensorBoard(tmp_path, sample, adversary)
-
-
-def test_amplified_uses_the_whole_range_and_leaves_zero_grey():
-    shown, factor = amplified(np.array([-0.1, 0.0, 0.05]))
-    assert factor == pytest.approx(5.0)
-    np.testing.assert_allclose(shown, [0.0, 0.5, 0.75])
-    grey, factor = amplified(np.zeros(3))
-    assert (grey.tolist(), factor) == ([0.5] * 3, 1.0)
-
-
-@pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (4, 1)])
-def test_displayable_channels(channels, shown):
-    images = np.linspace(-1, 2, 8 * channels).reshape(2, 2, 2, channels)
-    result = displayable(images)
-    assert result.shape == (2, 2, 2, shown)
-    assert (result.min(), result.max()) == (0.0, 1.0)

@@ -21,7 +21,7 @@ mirrored = start(strategy="mirrored")
 import keras
 import numpy as np
 from advtf.attacks.pgd import pgd
-from advtf.training.dynamics import GradientDynamics
+from advtf.training.callbacks import GradientDynamics
 from advtf.models.layers import Layers
 from advtf.training.optimizers import SGD
 from advtf.training.trainer import AdversarialTrainer
