@@ -1,6 +1,6 @@
 """What an objective costs: its training step against that of adversarial training with the same adversary.
 
-    python launch/benchmark_objectives.py [--model=preact_resnet18 --width=8] [--rounds=7]
+    python -m launch.benchmarks.objectives [--model=preact_resnet18 --width=8] [--rounds=7]
 
 Random images of CIFAR's shape in batches of 100. The compiled steps of an objective and of `at` are timed in
 turn, and the median of their ratios is printed beside the ratio of the paper's times (Li & Spratling 2023,
@@ -18,7 +18,6 @@ noised one; AdvLC's clean pass then is the attack's first: 25/23 = 1.09 and 7/5 
 than its arithmetic, in eager PyTorch or with the metrics, the ratios are nearer to 1.
 """
 
-import argparse
 import dataclasses
 import statistics
 import tempfile
@@ -27,12 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from timing import timed_in_turn
 
 from advtf.runtime import Runtime, start
 from advtf.storage.files import write_json
 from advtf.storage.provenance import provenance
 from advtf.training.settings import TrainConfig, resolve
+from launch.common import arguments as options
+from launch.common.timing import timed_in_turn
 
 # Seconds per batch in Table 1, by adversary and objective.
 PAPER = {
@@ -169,7 +169,7 @@ def costs(steps: Steps, adversaries: list[str], objectives: list[str], rounds: i
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = options.parser(__doc__)
     parser.add_argument("--model", default="preact_resnet18")
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--batch_size", type=int, default=100)

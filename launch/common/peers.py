@@ -1,6 +1,6 @@
 """One classifier for three libraries: advtf, torchattacks (PyTorch) and ART (TensorFlow).
 
-What `compare_attacks.py` and `benchmark_attacks.py` share. Needs ``pip install ".[compare]"``.
+For `launch.benchmarks.attacks` and `launch.benchmarks.attack_strength`. Needs ``pip install ".[compare]"``.
 """
 
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""Wall times of things compared with each other; not a script."""
+"""Wall times of two things that are compared with each other."""
 
 import time
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Robust error of one classifier under advtf, torchattacks and ART: do three implementations agree?
 
     pip install ".[compare]"
-    python launch/compare_attacks.py --model=saved_models/mnist-cosine/last [--data_dir=...]
+    python -m launch.benchmarks.attack_strength --model=saved_models/mnist-cosine/last [--data_dir=...]
 
 An exported LeNet in Keras and its copy in PyTorch, the first `--examples` test images, the ε it was trained
 for, the same iterations, restarts (one) and queries, `--seeds` times each. Prints a table and writes a JSON.
@@ -9,7 +9,6 @@ Random starts differ between the libraries, so a last check gives torchattacks' 
 draws, and counts the images whose outcome differs.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,11 +20,12 @@ import tensorflow as tf
 import torch
 import torchattacks
 from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
-from peers import Bench, art_classifier, load_bench, versions
 
 from advtf import apgd, square
 from advtf.attacks.norms import get_norm
 from advtf.storage.files import write_json
+from launch.common import arguments
+from launch.common.peers import Bench, art_classifier, load_bench, versions
 
 CLAIM = 0.5  # percentage points
 ART_LOSSES = {"ce": "cross_entropy", "dlr": "difference_logits_ratio"}
@@ -182,14 +182,14 @@ class Comparison:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments.parser(__doc__)
     parser.add_argument("--model", required=True, help="export of a LeNet trained against linf")
     parser.add_argument("--data_dir", help="prepared TFDS data")
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100, help="iterations of APGD")
     parser.add_argument("--queries", type=int, default=5000, help="of Square")
-    parser.add_argument("--out", default="runs/compare_attacks.json")
+    parser.add_argument("--out", default="runs/attack_strength.json")
     given = parser.parse_args()
     bench = load_bench(given.model, given.examples, given.data_dir)
     comparison = Comparison(bench, given.seeds, given.steps, given.queries)

@@ -1,7 +1,7 @@
-"""Speed of advtf's attacks against ART's and torchattacks', and against the bare cost of their passes.
+"""Speed of advtf's attacks against ART's and torchattacks', and against the bare cost of their forward and backward passes.
 
     pip install ".[compare]"
-    python launch/benchmark_attacks.py --model=saved_models/mnist-cosine/last [--data_dir=...]
+    python -m launch.benchmarks.attacks --model=saved_models/mnist-cosine/last [--data_dir=...]
 
 An exported LeNet, its PyTorch copy, and the test images that it classifies correctly among the first
 `--examples`. Two things are timed in turn in one process, `--rounds` times; every other round begins with the
@@ -17,7 +17,6 @@ AutoAttack    the standard version: 100 iterations, 5000 queries, each attack on
               advtf needs to trace its attacks, once for any number of images, is printed on its own.
 """
 
-import argparse
 import os
 import statistics
 from collections.abc import Callable, Iterator
@@ -29,14 +28,15 @@ import tensorflow as tf
 import torch
 import torchattacks
 from art.attacks.evasion import AutoProjectedGradientDescent, ProjectedGradientDescent
-from peers import Bench, art_classifier, load_bench, versions
-from timing import seconds_of, timed_in_turn
 
 from advtf import apgd, pgd
 from advtf.attacks.attack import input_gradient
 from advtf.evaluation.engine import Engine
 from advtf.evaluation.settings import SUITES, AttackSettings
 from advtf.storage.files import write_json
+from launch.common import arguments
+from launch.common.peers import Bench, art_classifier, load_bench, versions
+from launch.common.timing import seconds_of, timed_in_turn
 
 RELATIVE_STEP = 0.25  # of PGD
 SEED = tf.constant([0, 0], tf.int64)
@@ -146,7 +146,7 @@ def autoattacks_compared(bench: Bench, rounds: int) -> tuple[Pair, dict]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments.parser(__doc__)
     parser.add_argument("--model", required=True, help="export of a LeNet trained against linf")
     parser.add_argument("--data_dir", help="prepared TFDS data")
     parser.add_argument("--examples", type=int, default=250, help="images of PGD and APGD")

@@ -1,6 +1,6 @@
 """Cost of one adversarial training step against the bare arithmetic, and of everything else `fit` does.
 
-    python launch/benchmark_step.py [--rounds 5] [--jit off]
+    python -m launch.benchmarks.step [--rounds 5] [--jit off]
 
 ResNet18 w=8, batch 128, PGD-10, float32, on random images. The bare step is one `tf.function` with the same
 passes: 10 input gradients, one forward and backward for the weights, one SGD update; nothing is measured or
@@ -9,18 +9,18 @@ logged in it. Both are timed in turn, and the median of the ratios is printed. T
 scaled to the 390 steps of a CIFAR-10 epoch.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from timing import timed_in_turn
 
 from advtf.runtime import start
 from advtf.storage.rundir import RunDirectory
 from advtf.training.settings import resolve, resolve_options
+from launch.common import arguments as options
+from launch.common.timing import timed_in_turn
 
 EPOCH_STEPS = 390  # 50,000 images in batches of 128
 
@@ -97,7 +97,7 @@ def fit_overhead(config, data, runtime):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = options.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--fit_steps", type=int, default=11)
     parser.add_argument("--jit", default="auto")

@@ -1,6 +1,6 @@
 """Cost of Hessian-vector products and of the top eigenpairs: Lanczos against power iteration.
 
-    python launch/benchmark_hessian.py --model=saved_models/mnist-lenet/last [--num_examples=2000]
+    python -m launch.benchmarks.hessian --model=saved_models/mnist-lenet/last [--num_examples=2000]
 
 First, products and gradients of one batch in turn: the median of the ratios of their times. Then the largest
 eigenpairs of the Hessian of L_ε on the first training images by Lanczos, to residuals of 1e-3·λ₁, and by the
@@ -9,7 +9,6 @@ power iteration with deflation of Liu et al. 2020 at its own tolerance (at most 
 model that is trained to its end: the spectrum of another is not what the studies see.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -18,6 +17,7 @@ import time
 import numpy as np
 
 from advtf.runtime import start
+from launch.common import arguments as options
 
 
 def seconds(function, *arguments):
@@ -79,7 +79,7 @@ def solve(name, solver, operator, count, **settings):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = options.parser(__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data_dir")
     parser.add_argument("--num_examples", type=int, default=2000)
