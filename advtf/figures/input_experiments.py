@@ -25,7 +25,7 @@ def degraded_training(path: str | Path, output: str | Path) -> Path:
     Dotted is HS before that training; bars are standard errors.
 
     Args:
-        path: degraded_training.json of launch/degraded_training.py.
+        path: degraded_training.json of `launch.experiments.degraded_training`.
         output: .png, .pdf or .svg to write; its folder is made.
 
     Raises:
@@ -77,7 +77,7 @@ def weight_noise(path: str | Path, output: str | Path) -> Path:
     Each point is a variant; the classifier itself is the black-rimmed one. Titles hold Spearman's ρ.
 
     Args:
-        path: weight_noise.json of launch/weight_noise.py.
+        path: weight_noise.json of `launch.experiments.weight_noise`.
         output: .png, .pdf or .svg to write; its folder is made.
 
     Raises:
@@ -115,7 +115,7 @@ def pgd_convergence(path: str | Path, output: str | Path) -> Path:
     """Draws adversarial variance and robust accuracy against the steps of PGD; cf. Fig. A1.
 
     Args:
-        path: pgd_convergence.json of launch/pgd_convergence.py.
+        path: pgd_convergence.json of `launch.experiments.pgd_convergence`.
         output: .png, .pdf or .svg to write; its folder is made.
 
     Raises:
@@ -147,7 +147,7 @@ def sampling_faithfulness(path: str | Path, output: str | Path) -> Path:
     """Draws how far means over random subsets stray from the mean of all images; cf. Fig. A3.
 
     Args:
-        path: sampling_faithfulness.npz of launch/sampling_faithfulness.py.
+        path: sampling_faithfulness.npz of `launch.experiments.sampling_faithfulness`.
         output: .png, .pdf or .svg to write; its folder is made.
 
     Raises:

@@ -24,7 +24,7 @@ from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
 from advtf import apgd, square
 from advtf.attacks.norms import get_norm
 from advtf.storage.files import write_json
-from launch.common import arguments
+from launch.common.arguments import parser
 from launch.common.peers import Bench, art_classifier, load_bench, versions
 
 CLAIM = 0.5  # percentage points
@@ -182,20 +182,20 @@ class Comparison:
 
 
 def main():
-    parser = arguments.parser(__doc__)
-    parser.add_argument("--model", required=True, help="export of a LeNet trained against linf")
-    parser.add_argument("--data_dir", help="prepared TFDS data")
-    parser.add_argument("--examples", type=int, default=500)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=100, help="iterations of APGD")
-    parser.add_argument("--queries", type=int, default=5000, help="of Square")
-    parser.add_argument("--out", default="runs/attack_strength.json")
-    given = parser.parse_args()
-    bench = load_bench(given.model, given.examples, given.data_dir)
-    comparison = Comparison(bench, given.seeds, given.steps, given.queries)
+    made = parser(__doc__)
+    made.add_argument("--model", required=True, help="export of a LeNet trained against linf")
+    made.add_argument("--data_dir", help="prepared TFDS data")
+    made.add_argument("--examples", type=int, default=500)
+    made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--steps", type=int, default=100, help="iterations of APGD")
+    made.add_argument("--queries", type=int, default=5000, help="of Square")
+    made.add_argument("--out", default="runs/attack_strength.json")
+    chosen = made.parse_args()
+    bench = load_bench(chosen.model, chosen.examples, chosen.data_dir)
+    comparison = Comparison(bench, chosen.seeds, chosen.steps, chosen.queries)
     clean = 100 * (1 - bench.right.mean())
     print(f"{bench.name}, linf, ε {bench.epsilon}, {len(bench.x)} images, clean error {clean:.2f} %\n")
-    print(f"{'robust error in %':<58}{'mean':>8}  {given.seeds} seeds{'':<11}to advtf")
+    print(f"{'robust error in %':<58}{'mean':>8}  {chosen.seeds} seeds{'':<11}to advtf")
     rows, references = [], {}
     for row in comparison.rows():
         rows.append(row)
@@ -205,12 +205,12 @@ def main():
     ]
     print(f"\nMore than {CLAIM} points from advtf: {'; '.join(far) or 'none'}.")
     same_starts = {loss: comparison.outcomes_that_differ(loss) for loss in ART_LOSSES}
-    pairs = given.seeds * int(bench.right.sum())
+    pairs = chosen.seeds * int(bench.right.sum())
     found = ", ".join(f"{differ} for APGD-{loss.upper()}" for loss, differ in same_starts.items())
     print(f"Outcomes of advtf and torchattacks that differ from the same starts, of {pairs:,}: {found}.")
     print(f"\n{NOTES}")
     results = {
-        "arguments": vars(given),
+        "arguments": vars(chosen),
         "versions": versions(),
         "clean_error": clean,
         "epsilon": bench.epsilon,
@@ -220,8 +220,8 @@ def main():
         | {"difference": row.mean - references[row.attack].mean}
         for row in rows
     ]
-    Path(given.out).parent.mkdir(parents=True, exist_ok=True)
-    write_json(Path(given.out), results | {"same_starts": {"outcomes": pairs, "differ": same_starts}})
+    Path(chosen.out).parent.mkdir(parents=True, exist_ok=True)
+    write_json(Path(chosen.out), results | {"same_starts": {"outcomes": pairs, "differ": same_starts}})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Speed of advtf's attacks against ART's and torchattacks', and against the bare cost of their forward and backward passes.
+"""Speed of advtf's attacks against ART's and torchattacks', and against their bare arithmetic.
 
     pip install ".[compare]"
     python -m launch.benchmarks.attacks --model=saved_models/mnist-cosine/last [--data_dir=...]
@@ -34,7 +34,7 @@ from advtf.attacks.attack import input_gradient
 from advtf.evaluation.engine import Engine
 from advtf.evaluation.settings import SUITES, AttackSettings
 from advtf.storage.files import write_json
-from launch.common import arguments
+from launch.common.arguments import parser
 from launch.common.peers import Bench, art_classifier, load_bench, versions
 from launch.common.timing import seconds_of, timed_in_turn
 
@@ -146,37 +146,37 @@ def autoattacks_compared(bench: Bench, rounds: int) -> tuple[Pair, dict]:
 
 
 def main():
-    parser = arguments.parser(__doc__)
-    parser.add_argument("--model", required=True, help="export of a LeNet trained against linf")
-    parser.add_argument("--data_dir", help="prepared TFDS data")
-    parser.add_argument("--examples", type=int, default=250, help="images of PGD and APGD")
-    parser.add_argument("--passes", type=int, default=30, help="of PGD and APGD")
-    parser.add_argument("--rounds", type=int, default=7, help="of PGD and APGD")
-    parser.add_argument("--autoattack_examples", type=int, default=64)
-    parser.add_argument("--autoattack_rounds", type=int, default=3)
-    parser.add_argument("--out", default="runs/benchmark_attacks.json")
-    given = parser.parse_args()
-    bench = load_bench(given.model, given.examples, given.data_dir)
+    made = parser(__doc__)
+    made.add_argument("--model", required=True, help="export of a LeNet trained against linf")
+    made.add_argument("--data_dir", help="prepared TFDS data")
+    made.add_argument("--examples", type=int, default=250, help="images of PGD and APGD")
+    made.add_argument("--passes", type=int, default=30, help="of PGD and APGD")
+    made.add_argument("--rounds", type=int, default=7, help="of PGD and APGD")
+    made.add_argument("--autoattack_examples", type=int, default=64)
+    made.add_argument("--autoattack_rounds", type=int, default=3)
+    made.add_argument("--out", default="runs/benchmark_attacks.json")
+    chosen = made.parse_args()
+    bench = load_bench(chosen.model, chosen.examples, chosen.data_dir)
     bench = bench.only(bench.right)
-    few = bench.only(slice(given.autoattack_examples))
+    few = bench.only(slice(chosen.autoattack_examples))
     threads = f"{os.cpu_count()} cores, PyTorch with {torch.get_num_threads()} threads"
     print(f"{bench.name}, linf, ε {bench.epsilon}, {threads}")
-    print(f"PGD and APGD: {len(bench.x)} images, {given.passes} passes; AutoAttack: {len(few.x)} images\n")
+    print(f"PGD and APGD: {len(bench.x)} images, {chosen.passes} passes; AutoAttack: {len(few.x)} images\n")
     print(f"{'':<44}{'work a second, of both':>24}{'ratio':>9}   of all rounds")
     pairs = []
-    for pair in attacks_compared(bench, given.passes, given.rounds):
+    for pair in attacks_compared(bench, chosen.passes, chosen.rounds):
         pairs.append(pair)
         print(pair, flush=True)
-    pair, autoattack = autoattacks_compared(few, given.autoattack_rounds)
+    pair, autoattack = autoattacks_compared(few, chosen.autoattack_rounds)
     print(pair)
     print("\nWork: images·passes; for AutoAttack images.")
     print(
         f"AutoAttack broke {autoattack['broken']}; advtf traced {autoattack['tracing_seconds']:.1f} s once."
     )
-    results = {"arguments": vars(given), "versions": versions(), "threads": threads}
+    results = {"arguments": vars(chosen), "versions": versions(), "threads": threads}
     results["pairs"] = [pair.to_json() for pair in [*pairs, pair]]
-    Path(given.out).parent.mkdir(parents=True, exist_ok=True)
-    write_json(Path(given.out), results | {"autoattack": autoattack})
+    Path(chosen.out).parent.mkdir(parents=True, exist_ok=True)
+    write_json(Path(chosen.out), results | {"autoattack": autoattack})
 
 
 if __name__ == "__main__":

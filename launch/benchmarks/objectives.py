@@ -31,7 +31,8 @@ from advtf.runtime import Runtime, start
 from advtf.storage.files import write_json
 from advtf.storage.provenance import provenance
 from advtf.training.settings import TrainConfig, resolve
-from launch.common import arguments as options
+from launch.common.arguments import parser
+from launch.common.objectives import OBJECTIVES, settings_of
 from launch.common.timing import timed_in_turn
 
 # Seconds per batch in Table 1, by adversary and objective.
@@ -41,8 +42,7 @@ PAPER = {
     "fgsm_n": {"at": 0.047, "igr": 0.130, "cure": 0.162, "gradalign": 0.162, "logitalign": 0.095}
     | {"consistency": 0.095, "kdsa": 0.062, "advlc": 0.054},
 }
-OBJECTIVES = ("igr", "cure", "gradalign", "logitalign", "consistency", "kdsa", "advlc")
-OBJECTIVES += ("at_minus_st", "trades", "mart", "at+awp")
+COMPARED = tuple(name for name in OBJECTIVES if name not in ("standard", "at"))
 SHAPE, CLASSES = (32, 32, 3), 10
 
 
@@ -120,17 +120,12 @@ class Steps:
         return lambda: float(trainer.train_function(batches)["loss"])
 
     def _config(self, objective: str, adversary: str) -> TrainConfig:
-        name, _, awp = objective.partition("+")
-        needs = {"awp": 0.005} if awp else {}
-        needs |= {"augment": True} if name == "consistency" else {}
-        needs |= {"teachers": self._teachers()} if name == "kdsa" else {}
-        if self._published and name != "trades":  # which needs a random start
-            needs |= {
-                "attack_mode": "training",
-                "random_start": "none",
-                "noised_clean": adversary == "fgsm_n",
-            }
-        return resolve({**self._given, "objective": name, "adversary": adversary, **needs})
+        needs = settings_of(objective)
+        needs |= {"teachers": self._teachers()} if objective == "kdsa" else {}
+        if self._published and objective != "trades":  # which needs a random start
+            noised = adversary == "fgsm_n"
+            needs |= {"attack_mode": "training", "random_start": "none", "noised_clean": noised}
+        return resolve({**self._given, "adversary": adversary, **needs})
 
     def _teachers(self) -> str:
         from advtf.classifiers.export import export_classifier
@@ -169,34 +164,34 @@ def costs(steps: Steps, adversaries: list[str], objectives: list[str], rounds: i
 
 
 def main():
-    parser = options.parser(__doc__)
-    parser.add_argument("--model", default="preact_resnet18")
-    parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--batch_size", type=int, default=100)
-    parser.add_argument("--objectives", nargs="+", default=OBJECTIVES, choices=OBJECTIVES)
-    parser.add_argument("--adversaries", nargs="+", default=tuple(PAPER), choices=tuple(PAPER))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--metrics", action="store_true", help="time whole steps")
-    parser.add_argument("--published", action="store_true", help="attack as the published code does")
-    parser.add_argument("--jit", default="auto")
-    parser.add_argument("--out", default="runs/benchmark_objectives.json")
-    arguments = parser.parse_args()
-    runtime = start(jit=arguments.jit)
+    made = parser(__doc__)
+    made.add_argument("--model", default="preact_resnet18")
+    made.add_argument("--width", type=int, default=8)
+    made.add_argument("--batch_size", type=int, default=100)
+    made.add_argument("--objectives", nargs="+", default=COMPARED, choices=COMPARED)
+    made.add_argument("--adversaries", nargs="+", default=tuple(PAPER), choices=tuple(PAPER))
+    made.add_argument("--rounds", type=int, default=7)
+    made.add_argument("--metrics", action="store_true", help="time whole steps")
+    made.add_argument("--published", action="store_true", help="attack as the published code does")
+    made.add_argument("--jit", default="auto")
+    made.add_argument("--out", default="runs/benchmark_objectives.json")
+    chosen = made.parse_args()
+    runtime = start(jit=chosen.jit)
     given = {"dataset": "cifar10", "epochs": 1, "eps_sched": "constant", "augment": False}
-    given |= {name: getattr(arguments, name) for name in ("model", "width", "batch_size", "jit")}
-    print(f"{runtime.device}; {arguments.model} w={arguments.width}, batches of {arguments.batch_size}\n")
+    given |= {name: getattr(chosen, name) for name in ("model", "width", "batch_size", "jit")}
+    print(f"{runtime.device}; {chosen.model} w={chosen.width}, batches of {chosen.batch_size}\n")
     columns = f"{'step, s':>9}{'at, s':>9}{'ratio':>8}{'paper':>8}   of all rounds"
     print(f"{'adversary':<10}{'objective':<13}{columns}")
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        modes = {"metrics": arguments.metrics, "published": arguments.published}
+        modes = {"metrics": chosen.metrics, "published": chosen.published}
         steps = Steps(given, runtime, Path(folder), **modes)
-        for cost in costs(steps, arguments.adversaries, arguments.objectives, arguments.rounds):
+        for cost in costs(steps, chosen.adversaries, chosen.objectives, chosen.rounds):
             found.append(cost)
             print(cost, flush=True)
-    results = {"arguments": vars(arguments), "device": runtime.device}
-    Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
-    write_json(Path(arguments.out), provenance() | results | {"costs": [cost.to_json() for cost in found]})
+    results = {"arguments": vars(chosen), "device": runtime.device}
+    Path(chosen.out).parent.mkdir(parents=True, exist_ok=True)
+    write_json(Path(chosen.out), provenance() | results | {"costs": [cost.to_json() for cost in found]})
 
 
 if __name__ == "__main__":

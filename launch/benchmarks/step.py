@@ -3,10 +3,10 @@
     python -m launch.benchmarks.step [--rounds 5] [--jit off]
 
 ResNet18 w=8, batch 128, PGD-10, float32, on random images. The bare step is one `tf.function` with the same
-passes: 10 input gradients, one forward and backward for the weights, one SGD update; nothing is measured or
-logged in it. Both are timed in turn, and the median of the ratios is printed. Then a real run of
-`--fit_steps` steps with all callbacks: the time outside the compiled step, per step and per epoch end,
-scaled to the 390 steps of a CIFAR-10 epoch.
+arithmetic: 10 input gradients, one forward and backward pass for the weights, one SGD update; nothing is
+measured or logged in it. Both are timed in turn, and the median of the ratios is printed. Then a real run of
+`--fit_steps` steps with all callbacks tells the time that is spent outside the compiled step, between steps
+and at the end of an epoch, scaled to the 390 steps of a CIFAR-10 epoch.
 """
 
 import statistics
@@ -19,7 +19,7 @@ import numpy as np
 from advtf.runtime import start
 from advtf.storage.rundir import RunDirectory
 from advtf.training.settings import resolve, resolve_options
-from launch.common import arguments as options
+from launch.common.arguments import parser
 from launch.common.timing import timed_in_turn
 
 EPOCH_STEPS = 390  # 50,000 images in batches of 128
@@ -97,30 +97,30 @@ def fit_overhead(config, data, runtime):
 
 
 def main():
-    parser = options.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--fit_steps", type=int, default=11)
-    parser.add_argument("--jit", default="auto")
-    arguments = parser.parse_args()
-    runtime = start(jit=arguments.jit)
+    made = parser(__doc__)
+    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--fit_steps", type=int, default=11)
+    made.add_argument("--jit", default="auto")
+    chosen = made.parse_args()
+    runtime = start(jit=chosen.jit)
 
     from advtf.data.sets import from_arrays
 
     rng = np.random.default_rng(0)
-    x = rng.random((128 * arguments.fit_steps, 32, 32, 3), np.float32)
+    x = rng.random((128 * chosen.fit_steps, 32, 32, 3), np.float32)
     y = rng.integers(0, 10, len(x)).astype(np.int32)
     data = from_arrays(x, y, x[:8], y[:8], num_classes=10)
     config = resolve({"dataset": "cifar10", "model": "resnet18", "epochs": 1, "eps_sched": "constant"})
     attack = f"PGD-{config.attack_steps}"
     print(f"{runtime.device}; resnet18 w={config.width}, batch {config.batch_size}, {attack}")
 
-    bare, real = compare_steps(config, data, runtime, arguments.rounds)
+    bare, real = compare_steps(config, data, runtime, chosen.rounds)
     ratios = [b / a for a, b in zip(bare, real, strict=True)]
     print(f"bare step  {statistics.median(bare):.3f} s   advtf step  {statistics.median(real):.3f} s")
     print(f"ratio      {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})")
 
     steps, between, end = fit_overhead(config, data, runtime)
-    counted = arguments.fit_steps - 1
+    counted = chosen.fit_steps - 1
     epoch = EPOCH_STEPS * steps / counted
     overhead = EPOCH_STEPS * between / counted + end
     print(

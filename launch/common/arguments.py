@@ -26,7 +26,7 @@ def runs_parser(description: str, *, schedule: bool = False) -> argparse.Argumen
         schedule: whether the ε schedule can be chosen, which also names the runs.
     """
     made = parser(description)
-    made.add_argument("--data_dir", help="folder of prepared data, of all commands")
+    made.add_argument("--data_dir", help="folder of prepared data sets")
     if schedule:
         made.add_argument(
             "--eps_sched", default=MNIST_SCHEDULE, help="ε schedule of the trainings [%(default)s]"

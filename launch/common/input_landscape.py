@@ -1,19 +1,31 @@
-"""What the experiments of Li & Spratling 2023, section 4 and appendix A, share; not a script."""
+"""Experiments on the input loss landscape (Li & Spratling 2023, section 4 and appendix A).
 
-import argparse
+What they share: options, the classifier with its images, results that are written one by one so that a
+stopped experiment continues (`Records`), and the measures of a classifier at its present weights
+(`Landscape`).
+"""
+
 import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 
+from launch.common import arguments
+
 
 def parser(description, *, examples=2000, split="train"):
-    """Returns a parser with the arguments of every one of these experiments."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    """Returns a parser with the options that every one of these experiments has.
+
+    Args:
+        description: text of ``--help``.
+        examples: default of `num_examples`.
+        split: default of `split`.
+    """
+    made = arguments.parser(description)
     made.add_argument("--model", required=True, help="an exported classifier")
     made.add_argument("--out", required=True, help="folder of the results; what is there is not repeated")
-    made.add_argument("--data_dir")
+    made.add_argument("--data_dir", help="folder of prepared data sets")
     made.add_argument("--eps", help="default: that of the model's training")
     made.add_argument("--split", choices=("train", "test"), default=split)
     made.add_argument("--num_examples", type=int, default=examples, help="first images of the split")
@@ -23,16 +35,20 @@ def parser(description, *, examples=2000, split="train"):
 
 
 def add_spectrum(made, examples):
-    """Adds the arguments of the input Hessian's spectrum."""
+    """Adds the options of the input Hessian's spectrum."""
     made.add_argument("--hs_examples", type=int, default=examples, help="first images of these, for HS")
     made.add_argument("--eigenvalues", type=int, default=20)
 
 
 def load(chosen):
-    """Starts TensorFlow and returns (classifier, material, settings) of the model and the images chosen.
+    """Starts TensorFlow and returns (classifier, images, settings) of the model and the images chosen.
+
+    Returns:
+        The classifier; images with the arrays x, y, x_test, y_test; the `AnalyzeSettings` with what follows
+        from the model's training.
 
     Raises:
-        UsageError: they cannot be had, or ε is 0.
+        UsageError: the model or the images cannot be loaded, or ε is 0.
     """
     from advtf.errors import UsageError
     from advtf.runtime import start
@@ -49,26 +65,37 @@ def load(chosen):
     if not settings.eps:
         raise UsageError("eps must be above 0. Received: eps=0, as in training. Pass --eps=0.1 for example.")
     start("float32", "off")
-    material = analysis_run.load(settings, AnalyzeOptions(data_dir=chosen.data_dir))
-    return material.classifiers[0], material, settings
+    images = analysis_run.load(settings, AnalyzeOptions(data_dir=chosen.data_dir))
+    return images.classifiers[0], images, settings
 
 
-def identity(material, settings, chosen, *names):
-    """Returns what determines the numbers of an experiment: of the material, and these of its arguments."""
+def identity(images, settings, chosen, *names):
+    """Returns what determines the numbers of an experiment.
+
+    Args:
+        images, settings: what `load` returned.
+        chosen: the options.
+        *names: of the options that matter to this experiment beside the shared ones.
+    """
     shared = ("dataset", "norm", "eps", "split", "num_examples", "seed")
-    record = {name: getattr(settings, name) for name in shared} | {"material": material.identity()}
+    record = {name: getattr(settings, name) for name in shared}
+    record["material"] = images.identity()  # the name that result files have had from the beginning
     return record | {name: getattr(chosen, name) for name in names}
 
 
 class Records:
-    """Results by name in one JSON file, which is rewritten after each: a killed experiment continues.
+    """Results by name in one JSON file, which is rewritten after each, so that a killed experiment continues.
+
+    Attributes:
+        found: the records by name, those of the file to begin with.
+        more: entries of the file beside the records.
 
     Args:
         path: of the file.
-        settings: JSON values that must be those of the records there.
+        settings: JSON values; the records in the file must have been made with the same.
 
     Raises:
-        UsageError: the file is damaged, or of other settings.
+        UsageError: the file is damaged, or was made with other settings.
     """
 
     def __init__(self, path, settings):
@@ -99,7 +126,7 @@ class Records:
         return records
 
     def measured(self, name, measure):
-        """Returns the record of this name; measures, writes and reports it if it is not there."""
+        """Returns the record of this name; if there is none, calls `measure` for it and writes it."""
         if name not in self.found:
             self.found[name] = measure()
             self.write()
@@ -116,17 +143,17 @@ class Records:
 
 
 class Landscape:
-    """IG, HS, and the effectiveness of FGSM, PGD10 and other attacks, at the weights the classifier has then.
+    """IG, HS, and the effectiveness of FGSM, PGD10 and other attacks, at the classifier's present weights.
 
     Its graphs are built once and serve every variant of the classifier.
     """
 
-    def __init__(self, classifier, material, settings, *, hs_examples=None, eigenvalues=20):
+    def __init__(self, classifier, images, settings, *, hs_examples=None, eigenvalues=20):
         from advtf.attacks.pgd import fgsm, pgd
         from advtf.landscape.inputs import InputMeter
 
         self.classifier, self.settings = classifier, settings
-        self.x, self.y = material.x, material.y
+        self.x, self.y = images.x, images.y
         norm = settings.norm
         self.meter = InputMeter(
             classifier.logits_fn, self.x.shape[1:], settings.eps, attack=fgsm(norm), norm=norm,
@@ -136,14 +163,14 @@ class Landscape:
         self.pgd10, self.pgd50 = (self.variance(pgd(norm, steps, 0.25)) for steps in (10, 50))
 
     def variance(self, attack):
-        """Builds () -> the adversarial variance (N,) of an attack, at the images and weights of the call."""
+        """Returns a function () -> (N,), the adversarial variance of an attack at the present weights."""
         import tensorflow as tf
 
         from advtf.attacks.random import image_keys
         from advtf.landscape.input_graphs import variance_graph
 
-        images, settings = tf.TensorSpec((None, *self.x.shape[1:]), tf.float32), self.settings
-        graph = variance_graph(self.classifier.logits_fn, images, attack, settings.eps, settings.seed)
+        spec, settings = tf.TensorSpec((None, *self.x.shape[1:]), tf.float32), self.settings
+        graph = variance_graph(self.classifier.logits_fn, spec, attack, settings.eps, settings.seed)
 
         def measure():
             keys, size = image_keys(self.x), settings.batch_size
@@ -169,7 +196,11 @@ class Landscape:
         }
 
     def effectiveness(self, variance):
-        """Returns the mean effectiveness of an attack by its `variance` function; None if no image tells."""
+        """Returns the mean effectiveness of an attack, or None where it is defined for no image.
+
+        Args:
+            variance: what the method `variance` made of the attack.
+        """
         from advtf.landscape.inputs import NEGLIGIBLE_VARIANCE
         from advtf.landscape.statistics import estimate
 

@@ -1,25 +1,35 @@
 """Weaker training examples, a more curved landscape: one epoch of training with degraded PGD20 perturbations.
 
-    python launch/degraded_training.py --model=saved_models/mnist-cosine-eps0.3/last --out=runs/degraded
-    python launch/degraded_training.py --model=... --out=... --steps=100 --num_examples=500 --hs_examples=100
+    python -m launch.experiments.degraded_training --model=EXPORT --out=runs/degraded
+    python -m launch.experiments.degraded_training --model=EXPORT --out=DIR --steps=100 --num_examples=500
 
-From the weights of a classifier, trains for one epoch on PGD20 perturbations that are multiplied by a factor,
-or of which a part has its sign reversed; then measures IG, HS and the effectiveness of FGSM and PGD10 on
-training images, relative to PGD50 (cf. Li & Spratling 2023, Fig. 4b and c). The effectiveness of the degraded
-training examples themselves is the mean over --moments points of the epoch. The optimizer is that of the
-model's training, fresh, at a tenth of its initial learning rate unless --lr is given: the paper does not say.
-Every variant sees the same batches. Results go to <out>/degraded_training.json, the figure is drawn from it;
-what is finished is not repeated, so a killed experiment continues by the same command.
+EXPORT is a classifier such as saved_models/mnist-cosine-eps0.3/last. From its weights, the experiment trains
+for one epoch on PGD20 perturbations that are multiplied by a factor, or of which a part has its sign
+reversed; then it measures IG, HS and the effectiveness of FGSM and PGD10 on training images, relative to
+PGD50 (cf. Li & Spratling 2023, Fig. 4b and c). The effectiveness of the degraded training examples themselves
+is the mean over --moments points of the epoch. The optimizer is that of the model's training, without its
+state, at a tenth of its initial learning rate unless --lr is given; the paper does not name the rate. Every
+variant sees the same batches. The results go to <out>/degraded_training.json, from which the figure is drawn;
+what is finished is not repeated, so a killed experiment is continued by the same command.
 """
 
 import itertools
 from pathlib import Path
 
 import numpy as np
-from input_series import HEADER, Landscape, Records, add_spectrum, identity, line, load, parser
 
 from advtf.figures.input_experiments import degraded_training
 from advtf.settings.flags import exit_on_usage_error
+from launch.common.input_landscape import (
+    HEADER,
+    Landscape,
+    Records,
+    add_spectrum,
+    identity,
+    line,
+    load,
+    parser,
+)
 
 OWN = ("steps", "lr", "moments", "hs_examples", "eigenvalues")
 
@@ -29,21 +39,21 @@ def arguments():
     add_spectrum(made, 200)
     made.add_argument("--factors", type=float, nargs="*", default=[0, 0.2, 0.4, 0.6, 0.8, 1])
     made.add_argument("--flips", type=float, nargs="*", default=[0.1, 0.2, 0.3, 0.4, 0.5])
-    made.add_argument("--steps", type=int, help="of the epoch; default all its batches")
-    made.add_argument("--lr", type=float)
-    made.add_argument("--moments", type=int, default=4, help="where the training examples are assessed")
+    made.add_argument("--steps", type=int, help="batches of the epoch [all]")
+    made.add_argument("--lr", type=float, help="[a tenth of the training's initial one]")
+    made.add_argument("--moments", type=int, default=4, help="points of the epoch that are assessed")
     return made.parse_args()
 
 
 def main():
     chosen = arguments()
-    classifier, material, settings = load(chosen)
+    classifier, images, settings = load(chosen)
     training = Training(classifier, settings, chosen)
     landscape = Landscape(
-        classifier, material, settings, hs_examples=chosen.hs_examples, eigenvalues=chosen.eigenvalues
+        classifier, images, settings, hs_examples=chosen.hs_examples, eigenvalues=chosen.eigenvalues
     )
     # Variants may be added later, by another grid: each is a record of its own.
-    known = identity(material, settings, chosen, *OWN)
+    known = identity(images, settings, chosen, *OWN)
     records = Records(Path(chosen.out) / "degraded_training.json", known)
     print(f"{HEADER}{'train':>10}", flush=True)
     before = records.measured("before", landscape)

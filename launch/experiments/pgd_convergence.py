@@ -1,31 +1,32 @@
 """How many steps PGD needs: robust accuracy and adversarial variance by the number of steps.
 
-    python launch/pgd_convergence.py --model=saved_models/mnist-cosine-eps0.3/last --out=runs/pgd-convergence
+    python -m launch.experiments.pgd_convergence --model=EXPORT --out=runs/pgd-convergence
 
-PGD with steps of ε/4 from the same random starts, on training and on test images (cf. Li & Spratling 2023,
-appendix A1 and Fig. A1, which justify PGD50 as the reference of effectiveness). --split has no effect.
-Results go to <out>/pgd_convergence.json, the figure is drawn from it; a killed experiment continues by the
-same command.
+EXPORT is a classifier such as saved_models/mnist-cosine-eps0.3/last. PGD with steps of ε/4 from the same
+random starts attacks training and test images (cf. Li & Spratling 2023, appendix A1 and Fig. A1, which
+justify PGD50 as the reference of effectiveness). --split has no effect. The results go to
+<out>/pgd_convergence.json, from which the figure is drawn; a killed experiment is continued by the same
+command.
 """
 
 from pathlib import Path
 
 import numpy as np
-from input_series import Records, identity, load, parser
 
 from advtf.figures.input_experiments import pgd_convergence
 from advtf.settings.flags import exit_on_usage_error
+from launch.common.input_landscape import Records, identity, load, parser
 
 
 def main():
     made = parser(__doc__)
     made.add_argument("--steps", type=int, nargs="+", default=[1, 2, 5, 10, 20, 50, 100, 200])
     chosen = made.parse_args()
-    classifier, material, settings = load(chosen)
-    records = Records(Path(chosen.out) / "pgd_convergence.json", identity(material, settings, chosen))
-    images = {"train": (material.x, material.y), "test": (material.x_test, material.y_test)}
+    classifier, images, settings = load(chosen)
+    records = Records(Path(chosen.out) / "pgd_convergence.json", identity(images, settings, chosen))
+    splits = {"train": (images.x, images.y), "test": (images.x_test, images.y_test)}
     print(f"{'':<8}{'steps':>6}{'AV':>10}{'±':>9}{'robust accuracy (%)':>22}", flush=True)
-    for split, (x, y) in images.items():
+    for split, (x, y) in splits.items():
         for steps in sorted(chosen.steps):
             found = records.measured(
                 f"{split} {steps}",
@@ -38,7 +39,7 @@ def main():
 
 
 def attacked(classifier, settings, split, pair, steps):
-    """Returns mean adversarial variance and robust accuracy of PGD with so many steps."""
+    """Returns mean adversarial variance and robust accuracy of PGD with this number of steps."""
     from advtf.attacks.pgd import pgd
     from advtf.landscape.objective import adversarial_examples
     from advtf.landscape.statistics import estimate

@@ -1,30 +1,32 @@
 """The scale of L_ε(θ): its mean over random θ for several ε (Liu et al. 2020, appendix C.2.2).
 
-    python launch/random_loss_scale.py --num_examples 2000
-    python launch/random_loss_scale.py --dataset cifar10 --model resnet18 --num_examples 500
+    python -m launch.experiments.random_loss_scale --num_examples 2000
+    python -m launch.experiments.random_loss_scale --dataset cifar10 --model resnet18 --num_examples 500
 
-θ are independent initialisations of the architecture, the same ones for every ε; the attack is the data set's
-training attack, and the mean is over the first training images. Prints a table and writes
+The θ are independent initialisations of the architecture, the same for every ε; the attack is the one that
+the data set is trained with, and the mean is over the first training images. Prints a table and writes
 runs/random-loss-<dataset>-<model>.json. Published: CIFAR-10 2.3034, 2.3044, 2.3053, 2.3071 for ε = 0, 2, 4,
 8/255; MNIST 2.3029, 2.3414, 2.3424, 2.3429, 2.3432 for ε = 0, 0.1, 0.2, 0.3, 0.4.
 """
 
-import argparse
 from pathlib import Path
+
+from advtf.settings.flags import exit_on_usage_error
+from launch.common.arguments import parser
 
 EPSILONS = {"mnist": ("0", "0.1", "0.2", "0.3", "0.4"), "cifar10": ("0", "2/255", "4/255", "8/255")}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--dataset", default="mnist", choices=list(EPSILONS))
-    parser.add_argument("--model")
-    parser.add_argument("--width")
-    parser.add_argument("--num_examples", type=int, default=2000)
-    parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data_dir")
-    chosen = parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--dataset", default="mnist", choices=list(EPSILONS))
+    made.add_argument("--model")
+    made.add_argument("--width")
+    made.add_argument("--num_examples", type=int, default=2000)
+    made.add_argument("--draws", type=int, default=10)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--data_dir")
+    chosen = made.parse_args()
 
     from advtf.runtime import start
     from advtf.training.settings import resolve
@@ -74,4 +76,5 @@ def measure(chosen, configs):
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_usage_error():
+        main()

@@ -1,23 +1,23 @@
 """How many images a measure of the input landscape needs: means of subsets against the mean of all.
 
-    python launch/sampling_faithfulness.py --model=saved_models/mnist-cosine-eps0.3/last --out=runs/sampling
-    python launch/sampling_faithfulness.py --model=... --out=... --num_examples=10000 --trials=10000
+    python -m launch.experiments.sampling_faithfulness --model=EXPORT --out=runs/sampling
+    python -m launch.experiments.sampling_faithfulness --model=EXPORT --out=DIR --trials=10000
 
-Measures IG, HS and the effectiveness of FGSM and PGD10 of each image (test images, unless --split says
-otherwise), then draws random subsets of growing size (cf. Li & Spratling 2023, appendix A3 and Fig. A3, with
-10,000 images and trials). The measures of the images go to <out>/images.json, batch by batch, so that a
-killed experiment continues; the means of the subsets to <out>/sampling_faithfulness.npz, from which the
-figure is drawn.
+EXPORT is a classifier such as saved_models/mnist-cosine-eps0.3/last. The experiment measures IG, HS and the
+effectiveness of FGSM and PGD10 of each image (test images, unless --split chooses the others), then draws
+random subsets of growing size (cf. Li & Spratling 2023, appendix A3 and Fig. A3, with 10,000 images and
+trials). The measures of the images go to <out>/images.json, batch by batch, so that a killed experiment
+continues; the means of the subsets go to <out>/sampling_faithfulness.npz, from which the figure is drawn.
 """
 
 import dataclasses
 from pathlib import Path
 
 import numpy as np
-from input_series import Landscape, Records, identity, load, parser
 
 from advtf.figures.input_experiments import sampling_faithfulness
 from advtf.settings.flags import exit_on_usage_error
+from launch.common.input_landscape import Landscape, Records, identity, load, parser
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 MEASURES = ("ig", "hs", "fgsm", "pgd10")
@@ -31,31 +31,31 @@ def main():
         "--sizes", type=int, nargs="+", default=SIZES, help="those above the images are left out"
     )
     chosen = made.parse_args()
-    classifier, material, settings = load(chosen)
-    known = identity(material, settings, chosen, "eigenvalues", "batch_size")
+    classifier, images, settings = load(chosen)
+    known = identity(images, settings, chosen, "eigenvalues", "batch_size")
     records = Records(Path(chosen.out) / "images.json", known)
-    values = measure(classifier, material, settings, chosen, records)
+    values = measure(classifier, images, settings, chosen, records)
     path = Path(chosen.out) / "sampling_faithfulness.npz"
     write(path, values, chosen)
     print(path)
     print(sampling_faithfulness(path, path.with_suffix(".png")))
 
 
-def measure(classifier, material, settings, chosen, records):
-    """Returns each measure of the images it is defined for, by name."""
+def measure(classifier, images, settings, chosen, records):
+    """Returns name -> values of each measure, of the images for which it is defined."""
     batch = chosen.batch_size
-    first = dataclasses.replace(material, x=material.x[:batch], y=material.y[:batch])
+    first = dataclasses.replace(images, x=images.x[:batch], y=images.y[:batch])
     landscape = Landscape(classifier, first, settings, eigenvalues=chosen.eigenvalues)
     parts = []
-    for start in range(0, len(material.x), batch):
-        landscape.x, landscape.y = material.x[start : start + batch], material.y[start : start + batch]
+    for start in range(0, len(images.x), batch):
+        landscape.x, landscape.y = images.x[start : start + batch], images.y[start : start + batch]
         parts.append(records.measured(str(start), lambda: image_values(landscape)))
-        print(f"{min(start + batch, len(material.x)):>6} of {len(material.x)} images", flush=True)
+        print(f"{min(start + batch, len(images.x)):>6} of {len(images.x)} images", flush=True)
     return {name: np.concatenate([part[name] for part in parts]) for name in MEASURES}
 
 
 def image_values(landscape):
-    """Returns lists; effectiveness only of the images it is defined for."""
+    """Returns name -> list; the effectiveness only of the images for which it is defined."""
     measures, variance = landscape.per_image()
     kept = measures.assessable
     effectiveness = {"fgsm": measures.av, "pgd10": variance}

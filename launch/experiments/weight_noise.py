@@ -1,24 +1,34 @@
 """Curvature and the strength of attacks over variants of one classifier with uniform noise on its weights.
 
-    python launch/weight_noise.py --model=saved_models/mnist-cosine-eps0.3/last --out=runs/weight-noise
-    python launch/weight_noise.py --model=... --out=... --variants=20 --num_examples=500 --hs_examples=100
+    python -m launch.experiments.weight_noise --model=EXPORT --out=runs/weight-noise
+    python -m launch.experiments.weight_noise --model=EXPORT --out=DIR --variants=20 --num_examples=500
 
-Each variant adds noise U(−s, s) to every weight, s drawn from U(0, --max_scale), and is measured on training
-images: IG, HS, and the effectiveness of FGSM and PGD10 relative to PGD50 (cf. Li & Spratling 2023, section
-4.3 and Fig. 4a). s is in units of the root mean square of the weight's own tensor, for an s of 1 is more than
-any weight of a usual network; --absolute takes it as it is, as the paper's text reads. Running averages of
-BatchNorm stay. Printed at the end: Spearman's ρ of effectiveness with IG and HS over the variants, with 95 %
-bootstrap intervals. Results go to <out>/weight_noise.json, the figure is drawn from it; a killed experiment
-continues by the same command.
+EXPORT is a classifier such as saved_models/mnist-cosine-eps0.3/last. Each variant adds noise U(−s, s) to
+every weight, where s is drawn from U(0, --max_scale), and is measured on training images: IG, HS, and the
+effectiveness of FGSM and PGD10 relative to PGD50 (cf. Li & Spratling 2023, section 4.3 and Fig. 4a). s is in
+units of the root mean square of the weight's own tensor, because an s of 1 is more than any weight of a usual
+network; with --absolute it is in no unit, as the paper's text reads. The running averages of BatchNorm are
+kept. At the end Spearman's ρ of the effectiveness with IG and HS over the variants is printed, with 95 %
+bootstrap intervals. The results go to <out>/weight_noise.json, from which the figure is drawn; a killed
+experiment is continued by the same command.
 """
 
 from pathlib import Path
 
 import numpy as np
-from input_series import HEADER, Landscape, Records, add_spectrum, identity, line, load, parser
 
 from advtf.figures.input_experiments import weight_noise
 from advtf.settings.flags import exit_on_usage_error
+from launch.common.input_landscape import (
+    HEADER,
+    Landscape,
+    Records,
+    add_spectrum,
+    identity,
+    line,
+    load,
+    parser,
+)
 
 
 def arguments():
@@ -32,12 +42,12 @@ def arguments():
 
 def main():
     chosen = arguments()
-    classifier, material, settings = load(chosen)
+    classifier, images, settings = load(chosen)
     landscape = Landscape(
-        classifier, material, settings, hs_examples=chosen.hs_examples, eigenvalues=chosen.eigenvalues
+        classifier, images, settings, hs_examples=chosen.hs_examples, eigenvalues=chosen.eigenvalues
     )
     own = ("max_scale", "absolute", "hs_examples", "eigenvalues")
-    records = Records(Path(chosen.out) / "weight_noise.json", identity(material, settings, chosen, *own))
+    records = Records(Path(chosen.out) / "weight_noise.json", identity(images, settings, chosen, *own))
     print(HEADER, flush=True)
     print(line("s = 0", records.measured("0", lambda: {"scale": 0.0} | landscape())), flush=True)
     for number in range(1, chosen.variants + 1):

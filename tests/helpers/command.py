@@ -1,0 +1,47 @@
+"""The commands and experiments as a user starts them: in processes of their own, in a working directory."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MINUTES = 5  # until a process is taken to hang
+
+
+def environment(*first):
+    """The environment in which this checkout is imported; modules are looked for in `first` before it."""
+    paths = [*map(str, first), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def start(module, folder, *arguments, first=()):
+    """Starts `python -m module` in `folder` and returns the process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=folder,
+        env=environment(*first),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    """Waits for a process; returns (exit code, stdout, stderr)."""
+    with process:
+        out, error = process.communicate(timeout=60 * MINUTES)
+    return process.returncode, out, error
+
+
+def run(module, folder, *arguments, first=()):
+    """Runs `python -m module` in `folder`; returns (exit code, stdout, stderr)."""
+    return finish(start(module, folder, *arguments, first=first))
+
+
+def poisoned(folder):
+    """A folder in which importing TensorFlow or Keras ends the process: nothing may do it for an answer."""
+    for name in ("tensorflow", "keras", "tensorflow_datasets"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("raise SystemExit('imported too early')")
+    return folder

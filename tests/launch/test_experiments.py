@@ -1,0 +1,169 @@
+"""The experiments that are tables of runs: what their commands mean, and how a table is carried out."""
+
+import argparse
+import contextlib
+import importlib
+import subprocess
+from pathlib import Path
+
+import pytest
+from absl import flags
+from helpers.command import ROOT, run
+
+from advtf.settings.flags import define_flags, given_flags
+from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
+from advtf.training.settings import RunOptions, TrainConfig, resolve
+from launch.common import arguments
+from launch.common.experiment import ANALYSIS, TRAINING, Experiment, Figure, Run, carry_out
+
+TABLES = {  # name -> how many trainings and analyses
+    "mnist_schedules": (3, 0),
+    "mnist_epsilons": (5, 0),
+    "mnist_hessian": (5, 5),
+    "mnist_landscapes": (5, 5),
+    "mnist_connectivity": (6, 3),
+    "mnist_capacity": (12, 1),
+    "cifar10_epsilons": (4, 0),
+}
+SETTINGS = {TRAINING: (TrainConfig, RunOptions), ANALYSIS: (AnalyzeSettings, AnalyzeOptions)}
+FLAG = {TRAINING: "--jit=off", ANALYSIS: "--batch_size=7"}  # known to one command, to the other not needed
+
+
+def table(name, *given):
+    module = importlib.import_module(f"launch.experiments.{name}")
+    schedule = name.startswith("mnist_") and "schedules" not in name and "capacity" not in name
+    made = module.parser() if hasattr(module, "parser") else arguments.runs_parser("", schedule=schedule)
+    return module.experiment(arguments.parse(made, given))
+
+
+def parsed(one):
+    """(settings, options) of a run's command."""
+    values = flags.FlagValues()
+    define_flags(*SETTINGS[one.kind], flag_values=values)
+    with contextlib.chdir(ROOT):
+        assert values(["test", *one.flags, f"--out_dir={one.path}"]) == ["test"]
+    settings, options = (given_flags(values, cls) for cls in SETTINGS[one.kind])
+    return (resolve(settings) if one.kind == TRAINING else AnalyzeSettings(**settings)), options
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_command_is_valid_and_every_directory_its_own(name):
+    runs = table(name).runs
+    kinds = [one.kind for one in runs]
+    assert (kinds.count(TRAINING), kinds.count(ANALYSIS)) == TABLES[name]
+    assert len({one.path for one in runs}) == len(runs)
+    configs = [parsed(one)[0] for one in runs]
+    assert len({repr(config) for config in configs}) == len(configs)  # no run repeats another
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_an_analysis_comes_after_the_trainings_that_export_its_classifiers(name):
+    exported = set()
+    for one in table(name).runs:
+        if one.kind == TRAINING:
+            exported.add(one.export)
+        else:
+            assert set(parsed(one)[0].model) <= exported
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_figures_are_drawn_from_the_files_of_the_table(name):
+    made = table(name)
+    assert len({figure.path for figure in made.figures}) == len(made.figures) > 0
+    for figure in made.figures:
+        files = figure.files.values() if isinstance(figure.files, dict) else figure.files
+        for file in map(Path, files):
+            assert any(file.is_relative_to(one.path) for one in made.runs)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_flags_after_the_dashes_and_the_data_folder_reach_the_commands(name):
+    kind = ANALYSIS if name in ("mnist_hessian", "mnist_landscapes") else TRAINING
+    made = table(name, "--data_dir=my data", "--", FLAG[kind])
+    assert all(parsed(one)[1]["data_dir"] == "my data" for one in made.runs)
+    for one in made.runs:
+        assert (FLAG[kind] in one.flags) == (one.kind == kind)
+
+
+def test_experiments_of_the_same_models_train_them_with_the_same_settings():
+    trained = {one.path: parsed(one) for one in table("mnist_epsilons").runs}
+    for name in ("mnist_hessian", "mnist_landscapes", "mnist_connectivity"):
+        for one in table(name).runs:
+            if one.kind == TRAINING and not one.path.endswith("-seed1"):
+                assert parsed(one) == trained[one.path]
+
+
+def test_the_schedule_names_the_runs():
+    (one, *_) = table("mnist_epsilons", "--eps_sched=linear").runs
+    assert one.path == "runs/mnist-linear-eps0" and parsed(one)[0].eps_sched == "linear"
+
+
+def test_capacity_takes_the_part_of_the_table_that_is_chosen():
+    *trainings, units = table("mnist_capacity", "--widths", "4", "--seeds", "0", "1").runs
+    widths = {(config.width, config.eps_sched, config.seed) for config, _ in map(parsed, trainings)}
+    schedules = ("constant", "cosine", "linear")
+    assert widths == {(4, schedule, seed) for schedule in schedules for seed in (0, 1)}
+    assert parsed(units)[0].model == tuple(one.export for one in trainings) and units.anew
+
+
+@pytest.fixture
+def commands(monkeypatch, tmp_path):
+    """The commands that are started, instead of starting them, and the exit codes they are to have."""
+    monkeypatch.chdir(tmp_path)
+    seen, codes = [], []
+
+    def record(command, check):
+        seen.append(command[1:])
+        return argparse.Namespace(returncode=codes.pop(0) if codes else 0)
+
+    monkeypatch.setattr(subprocess, "run", record)
+    return seen, codes
+
+
+def test_what_was_begun_is_resumed_and_what_was_not_is_started(commands, tmp_path):
+    runs = [Run(f"runs/{name}", ("--epochs=2",)) for name in ("new", "begun", "finished")]
+    runs.append(Run("runs/study", ("--study=hessian",), ANALYSIS, anew=True))
+    for one in runs[1:]:
+        one.files.path.mkdir(parents=True)
+        one.files.write_config(resolve({}), RunOptions())
+    runs[2].files.results.write_text("{}")
+    carry_out(Experiment((*runs,), ()))
+    assert commands[0] == [
+        ["-m", "advtf.main", "--epochs=2", "--out_dir=runs/new"],
+        ["-m", "advtf.main", "--epochs=2", "--out_dir=runs/begun", "--resume"],
+        ["-m", "advtf.main", "--epochs=2", "--out_dir=runs/finished", "--resume"],
+        ["-m", "advtf.analyze", "--study=hessian", "--out_dir=runs/study", "--overwrite"],
+    ]
+
+
+def test_a_command_that_fails_ends_the_experiment_with_its_exit_code(commands):
+    seen, codes = commands
+    codes += [0, 143]
+    drawn = []
+    figure = Figure(lambda files, path: drawn.append(path), {}, "runs/a.png")
+    with pytest.raises(SystemExit) as stopped:
+        carry_out(Experiment(tuple(Run(f"runs/{n}", ()) for n in range(3)), (figure,)))
+    assert stopped.value.code == 143 and len(seen) == 2 and not drawn
+
+
+def test_figures_are_drawn_when_all_runs_are_finished(commands, capsys):
+    seen, _ = commands
+    figure = Figure(lambda files, path: (len(seen), files, path), {"a": "b"}, "runs/a.png")
+    carry_out(Experiment(tuple(Run(f"runs/{n}", ()) for n in range(3)), (figure,)))
+    assert capsys.readouterr().out.strip() == str((3, {"a": "b"}, "runs/a.png"))
+
+
+@pytest.mark.slow
+def test_an_experiment_runs_from_one_command_and_does_not_repeat_itself(tmp_path):
+    small = ("--dataset=digits", "--width=1", "--epochs=2", "--steps_per_epoch=2", "--attack_steps=2")
+    command = ("launch.experiments.mnist_schedules", tmp_path, "--", *small, "--schedule_unit=step")
+    code, out, error = run(*command)
+    assert code == 0, out + error
+    figure = tmp_path / "runs" / "mnist-schedules.png"
+    assert out.strip().endswith("runs/mnist-schedules.png") and figure.exists()
+    results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/evaluation.json")}
+    code, out, error = run(*command)
+    assert code == 0 and out.count("is finished") == len(results) == 3, out + error
+    assert all(path.stat().st_mtime_ns == time for path, time in results.items())
+    code, out, error = run(*command, "--epochs=3")
+    assert code == 2 and "epochs=2. Received: epochs=3" in error
