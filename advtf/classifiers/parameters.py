@@ -106,6 +106,17 @@ class Parameters:
         return np.split(vector, np.cumsum(self._sizes)[:-1])
 
 
+@contextmanager
+def unchanged(model: keras.Model) -> Iterator[None]:
+    """Gives every variable of `model` its old bits back at the end of the block."""
+    before = [variable.numpy() for variable in model.variables]
+    try:
+        yield
+    finally:
+        for variable, old in zip(model.variables, before, strict=True):
+            variable.assign(old)
+
+
 def unit_direction(parameters: Parameters, seed: int) -> np.ndarray:
     """Returns a direction (P,) uniform on the unit sphere of l2, the same for the same seed."""
     require_whole("seed", seed, least=0)

@@ -10,12 +10,12 @@ from tqdm import tqdm
 
 from advtf.attacks.attack import Attack
 from advtf.classifiers.classifier import Classifier
+from advtf.classifiers.parameters import unchanged
 from advtf.errors import UsageError
 from advtf.landscape.batch_statistics import BatchStatistics
 from advtf.landscape.curves import Curve, even_parameters
 from advtf.landscape.objective import AdversarialObjective
 from advtf.storage.cache import ResultCache, fingerprint
-from advtf.training.curve import unchanged
 
 
 @dataclass(frozen=True, eq=False)

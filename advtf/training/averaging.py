@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
+from advtf.classifiers.parameters import unchanged
 from advtf.errors import UsageError, one_of, require_real, require_whole
 from advtf.landscape.batch_statistics import BatchStatistics
 from advtf.training.callbacks import Snapshots
@@ -14,16 +15,16 @@ from advtf.training.callbacks import Snapshots
 class WeightAverage:
     """A running average of a classifier's trainable weights.
 
-    "swa" (Izmailov et al. 2018): the arithmetic mean, w̄ₙ = w̄ₙ₋₁ + (wₙ − w̄ₙ₋₁)/n.
-    "ema": w̄ₙ = d·w̄ₙ₋₁ + (1 − d)·wₙ, which begins at w̄₁ = w₁.
+    "swa" is stochastic weight averaging (Izmailov et al. 2018), the arithmetic mean w̄ₙ = w̄ₙ₋₁ + (wₙ −
+    w̄ₙ₋₁)/n. "ema" is the exponential moving average w̄ₙ = d·w̄ₙ₋₁ + (1 − d)·wₙ, which begins at w̄₁ = w₁.
 
     Args:
-        classifier: Keras model.
+        classifier: the Keras model that is trained.
         kind: "swa" or "ema".
         decay: d of "ema", in [0, 1].
 
     Attributes:
-        count: n, how many weights have entered.
+        count: n, the number of weights in the average.
         variables: w̄ₙ, float32, in the order of ``classifier.trainable_variables``.
     """
 
@@ -39,7 +40,7 @@ class WeightAverage:
         self._move = tf.function(self._moved, autograph=False)
 
     def update(self) -> None:
-        """Lets the classifier's present weights enter."""
+        """Adds the classifier's present weights to the average."""
         self.count += 1
         share = 1 / self.count if self.kind == "swa" or self.count == 1 else 1 - self.decay
         self._move(tf.constant(share, tf.float32))
@@ -48,37 +49,33 @@ class WeightAverage:
         for average, weight in zip(self.variables, self.classifier.trainable_variables, strict=True):
             value = tf.cast(tf.convert_to_tensor(weight.value), tf.float32)
             old = tf.convert_to_tensor(average.value)
-            # At a share of 1 the sum would round: the first average is the weights, bit for bit.
+            # At a share of 1 the sum would round, but the first average must be the weights, bit for bit.
             average.assign(tf.where(share == 1, value, old + share * (value - old)))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within, the classifier has the average for weights; afterwards every variable has its old bits."""
-        variables = self.classifier.variables
-        kept = [variable.numpy() for variable in variables]
-        try:
+        """Gives the classifier the average for weights inside the block, and its own bits back at the end."""
+        with unchanged(self.classifier):
             for weight, average in zip(self.classifier.trainable_variables, self.variables, strict=True):
                 weight.assign(average.numpy())
             yield
-        finally:
-            for variable, value in zip(variables, kept, strict=True):
-                variable.assign(value)
 
 
 class WeightAveraging(keras.callbacks.Callback):
     """Averages the weights of ``trainer.classifier``; validates and saves the average after every epoch.
 
-    The training itself has the bits it has without. The average's validation is logged as ``<kind>_val_loss``
-    and so on; its snapshots are ``<kind>_best.npz`` and ``<kind>_last.npz``.
+    It changes no bit of the training itself. The validation of the average is logged as ``<kind>_val_loss``
+    and so on, and its snapshots are ``<kind>_best.npz`` and ``<kind>_last.npz``.
 
     Args:
-        average: what is updated.
-        start: step from which weights enter: at this step and every `every` steps after it.
-        every: steps between two weights.
+        average: the average to update.
+        start: the step whose weights are the first in the average.
+        every: the number of steps from one addition to the next.
         snapshots: saves the average at its best and at the end, under names with the prefix ``<kind>_``.
-        images: float32 (N, H, W, C) in [0, 1]; BatchNorm's statistics are those of the average on them.
-        validate: returns the trainer's validation logs by name, such as ``val_loss``; None without.
-        jit_compile: compile the estimation of statistics with XLA.
+        images: float32 (N, H, W, C) in [0, 1], on which BatchNorm's statistics of the average are estimated;
+            None for a classifier without BatchNorm.
+        validate: returns the trainer's validation logs by name, such as ``val_loss``; None for no validation.
+        jit_compile: whether the estimation of the statistics is compiled with XLA.
     """
 
     def __init__(
@@ -101,7 +98,7 @@ class WeightAveraging(keras.callbacks.Callback):
             raise UsageError("images are required to estimate BatchNorm's statistics. Received: images=None.")
 
     def state(self) -> dict:
-        """What a checkpoint has to keep besides ``average.variables``."""
+        """Returns what a checkpoint has to keep besides ``average.variables``."""
         return {"count": self.average.count, "snapshots": self.snapshots.state()}
 
     def restore(self, state: dict) -> None:

@@ -1,32 +1,37 @@
-"""Mode connectivity (Liu et al. 2020, appendix C.2.5): a curve of low adversarial loss between two minima."""
+"""Mode connectivity: the training of a curve of low adversarial loss between two minima.
+
+`train_curve` trains the inner control points of a curve B(t) between two classifiers, by the mini-batch steps
+of `CurveTrainer` (Liu et al. 2020, appendix C.2.5). `advtf.landscape.curves` defines the curves, and
+`advtf.landscape.curve_scan` measures the loss along one.
+"""
 
 import math
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
-from tqdm import tqdm
+import tensorflow as tf
 
 from advtf.attacks.attack import Attack
+from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.classifiers.classifier import Classifier
 from advtf.classifiers.export import TOLERANCE
+from advtf.classifiers.parameters import unchanged
 from advtf.data.sets import Split, steps_per_epoch_of, training_batches
 from advtf.errors import UsageError, require_real, require_whole
-from advtf.landscape.batch_statistics import norm_layers
+from advtf.landscape.batch_statistics import norm_layers, of_the_batch
 from advtf.landscape.curves import Curve, straight
+from advtf.runtime import progress
 from advtf.storage.cache import ResultCache, fingerprint
 from advtf.training.callbacks import NonFiniteLoss
 from advtf.training.checkpoint import assign
-from advtf.training.curve_trainer import CurveTrainer
 from advtf.training.optimizers import build_optimizer
 from advtf.training.schedules import cosine_rate
 
-PROBES = 8  # images on which the two ends' networks are compared
-STATE = "curve"
+PROBES = 8  # random images on which the networks of the two ends are compared
+STATE = "curve"  # the name of the training's state in its folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +39,17 @@ class CurveSettings:
     """How a curve is trained.
 
     Attributes:
-        kind: "bezier" (eq. 30) or "chain".
+        kind: "bezier" for a Bézier curve (eq. 30) or "chain" for a polygonal chain.
         order: n, at least 1; the curve has n − 1 trained inner points.
-        epochs: passes over the training examples; 0 leaves the straight line.
-        learning_rate: of the first step; it falls to 0 as a cosine.
-        optimizer: "adam" or "sgd", with PyTorch's semantics and no weight decay.
-        momentum: of "sgd".
-        batch_size: examples per step; each step draws one t.
-        seed: of the order of the examples, of t and of the attack's random starts.
+        epochs: the number of passes over the training examples; 0 leaves the straight line.
+        learning_rate: the rate of the first step; it falls to 0 along a cosine.
+        optimizer: "adam" or "sgd", with PyTorch's semantics and without weight decay.
+        momentum: the momentum of "sgd".
+        batch_size: the number of examples in a step; each step draws one t.
+        seed: determines the order of the examples, t, and the attack's random starts.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: a value is out of range.
     """
 
     kind: str = "bezier"
@@ -66,12 +71,12 @@ class CurveSettings:
 
 @dataclass(frozen=True, eq=False)
 class TrainedCurve:
-    """A curve and how it came about.
+    """A trained curve and the course of its training.
 
     Attributes:
-        curve: its ends are the models' weights, bit for bit.
-        loss: (epochs,) L_ε at the points drawn, mean over the epoch's examples, in nats.
-        error: (epochs,) percent misclassified under attack there, BatchNorm in training mode.
+        curve: the curve; its ends are the weights of the two models, bit for bit.
+        loss: (epochs,) L_ε at the drawn points of the curve, the mean over the epoch's examples, in nats.
+        error: (epochs,) the percentage misclassified under attack there, with BatchNorm in training mode.
     """
 
     curve: Curve
@@ -83,7 +88,8 @@ def require_connectable(start: Classifier, end: Classifier) -> None:
     """Checks that the weights of `end` can be put into the network of `start`.
 
     Raises:
-        UsageError: no live model, another architecture, or another function of the same weights.
+        UsageError: one of them has no live Keras model, the architectures differ, or equal weights give
+            different logits.
     """
     for classifier in (start, end):
         if classifier.model is None:
@@ -123,17 +129,6 @@ def _describe(classifier):
     return f"{classifier.name} ({classifier.parameters.size:,} parameters, images {classifier.input_shape})"
 
 
-@contextmanager
-def unchanged(model: keras.Model) -> Iterator[None]:
-    """Gives every variable of `model` its old bits back at the end of the block."""
-    before = [variable.numpy() for variable in model.variables]
-    try:
-        yield
-    finally:
-        for variable, old in zip(model.variables, before, strict=True):
-            variable.assign(old)
-
-
 def train_curve(
     start: Classifier,
     end: Classifier,
@@ -151,21 +146,21 @@ def train_curve(
     """Minimises E_{t~U[0,1]} L_ε(B(t)) over the inner points of a curve, its ends fixed (eq. 30).
 
     Args:
-        start, end: two classifiers of one architecture; their weights are as before afterwards.
-        x: float32 (N, H, W, C) in [0, 1].
-        y: int (N,).
+        start, end: two classifiers of one architecture; the call leaves their weights as they were.
+        x: images, float32 (N, H, W, C) in [0, 1].
+        y: classes, int (N,).
         attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``.
         epsilon: radius ε in units of the image range.
-        settings: kind, order and training of the curve.
-        state_dir: folder that gets the state after each epoch; a later call with the same arguments
+        settings: the kind, the order and the training of the curve.
+        state_dir: a folder that gets the state after each epoch. A later call with the same arguments
             continues from there and ends with the same bits.
-        identity: JSON values that tell this attack from others, which `state_dir` then refuses.
-        jit_compile: compile with XLA.
-        report: is told about each epoch.
+        identity: JSON values that tell this attack from others; a `state_dir` of another attack is refused.
+        jit_compile: whether the steps are compiled with XLA.
+        report: is called with one line of text after each epoch.
 
     Raises:
-        UsageError: models that cannot be connected, or a state of another curve.
-        NonFiniteLoss: training diverged.
+        UsageError: the models cannot be connected, or `state_dir` holds the state of another curve.
+        NonFiniteLoss: the loss became NaN or infinite.
     """
     require_connectable(start, end)
     require_real("epsilon", epsilon, 0)
@@ -189,18 +184,16 @@ def train_curve(
 
 
 def _epoch(trainer, split, settings, epoch):
-    """One pass; returns mean loss and error in percent over its examples."""
+    """Trains for one pass over the examples; returns their mean loss and their error in percent."""
     steps = steps_per_epoch_of(split, settings.batch_size)
     first, last = epoch * steps, (epoch + 1) * steps
     batches = training_batches(
         split, settings.batch_size, seed=settings.seed, start_step=first, total_steps=last
     )
     total_loss = total_wrong = 0.0
-    shown = tqdm(
-        batches, total=steps, desc=f"curve epoch {epoch + 1}", leave=False, disable=not sys.stdout.isatty()
-    )
+    shown = progress(batches, total=steps, desc=f"curve epoch {epoch + 1}", unit="step")
     for step, (x, y) in enumerate(shown, start=first):
-        # t and the rate depend on the step alone, so that a resumed training repeats them.
+        # The point t and the rate depend on the step alone, so that a resumed training repeats them.
         t = np.random.default_rng([settings.seed, step]).random()
         trainer.optimizer.learning_rate.assign(
             cosine_rate(step / (settings.epochs * steps), settings.learning_rate)
@@ -227,7 +220,7 @@ def _save(state, trainer, model, history):
 
 
 def _restored(state, trainer, model):
-    """Puts the state after the last finished epoch back; returns (loss, error) of each epoch so far."""
+    """Restores the state after the last finished epoch; returns (loss, error) of each epoch so far."""
     arrays = state.get(STATE)
     if arrays is None:
         return []
@@ -236,3 +229,89 @@ def _restored(state, trainer, model):
         saved = [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}/")]
         assign(variables, saved, "the state of the curve")
     return [tuple(pair) for pair in arrays["history"]]
+
+
+class CurveTrainer:
+    """Mini-batch steps on the inner points of a curve, in the network of one classifier.
+
+    A step at t assigns B(t) = Σ c_i(t) w_i to the network, makes adversarial examples there in inference mode
+    and takes the gradient g of their loss in training mode. By the chain rule of eq. 30 the gradient of inner
+    point w_i is c_i(t) g. During the attack BatchNorm uses the statistics of the clean batch at B(t), because
+    running averages would mix them with those of other points of the curve.
+
+    Args:
+        classifier: has a live Keras model, whose weights are moved; `advtf.classifiers.parameters.unchanged`
+            gives them back.
+        curve: the curve where training begins; it has at least one inner point.
+        attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``.
+        epsilon: radius ε in units of the image range.
+        optimizer: a Keras optimizer that is not built yet.
+        loss: ``loss(y, logits) -> (B,)``.
+        jit_compile: whether the steps are compiled with XLA.
+
+    Attributes:
+        inner: the variable (n − 1, P) of the inner points.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        curve: Curve,
+        attack: Attack,
+        epsilon: float,
+        optimizer: keras.optimizers.Optimizer,
+        *,
+        loss: Callable = cross_entropy,
+        jit_compile: bool = False,
+    ):
+        self._model, self._parameters = classifier.model, classifier.parameters
+        self._norms = norm_layers(classifier.model)
+        self._curve, self._attack, self._loss = curve, attack, loss
+        self._epsilon = tf.constant(epsilon, tf.float32)
+        self._start, self._end = tf.constant(curve.points[0]), tf.constant(curve.points[-1])
+        self.inner = keras.Variable(curve.points[1:-1], dtype=curve.points.dtype.name, name="inner_points")
+        self.optimizer = optimizer
+        optimizer.build([self.inner])
+        compiled = tf.function(reduce_retracing=True, jit_compile=jit_compile, autograph=False)
+        self._gradient, self._update = compiled(self._curve_gradient), compiled(self._curve_step)
+
+    def gradient(self, x, y, t: float, seed) -> tuple[float, np.ndarray]:
+        """Returns L_ε(B(t)) on one batch and its gradient with respect to the inner points, (n − 1, P)."""
+        loss, _, gradient = self._gradient(x, y, self._coefficients(t), tf.constant(seed, tf.int64))
+        return float(loss), gradient.numpy()
+
+    def step(self, x, y, t: float, seed) -> tuple[float, float]:
+        """Moves the inner points once; returns the loss and the misclassified examples before it."""
+        loss, wrong = self._update(x, y, self._coefficients(t), tf.constant(seed, tf.int64))
+        return float(loss), float(wrong)
+
+    def curve(self) -> Curve:
+        """Returns the curve through the inner points as they are."""
+        ends = self._curve.points
+        return Curve(self._curve.kind, np.concatenate([ends[:1], self.inner.numpy(), ends[-1:]]))
+
+    def _coefficients(self, t):
+        return tf.constant(self._curve.coefficients(t), self._parameters.dtype)
+
+    def _curve_step(self, x, y, coefficients, seed):
+        loss, wrong, gradient = self._curve_gradient(x, y, coefficients, seed)
+        self.optimizer.apply([gradient], [self.inner])
+        return loss, wrong
+
+    def _curve_gradient(self, x, y, coefficients, seed):
+        self._assign_point(coefficients)
+        if self._norms:
+            with of_the_batch(self._norms):
+                self._model(x, training=True)
+        x_adv = self._attack(lambda z: self._model(z, training=False), x, y, self._epsilon, seed)
+        with tf.GradientTape() as tape:
+            logits = self._model(x_adv, training=True)
+            loss = tf.reduce_mean(self._loss(y, logits))
+        gradient = self._parameters.flatten(tape.gradient(loss, self._parameters.variables))
+        return loss, tf.reduce_sum(1.0 - is_correct(y, logits)), tf.tensordot(coefficients[1:-1], gradient, 0)
+
+    def _assign_point(self, coefficients):
+        point = coefficients[0] * self._start + coefficients[-1] * self._end
+        point += tf.linalg.matvec(self.inner.value, coefficients[1:-1], transpose_a=True)
+        for variable, part in zip(self._parameters.variables, self._parameters.split(point), strict=True):
+            variable.assign(part)

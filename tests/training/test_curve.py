@@ -1,4 +1,4 @@
-"""Training and scanning curves: finite differences, a NumPy loop, exact ends, and interruptions."""
+"""Training curves: finite differences, a NumPy loop, exact ends, and interruptions."""
 
 import functools
 
@@ -12,14 +12,13 @@ from helpers.curve import bits, classifiers, foreign, images, norm_net, random_b
 from advtf import models
 from advtf.attacks.pgd import pgd
 from advtf.classifiers.classifier import as_classifier
+from advtf.classifiers.parameters import unchanged
 from advtf.data.sets import Split, training_batches
 from advtf.errors import UsageError
 from advtf.landscape.curves import Curve
 from advtf.landscape.hvp import softmax_cross_entropy
-from advtf.training import curve as connectivity
 from advtf.training.callbacks import NonFiniteLoss
-from advtf.training.curve import CurveSettings, require_connectable, train_curve, unchanged
-from advtf.training.curve_trainer import CurveTrainer
+from advtf.training.curve import CurveSettings, CurveTrainer, require_connectable, train_curve
 from advtf.training.optimizers import SGD
 
 ATTACK = pgd("linf", 2, 0.6)
@@ -263,10 +262,3 @@ def test_bad_settings(setting, message):
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(UsageError, match="batch_size=64"):
         train_curve(*classifiers(), *images(40), ATTACK, EPSILON, SHORT)
-
-
-def test_state_is_written_once_per_epoch(tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(connectivity, "_save", lambda *arguments: calls.append(len(arguments[-1])))
-    short_curve(tmp_path)
-    assert calls == [1, 2, 3]
