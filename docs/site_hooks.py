@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = "commands"
+COMMANDS, MODULES = "commands", ("main", "evaluate", "analyze", "convert")
 ROOMS = ("data", "models", "attacks", "training", "classifiers", "evaluation", "landscape")
 
 _SECTION = re.compile(r"(\w[\w ]*):")
@@ -95,14 +95,15 @@ def public_names() -> str:
     for name in advtf.__all__:
         module = advtf._PUBLIC[name]
         room = module.partition(".")[0]
-        rooms.setdefault(room if (ROOT / "advtf" / room).is_dir() else COMMANDS, []).append(name)
+        rooms.setdefault(COMMANDS if room in MODULES else room, []).append(name)
     order = [COMMANDS, *ROOMS]
     out: list[str] = []
     for room in sorted(rooms, key=lambda room: (order.index(room) if room in order else len(order), room)):
         out += ["", f"## {room.capitalize()}", "", _introduction(room), ""]
         for name in sorted(rooms[room], key=str.lower):
             target = f"advtf.{advtf._PUBLIC[name]}.{advtf._RENAMED.get(name, name)}"
-            out += [f"::: {target}", "    options:", f"      heading: advtf.{name}", ""]
+            options = {"heading": f"advtf.{name}", "toc_label": name}
+            out += [f"::: {target}", "    options:", *(f"      {k}: {v}" for k, v in options.items()), ""]
     return "\n".join(out)
 
 
