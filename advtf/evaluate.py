@@ -68,12 +68,12 @@ def evaluate(
     chosen = AttackSettings(attacks=attacks, eps=epsilon, norm=norm, **settings)
     for radius in epsilon_grid:
         require_radius(radius, norm, "epsilon_grid")
-    from advtf.evaluation import worst_case
+    from advtf.evaluation.engine import evaluate_classifier
     from advtf.storage import cache
 
     classifier, x, y = _checked(classifier, x, y, chosen.outputs)
-    evaluation = worst_case.evaluate_classifier(
-        classifier, x, y, chosen, epsilon_grid=epsilon_grid, state_dir=state_dir, checked=checks, say=say
+    evaluation = evaluate_classifier(
+        classifier, x, y, chosen, epsilon_grid=epsilon_grid, state_dir=state_dir, checks=checks, say=say
     )
     cache.clear(state_dir)
     return evaluation
@@ -110,14 +110,14 @@ def _run(run, settings, options):
     print(f"{'device':<10}{devices.device}\n", flush=True)
 
     from advtf.evaluation import files as evaluation_files
-    from advtf.evaluation import worst_case
+    from advtf.evaluation.engine import evaluate_classifier
     from advtf.storage import cache
 
     classifier, images, labels = evaluation_run.load(settings, options)
     with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
         if not options.resume:
             run.write_config(settings, options)
-        evaluation = worst_case.evaluate_classifier(
+        evaluation = evaluate_classifier(
             classifier,
             images,
             labels,

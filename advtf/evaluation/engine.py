@@ -1,35 +1,230 @@
-"""The engine of an evaluation: attacks survivors only, keeps the worst points, confirms what it counts."""
+"""How an evaluation runs: every attack on the examples that are left to it, and the worst case over them.
 
-import sys
+`evaluate_classifier` is the whole of it. It asks the `Engine` for one attack or suite after another. The
+engine gets the stages of an attack from `advtf.evaluation.attacks` and runs them batch by batch on the
+examples that are not broken yet. It keeps the worst `Points`, writes every finished batch to disk, and has
+the classifier confirm what it counts.
+"""
+
+import dataclasses
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from advtf import runtime
 from advtf.attacks.attack import NEGLIGIBLE_EPSILON, LogitsFn
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.random import image_keys
-from advtf.evaluation.points import Points, Spent, Stored
+from advtf.classifiers.classifier import Classifier
+from advtf.errors import UsageError
+from advtf.evaluation import sanity_checks
+from advtf.evaluation.attacks import ATTACKS, NAMES, Batch, Stage, StageBuilder, require_classes
+from advtf.evaluation.report import AttackResult, ComponentRecord, Evaluation, Spent
 from advtf.evaluation.settings import AttackSettings
-from advtf.evaluation.stages import Batch, Stage, Stages
-from advtf.storage.cache import ResultCache
+from advtf.storage.cache import ResultCache, fingerprint
 
-NOTHING = Spent()
 TOLERANCE = 1e-6  # by which float32 rounding may leave the ball (in units of max(1, ε)) and [0, 1]
+PROBABILITIES = (
+    "The logits attacked are logarithms of probabilities: where a softmax saturates its gradient is zero or "
+    "rounded, so errors may be too low. Give the classifier without its softmax if you can."
+)
+
+
+def evaluate_classifier(
+    classifier: Classifier,
+    x: np.ndarray,
+    y: np.ndarray,
+    settings: AttackSettings,
+    *,
+    epsilon_grid: Sequence[float] = (),
+    state_dir: str | Path | None = None,
+    checks: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Evaluates a classifier on images and labels that have been checked already.
+
+    Args:
+        classifier: what is attacked.
+        x, y: images float32 (N, H, W, C) in [0, 1] and labels int32 (N,).
+        settings: what determines the numbers.
+        epsilon_grid, state_dir, checks, say: as for `advtf.evaluate`.
+
+    Returns:
+        All numbers of the evaluation.
+
+    Raises:
+        UsageError: attacks that do not fit the classifier, or state of another evaluation.
+    """
+    require_classes(settings.components, classifier.num_classes)
+    _require_gradient(classifier, x, settings)
+    engine = Engine(classifier.logits_fn, x, y, classifier.num_classes, settings)
+    identity = fingerprint(dataclasses.asdict(settings), x, y, engine.clean_correct)
+    engine.cache = ResultCache(state_dir, identity)
+    clean = AttackResult(~engine.clean_correct, np.zeros(len(x), bool), engine.clean_loss)
+    worst, results, runs = _attack_all(engine, settings, say or (lambda line: None))
+    curve = _curve(engine, settings, worst, epsilon_grid)
+    warnings = [PROBABILITIES] if classifier.ends_in_softmax else []
+    if checks:
+        correct = engine.clean_correct
+        warnings += sanity_checks.warnings_before(classifier.logits_fn, x[correct], y[correct], settings.norm)
+    warnings += _warnings_after(runs, len(x))
+    return Evaluation(
+        model=classifier.name,
+        settings=settings,
+        clean=clean,
+        attacks=results,
+        worst_case=_result(engine, worst, ()),
+        adversarial=worst.x_adv,
+        curve=curve,
+        warnings=tuple(warnings),
+    )
+
+
+def _require_gradient(classifier, x, settings):
+    if all(ATTACKS[name].black_box for name in settings.components):
+        return
+    if not sanity_checks.is_differentiable(classifier.logits_fn, tf.constant(x[:2])):
+        usable = ",".join(name for name, entry in ATTACKS.items() if entry.black_box)
+        raise UsageError(
+            f"{classifier.name} must be differentiable with respect to the images for these attacks. "
+            f"Received: no gradient. Use --attacks={usable}."
+        )
+
+
+def _attack_all(engine, settings, say):
+    worst, results, runs = Points.unattacked(engine.x, engine.clean_loss), {}, []
+    say(f"{'clean':<12}{_percent(~engine.clean_correct)} error")
+    for name, components in settings.suites.items():
+        points, entry_runs = engine.attack(
+            name, components, settings.eps, finished=_reporter(engine, say) if len(components) > 1 else None
+        )
+        worst.update(np.arange(len(engine.x)), points)
+        results[name] = result = _result(engine, points, entry_runs)
+        runs += entry_runs
+        say(f"{NAMES[name].label:<12}{_percent(result.wrong)} error   {result.spent.seconds:.1f} s")
+    return worst, results, runs
+
+
+def _reporter(engine, say):
+    def finished(run, points):
+        wrong = ~engine.clean_correct | points.broken
+        say(f"  {ATTACKS[run.name].label:<10}{_percent(wrong)} error so far   {run.spent.seconds:.1f} s")
+
+    return finished
+
+
+def _percent(wrong):
+    return f"{100 * wrong.mean():6.2f} %"
+
+
+def _result(engine, points, runs):
+    records = tuple(
+        ComponentRecord(run.name, len(run.rows), int(run.points.broken.sum()), run.spent) for run in runs
+    )
+    return AttackResult(~engine.clean_correct | points.broken, points.broken, points.loss, records)
+
+
+def _curve(engine, settings, worst, grid):
+    """Robust accuracy in percent by ε; what is found at one ε counts at every larger one."""
+    accuracy = {0.0: engine.clean_correct, settings.eps: engine.clean_correct & ~worst.broken}
+    everyone, smaller = np.arange(len(engine.x)), Points.unattacked(engine.x, engine.clean_loss)
+    for epsilon in sorted(set(map(float, grid)) - accuracy.keys()):
+        known = np.flatnonzero(worst.broken & engine.inside(everyone, worst.x_adv, epsilon))
+        smaller.update(known, worst.select(known))
+        smaller, _ = engine.attack(f"epsilon{epsilon!r}", settings.components, epsilon, start=smaller)
+        accuracy[epsilon] = engine.clean_correct & ~smaller.broken
+    return {epsilon: 100.0 * float(accuracy[epsilon].mean()) for epsilon in sorted(accuracy)}
+
+
+def _warnings_after(runs, examples):
+    broken = {run.name: np.zeros(examples, bool) for run in runs}
+    for run in runs:
+        broken[run.name][run.rows[run.points.broken]] = True
+    found = [sanity_checks.black_box_stronger(broken)]
+    for name, count in {run.name: run.withdrawn for run in runs if run.withdrawn}.items():
+        found.append(
+            f"{count} examples broken by {name} were not counted: the classifier, asked again, was right, or "
+            "the point was outside the ball. Its outputs are random, or differ with the batch by rounding."
+        )
+    return [warning for warning in found if warning]
+
+
+@dataclass(eq=False)
+class Points:
+    """The worst point known of some examples: a misclassified one, else that of the largest cross-entropy.
+
+    Attributes:
+        x_adv: float32 (N, H, W, C).
+        broken: (N,) bool, misclassified by an attack.
+        loss: (N,) float32, cross-entropy at x_adv in nats.
+    """
+
+    x_adv: np.ndarray
+    broken: np.ndarray
+    loss: np.ndarray
+
+    @classmethod
+    def unattacked(cls, x: np.ndarray, loss: np.ndarray) -> "Points":
+        """The images themselves, with their clean losses."""
+        return cls(x.copy(), np.zeros(len(x), bool), loss.copy())
+
+    def update(self, rows: np.ndarray, found: "Points") -> None:
+        """Takes the points `found` for examples `rows` where they are worse; a broken one keeps its own."""
+        better = ~self.broken[rows] & (found.broken | (found.loss > self.loss[rows]))
+        self.replace(rows[better], found.select(better))
+
+    def replace(self, rows: np.ndarray, points: "Points") -> None:
+        """Takes the points for examples `rows`, worse or not."""
+        self.x_adv[rows], self.broken[rows], self.loss[rows] = points.x_adv, points.broken, points.loss
+
+    def select(self, rows: np.ndarray) -> "Points":
+        """Returns a copy of these rows, given as indices or a mask."""
+        return Points(self.x_adv[rows], self.broken[rows], self.loss[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Points with what the attack carries from stage to stage and what it cost: one file of state.
+
+    Attributes:
+        carried: arrays of one row per example; empty for most attacks.
+        stages: how many have been finished.
+    """
+
+    points: Points
+    carried: tuple[np.ndarray, ...] = ()
+    spent: Spent = field(default_factory=Spent)
+    stages: int = 0
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns named arrays for an NPZ file."""
+        spent = np.array([self.spent.forward, self.spent.backward]), np.array(self.spent.seconds)
+        named = dict(zip(("passes", "seconds"), spent, strict=True)) | {"stages": np.array(self.stages)}
+        carried = {f"carried{number}": array for number, array in enumerate(self.carried)}
+        points = {"x_adv": self.points.x_adv, "broken": self.points.broken, "loss": self.points.loss}
+        return named | carried | points
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Stored":
+        """Reads what `arrays` returned."""
+        points = Points(arrays["x_adv"], arrays["broken"], arrays["loss"])
+        carried = tuple(arrays[name] for name in sorted(arrays) if name.startswith("carried"))
+        spent = Spent(*map(int, arrays["passes"]), float(arrays["seconds"]))
+        return cls(points, carried, spent, int(arrays["stages"]))
 
 
 @dataclass(frozen=True, eq=False)
 class ComponentRun:
-    """One component on the examples that were left to it.
+    """One attack on the examples that were left to it.
 
     Attributes:
-        name: of `advtf.evaluation.settings.COMPONENTS`.
+        name: of `advtf.evaluation.attacks.ATTACKS`.
         rows: the examples it attacked.
         points: where it brought them.
         spent: what that cost.
@@ -40,7 +235,7 @@ class ComponentRun:
     name: str
     rows: np.ndarray
     points: Points
-    spent: Spent = NOTHING
+    spent: Spent = field(default_factory=Spent)
     withdrawn: int = 0
 
 
@@ -78,7 +273,8 @@ class Engine:
         self._keys = image_keys(x).astype(np.uint32).view(np.int32)
         self._size = min(settings.batch_size, len(x))
         self._compiled = runtime.compiles(settings.jit)
-        self._stages = Stages(logits_fn, x.shape[1:], num_classes, settings, self._compiled)
+        self._builder = StageBuilder(logits_fn, x.shape[1:], num_classes, settings, self._compiled)
+        self._stages: dict[str, list[Stage]] = {}
         self._judge = _judge_of(logits_fn, x.shape[1:])
         wrong, self.clean_loss = self._judged(np.arange(len(x)), x)
         self.clean_correct = ~wrong
@@ -144,12 +340,12 @@ class Engine:
 
     def _work(self, task):
         """Runs the stages of a component that are not on disk yet; returns where that ended."""
-        stages, saved = self._stages.of(task.name, task.epsilon), self.cache.get(task.label)
+        if task.name not in self._stages:
+            self._stages[task.name] = ATTACKS[task.name].stages(self._builder)
+        stages, saved = self._stages[task.name], self.cache.get(task.label)
         fresh = Stored(Points.unattacked(self.x[task.rows], self.clean_loss[task.rows]))
         work = Stored.from_arrays(saved) if saved else fresh
-        with tqdm(
-            desc=task.label, unit="pass", unit_scale=True, leave=False, disable=not sys.stdout.isatty()
-        ) as bar:
+        with runtime.progress(desc=task.label, unit="pass", unit_scale=True) as bar:
             while work.stages < len(stages):
                 work = self._stage(task, work, stages[work.stages :], bar)
                 self.cache.put(task.label, work.arrays())

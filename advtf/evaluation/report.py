@@ -5,23 +5,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from advtf.evaluation.points import Spent
+from advtf.evaluation.attacks import NAMES
 from advtf.evaluation.settings import AttackSettings
 from advtf.settings.fields import format_epsilon
 from advtf.training.settings import to_json
 
-LABELS = {
-    "pgd": "PGD",
-    "pgd100": "PGD100",
-    "apgd_ce": "APGD-CE",
-    "apgd_dlr": "APGD-DLR",
-    "apgd_t": "APGD-T",
-    "fab": "FAB",
-    "fab_t": "FAB-T",
-    "square": "Square",
-    "autoattack": "AutoAttack",
-    "screen": "Screen",
-}
+
+@dataclass(frozen=True)
+class Spent:
+    """What an attack cost: passes through the classifier, each counted per image, and seconds."""
+
+    forward: int = 0
+    backward: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        passes = self.forward + other.forward, self.backward + other.backward
+        return Spent(*passes, self.seconds + other.seconds)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Evaluation:
     def __str__(self) -> str:
         settings = self.settings
         columns = {"clean": self.clean_error} | {
-            LABELS[name]: result.error for name, result in self.attacks.items()
+            NAMES[name].label: result.error for name, result in self.attacks.items()
         }
         if len(self.attacks) > 1:
             columns["worst case"] = self.robust_error

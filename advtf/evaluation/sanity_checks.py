@@ -12,7 +12,7 @@ import tensorflow as tf
 from advtf.attacks.attack import LogitsFn, input_gradient
 from advtf.attacks.losses import is_correct
 from advtf.attacks.pgd import pgd
-from advtf.evaluation.settings import BLACK_BOX
+from advtf.evaluation.attacks import ATTACKS
 
 GRADIENT_IMAGES, LARGE_BALL_IMAGES = 200, 100
 ZERO_SHARE = 0.01
@@ -93,18 +93,20 @@ def large_ball(logits_fn: LogitsFn, x: tf.Tensor, y: tf.Tensor, norm: str) -> st
 
 
 def black_box_stronger(broken: Mapping[str, np.ndarray]) -> str | None:
-    """Warns when Square breaks examples that no white-box attack on them broke.
+    """Warns when a black-box attack breaks examples that no white-box attack on them broke.
 
     Args:
-        broken: attack -> (N,) bool.
+        broken: name in `ATTACKS` -> (N,) bool.
     """
-    white_box = [found for name, found in broken.items() if name != BLACK_BOX]
-    if BLACK_BOX not in broken or not white_box:
+    black_box = [name for name in broken if ATTACKS[name].black_box]
+    white_box = [name for name in broken if not ATTACKS[name].black_box]
+    if not black_box or not white_box:
         return None
-    count = int(np.sum(broken[BLACK_BOX] & ~np.any(white_box, axis=0)))
+    by_black, by_white = (np.any([broken[n] for n in names], axis=0) for names in (black_box, white_box))
+    count = int(np.sum(by_black & ~by_white))
     if not count:
         return None
     return (
-        f"square broke {count} examples that {', '.join(n for n in broken if n != BLACK_BOX)} did not: "
+        f"{' and '.join(black_box)} broke {count} examples that {', '.join(white_box)} did not: "
         "gradients are masked, or the white-box attacks stopped too early. Raise --steps and --restarts."
     )

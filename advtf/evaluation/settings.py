@@ -1,34 +1,12 @@
-"""What an evaluation consists of: names of attacks, suites of them, their settings. Imports no TensorFlow.
-
-``autoattack`` is the standard version of Croce & Hein 2020: each component attacks what the ones before it
-left. `advtf.evaluation.stages` turns a component into traced functions, `advtf.evaluation.engine` runs them.
-"""
+"""The settings that determine the numbers of an evaluation. Imports no TensorFlow."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from advtf.errors import UsageError, one_of
-from advtf.settings.fields import Parser, choice, normalise, real, relative_step, setting, step_size, whole
+from advtf.evaluation.attacks import NAMES, components_of
+from advtf.settings.fields import Parser, choice, normalise, real, setting, step_size, whole
 from advtf.training.rules import EPSILON_CEILING, require_step
-
-# name -> the fewest classes its loss is defined for; each is one attack from first step to last
-COMPONENTS = {
-    "pgd": 2,
-    "pgd100": 2,
-    "apgd_ce": 2,
-    "apgd_dlr": 3,
-    "apgd_t": 4,
-    "fab": 2,
-    "fab_t": 2,
-    "square": 2,
-}
-SUITES = {
-    "autoattack": ("apgd_ce", "apgd_t", "fab_t", "square"),
-    "screen": ("apgd_ce", "apgd_t"),  # its two components that decide nearly always
-}
-BLACK_BOX = "square"  # sees logits only: it should not find what gradients miss
-NAMES = (*COMPONENTS, *SUITES)
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -83,22 +61,13 @@ class AttackSettings:
 
     @property
     def suites(self) -> dict[str, tuple[str, ...]]:
-        """Entry of `attacks` -> its components."""
-        return {name: SUITES.get(name, (name,)) for name in self.attacks}
+        """Name in `attacks` -> the attacks it stands for, itself or those of a suite."""
+        return {name: components_of(name) for name in self.attacks}
 
     @property
     def components(self) -> tuple[str, ...]:
-        """Every component asked for, once."""
+        """Every attack that is to run, once."""
         return tuple(dict.fromkeys(name for suite in self.suites.values() for name in suite))
-
-    def relative_step(self, component: str, epsilon: float) -> float:
-        """Step of ``pgd`` or ``pgd100`` divided by ε; 1 at ε = 0, where it has no effect."""
-        if component == "pgd":
-            return relative_step(self.pgd_step_size, epsilon)
-        if self.norm == "l2":
-            return 0.025  # 100 steps cross the ball 2.5 times: our choice, nothing is published
-        # 0.01 on MNIST and 1/255 on CIFAR-10 (Liu et al. 2020), told apart by the radius
-        return min((0.01 if epsilon >= 0.1 else 1 / 255) / epsilon, 1.0) if epsilon else 1.0
 
 
 def require_radius(epsilon: float, norm: str, name: str = "eps") -> None:
@@ -113,18 +82,3 @@ def require_radius(epsilon: float, norm: str, name: str = "eps") -> None:
             f"{name} must be in [0, {EPSILON_CEILING[norm]:g}] for {norm}, as pixels are in [0, 1]. "
             f"Received: {name}={epsilon:g}{hint}."
         )
-
-
-def require_classes(components: Sequence[str], classes: int) -> None:
-    """Refuses attacks that are not defined for so few classes.
-
-    Raises:
-        UsageError: an attack needs more classes; the message names the ones that do not.
-    """
-    for name in components:
-        if classes < COMPONENTS[name]:
-            usable = ", ".join(known for known, least in COMPONENTS.items() if least <= classes)
-            raise UsageError(
-                f"{name} requires at least {COMPONENTS[name]} classes. Received: {classes}. "
-                f"Use --attacks={usable.replace(' ', '')}."
-            )

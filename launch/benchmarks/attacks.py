@@ -31,8 +31,9 @@ from art.attacks.evasion import AutoProjectedGradientDescent, ProjectedGradientD
 
 from advtf import apgd, pgd
 from advtf.attacks.attack import input_gradient
+from advtf.evaluation.attacks import SUITES
 from advtf.evaluation.engine import Engine
-from advtf.evaluation.settings import SUITES, AttackSettings
+from advtf.evaluation.settings import AttackSettings
 from advtf.storage.files import write_json
 from launch.common.arguments import parser
 from launch.common.peers import Bench, art_classifier, load_bench, versions
@@ -133,7 +134,7 @@ def autoattacks_compared(bench: Bench, rounds: int) -> tuple[Pair, dict]:
     x, y = bench.torch_x, bench.torch_y
 
     def run_ours():
-        points, _ = engine.attack("autoattack", SUITES["autoattack"], bench.epsilon)
+        points, _ = engine.attack("autoattack", SUITES["autoattack"].attacks, bench.epsilon)
         broken["advtf"] = int(points.broken.sum())
 
     def run_theirs():

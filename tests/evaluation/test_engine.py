@@ -8,8 +8,8 @@ import tensorflow as tf
 from helpers.attack import Linear, digits_network, norms
 
 from advtf.errors import UsageError
-from advtf.evaluation.engine import Engine
-from advtf.evaluation.points import Points, Spent, Stored
+from advtf.evaluation.engine import Engine, Points, Stored
+from advtf.evaluation.report import Spent
 from advtf.evaluation.settings import AttackSettings
 from advtf.storage.cache import ResultCache, clear, fingerprint
 
