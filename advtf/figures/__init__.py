@@ -1,1 +1,21 @@
-"""Figures of the studies, one module per study, drawn from result files only. Imports no TensorFlow."""
+"""Figures, drawn from result files only: JSON, NPZ and JSON-lines in, PNG, PDF, SVG or HTML out.
+
+Read `style` first: `style.sheet` opens a figure, and everything else draws on its panels. `results` reads
+result files, or says which one is required. Then there is one file per kind of result:
+
+=====================  ==============================================================================
+`training`             learning curves, schedules and examples of a run; several runs compared
+`evaluation`           robust accuracy against ε; the least and the most perturbed examples
+`hessian` `density`    the ends of the spectrum of the Hessian; its density
+`similarity`           perturbations along moves of the weights
+`surface`              slices of the loss surface: curves, contours, and an interactive page
+`dynamics`             gradient norms, errors and distances by update; dead units
+`connectivity`         loss and error along the path between minima
+`input`                slope, curvature and attacks of the loss around images
+`theory`               linear models in closed form
+`capacity`             test error against the width of the network
+`input_experiments`    the experiments of launch/ on the input landscape
+=====================  ==============================================================================
+
+Nothing here imports TensorFlow or touches pyplot, so that figures can be drawn anywhere.
+"""

@@ -1,6 +1,5 @@
 """Test error against the width of the network for several ε schedules. Imports no TensorFlow."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,35 +7,34 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 
-from advtf.errors import UsageError
-from advtf.figures.style import BLACK, GREEN, ORANGE, VERMILLION, sheet
+from advtf.figures.results import read_record, require_some, required
+from advtf.figures.style import BLACK, GREEN, ORANGE, VERMILLION, legend_above, sheet
 
 COLORS = {"constant": VERMILLION, "cosine": GREEN, "linear": ORANGE}
 PANELS = {"clean_error": "clean test\nerror (%)", "pgd_error": "robust test\nerror (%)"}
 
 
 def capacity(run_dirs: Iterable[str | Path], output: str | Path) -> Path:
-    """Draws mean and standard deviation of the test error by width and ε schedule.
+    """Draws the mean and standard deviation of the test error by width and ε schedule.
 
-    Cf. Liu et al. 2020, Fig. 14. Runs of one width and schedule are repetitions, shown as dots. Their errors
-    are those of the classifier of the last epoch.
+    Cf. Liu et al. 2020, Fig. 14. Runs of one width and schedule are repetitions and are shown as dots. Their
+    errors are those of the classifier of the last epoch.
 
     Args:
         run_dirs: finished training runs, each with config.json and evaluation.json.
-        output: .png, .pdf or .svg to write; its folder is made.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Returns:
         `output`.
 
     Raises:
-        UsageError: no run, one that is not finished, or another suffix of `output`.
+        UsageError: there is no run, one is not finished, or `output` has another suffix.
     """
     errors = defaultdict(list)
     for folder in run_dirs:
         schedule, width, found = _read(Path(folder))
         errors[schedule, width].append(found)
-    if not errors:
-        raise UsageError("the figure needs at least one run. Received: none.")
+    require_some(errors, "run")
     widths = sorted({width for _, width in errors})
     schedules = [name for name in COLORS if any(name == schedule for schedule, _ in errors)]
     with sheet(output, rows=2, height=3.6, shared=False) as panels:
@@ -48,35 +46,31 @@ def capacity(run_dirs: Iterable[str | Path], output: str | Path) -> Path:
             axes.set_xticks(range(len(widths)), map(str, widths))
         panels[0].tick_params(labelbottom=False)
         panels[1].set_xlabel("width factor w")
-        handles = [Line2D([], [], color=COLORS[schedule], marker="o") for schedule in schedules]
-        panels[0].figure.legend(
-            handles, schedules, title="ε schedule; cf. Liu et al. 2020, Fig. 14", title_fontsize=7,
-            loc="outside upper center", ncols=len(schedules),
-        )  # fmt: skip
+        handles = [Line2D([], [], color=COLORS[name], marker="o", label=name) for name in schedules]
+        legend_above(panels[0], handles, "ε schedule; cf. Liu et al. 2020, Fig. 14", len(schedules))
     return Path(output)
 
 
 def _draw(axes, errors, schedule, name, widths, shift):
     measured = [
-        (place + shift, np.array([found[name] for found in errors[schedule, width]]))
-        for place, width in enumerate(widths)
+        (position + shift, np.array([found[name] for found in errors[schedule, width]]))
+        for position, width in enumerate(widths)
         if (schedule, width) in errors
     ]
-    places = [place for place, _ in measured]
+    positions = [position for position, _ in measured]
     means = [values.mean() for _, values in measured]
     spread = [values.std(ddof=1) if len(values) > 1 else 0 for _, values in measured]
     look = {"color": COLORS[schedule], "clip_on": False}
-    axes.errorbar(places, means, yerr=spread, marker="o", capsize=2, **look)
-    for place, values in measured:
+    axes.errorbar(positions, means, yerr=spread, marker="o", capsize=2, **look)
+    for position, values in measured:
         axes.plot(
-            np.full(len(values), place), values, ".", color=BLACK, markersize=1.5, zorder=4, clip_on=False
+            np.full(len(values), position), values, ".", color=BLACK, markersize=1.5, zorder=4, clip_on=False
         )
 
 
 def _read(folder):
-    try:
-        config = json.loads((folder / "config.json").read_text())["config"]
-        results = json.loads((folder / "evaluation.json").read_text())["results"]["last"]
+    kind = "a finished training run"
+    with required(folder, kind):
+        config = read_record(folder / "config.json", kind)["config"]
+        results = read_record(folder / "evaluation.json", kind)["results"]["last"]
         return config["eps_sched"], config["width"], {name: results[name] for name in PANELS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"a finished training run is required. Received: {folder} ({error}).") from error

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from advtf.errors import UsageError
+from advtf.figures.results import read_arrays, require_some, required
 from advtf.figures.style import BLUE, RUN_COLORS, VERMILLION, from_zero, legend, sheet
 from advtf.settings.fields import format_epsilon
 
@@ -20,21 +18,20 @@ AXIS = "position $t$ on the path (cf. Liu et al. 2020, Fig. 15)"
 def path_between_minima(paths: Mapping[str, str | Path], output: str | Path) -> Path:
     """Draws training loss, robust and clean test error along trained curves; cf. Liu et al. 2020, Fig. 15.
 
-    One result is shown with the straight lines between its models, several are compared by their curves. A
-    result of k models has them at t = 0, 1, ..., k − 1.
+    A single result is shown with the straight lines between its models; several results are compared by
+    their curves. A result of k models has them at t = 0, 1, ..., k − 1.
 
     Args:
         paths: connectivity.npz by label, in the order of the legend; a single one needs no label.
-        output: .png, .pdf or .svg to write; its folder is made.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Returns:
         `output`.
 
     Raises:
-        UsageError: no result, a file that is none, or another suffix of `output`.
+        UsageError: there is no file, one is no connectivity.npz, or `output` has another suffix.
     """
-    if not paths:
-        raise UsageError("the figure needs at least one connectivity.npz. Received: none.")
+    require_some(paths, "connectivity.npz")
     results = {label: _read(path) for label, path in paths.items()}
     drawn = _looks(results)
     with sheet(output, rows=len(PANELS), height=4.4, shared=False) as panels:
@@ -53,7 +50,7 @@ def path_between_minima(paths: Mapping[str, str | Path], output: str | Path) -> 
 
 
 def _looks(results):
-    """(result, "curve" or "line", colour, line style) by label."""
+    """Returns for each label (result, "curve" or "line", colour, line style)."""
     if len(results) > 1:
         return {
             label: (result, "curve", RUN_COLORS[number % len(RUN_COLORS)], "-")
@@ -68,7 +65,7 @@ def _looks(results):
 
 
 def _plot(axes, values, t, color, line):
-    """Curve k, a row of `values`, over [k, k + 1]."""
+    """Draws curve k, a row of `values`, over [k, k + 1]."""
     for number, row in enumerate(values):
         axes.plot(number + t, row, color=color, linestyle=line)
 
@@ -83,14 +80,9 @@ def _mark_models(axes, curves):
 
 def _read(path):
     names = [f"{kind}_{name}" for kind in ("curve", "line") for name in PANELS]
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            result = {name: archive[name] for name in ("t", "epsilon", *names)}
+    kind, remedy = "a connectivity.npz", "Run python -m advtf.analyze --study=connectivity."
+    result = read_arrays(path, ("t", "epsilon", *names), kind, remedy)
+    with required(path, kind, remedy):
         if any(result[name].shape != (len(result[names[0]]), len(result["t"])) for name in names):
             raise ValueError("shapes differ")
-    except Exception as error:  # damage shows as almost any exception of zipfile, zlib and NumPy
-        raise UsageError(
-            f"a connectivity.npz is required. Received: {path} ({error}). "
-            "Run python -m advtf.analyze --study=connectivity."
-        ) from error
     return result

@@ -1,16 +1,14 @@
 """Training dynamics by update, and training loss by epoch, of several runs. Imports no TensorFlow."""
 
-import itertools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from advtf.errors import UsageError
-from advtf.figures.style import RUN_COLORS, from_zero, sheet
+from advtf.figures.results import read_arrays, read_record, require_some, required
+from advtf.figures.style import from_zero, legend_above, line_handles, run_looks, sheet
 from advtf.storage import jsonl
 
 QUANTITIES = {
@@ -19,27 +17,28 @@ QUANTITIES = {
     "distance": "distance from start\n$\\|\\theta-\\theta_0\\|_2$",
 }
 FIELDS = ("step", "updates", "total", *QUANTITIES)
-SMOOTHED = 50  # a curve is the mean over N/50 updates on both sides: the scatter would hide the other runs
+SMOOTHED = 50  # a curve is a mean over N/50 updates on both sides, as its scatter would hide the other runs
 
 
 def training_dynamics(paths: Mapping[str, str | Path], output: str | Path) -> Path:
     """Draws gradient norm, robust training error and distance of the first and last updates of several runs.
 
-    Cf. Liu et al. 2020, Figs. 2 and 8. What scatters is drawn pale, its moving mean over 1/25 of the window
-    in full colour.
+    Cf. Liu et al. 2020, Figs. 2 and 8. Values that scatter are drawn pale, and their moving mean over 1/25 of
+    the window is drawn in full colour.
 
     Args:
         paths: dynamics.npz by label, in the order of the legend.
-        output: .png, .pdf or .svg to write; its folder is made.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Returns:
         `output`.
 
     Raises:
-        UsageError: no run, a file that cannot be read or is not such a file, or another suffix of `output`.
+        UsageError: there is no file, one is no dynamics.npz, or `output` has another suffix.
     """
-    runs = {label: read_dynamics(path) for label, path in _required(paths).items()}
-    looks = _looks(runs)
+    require_some(paths, "dynamics.npz")
+    runs = {label: read_dynamics(path) for label, path in paths.items()}
+    looks = run_looks(runs)
     with sheet(output, rows=3, columns=2, height=4.6, shared=False) as panels:
         for row, (name, title) in enumerate(QUANTITIES.items()):
             left, right = panels[2 * row : 2 * row + 2]
@@ -51,7 +50,7 @@ def training_dynamics(paths: Mapping[str, str | Path], output: str | Path) -> Pa
         longest = max(int(min(run["updates"], run["total"])) for run in runs.values())
         panels[4].set_xlabel(f"update (first {longest:,})")
         panels[5].set_xlabel(f"update (last {longest:,})")
-        _head(panels[0].figure, looks, "cf. Liu et al. 2020, Figs. 2 and 8")
+        _head(panels[0], looks, "cf. Liu et al. 2020, Figs. 2 and 8")
     return Path(output)
 
 
@@ -61,17 +60,11 @@ def read_dynamics(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         UsageError: it cannot be read, or is not such a file.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in FIELDS}
-    except Exception as error:  # damage shows as almost any exception of zipfile, zlib and NumPy
-        raise UsageError(
-            f"a dynamics.npz is required. Received: {path} ({error}). Train with --dynamics_steps."
-        ) from error
+    return read_arrays(path, FIELDS, "a dynamics.npz", "Train with --dynamics_steps.")
 
 
 def windows(log: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which rows are of the first and which of the last updates; of a short training both."""
+    """Returns which rows are of the first and of the last updates; in a short training some are of both."""
     return log["step"] <= log["updates"], log["step"] > log["total"] - log["updates"]
 
 
@@ -80,23 +73,24 @@ def loss_curves(paths: Mapping[str, str | Path], output: str | Path) -> Path:
 
     Args:
         paths: metrics.jsonl by label, in the order of the legend.
-        output: .png, .pdf or .svg to write; its folder is made.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Returns:
         `output`.
 
     Raises:
-        UsageError: as `training_dynamics`.
+        UsageError: there is no file, one has no epoch with its loss, or `output` has another suffix.
     """
-    runs = {label: _losses(path) for label, path in _required(paths).items()}
-    looks = _looks(runs)
+    require_some(paths, "metrics.jsonl")
+    runs = {label: _losses(path) for label, path in paths.items()}
+    looks = run_looks(runs)
     with sheet(output, rows=1, height=2.4) as (axes,):
         for label, (epochs, losses) in runs.items():
             color, line = looks[label]
             axes.plot(epochs, losses, color=color, linestyle=line, marker="o" if len(epochs) <= 12 else "")
         axes.set_ylabel("training loss $L_\\epsilon$")
         from_zero(axes)
-        _head(axes.figure, looks, "cf. Liu et al. 2020, Fig. 11")
+        _head(axes, looks, "cf. Liu et al. 2020, Fig. 11")
     return Path(output)
 
 
@@ -107,67 +101,53 @@ def dead_units(path: str | Path, output: str | Path) -> Path:
 
     Args:
         path: dynamics.json of the study ``dynamics``.
-        output: .png, .pdf or .svg to write; its folder is made.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Returns:
-        `output`. Filled marks: 0 for every adversarial image; hollow ones: for every clean image.
+        `output`. Filled marks are units that are 0 for every adversarial image, hollow marks those that are
+        0 for every clean image.
 
     Raises:
-        UsageError: not such a file, no classifier in it, or another suffix of `output`.
+        UsageError: `path` is no such file or has no classifier, or `output` has another suffix.
     """
     models = _read_units(path)
-    looks = _looks(models)
+    looks = run_looks(models)
     with sheet(output, rows=1, height=2.4 + 0.12 * len(models), shared=False) as (axes,):
         for label, layers in models.items():
             color, line = looks[label]
-            place = range(len(layers["name"]))
-            axes.plot(place, layers["adversarial"], color=color, linestyle=line, marker="o", clip_on=False)
-            axes.plot(place, layers["clean"], "o", color=color, markerfacecolor="white", clip_on=False)
+            positions = range(len(layers["name"]))
+            axes.plot(
+                positions, layers["adversarial"], color=color, linestyle=line, marker="o", clip_on=False
+            )
+            axes.plot(positions, layers["clean"], "o", color=color, markerfacecolor="white", clip_on=False)
         names = max((layers["name"] for layers in models.values()), key=len)
         axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 4 else 0)
         axes.set_ylabel("dead units (%)")
         axes.set_ylim(0, 100)
         title = "0 for every adversarial (filled) or clean image\ncf. Liu et al. 2020, section 4.1"
-        _head(axes.figure, looks, title)
+        _head(axes, looks, title)
     return Path(output)
 
 
 def _read_units(path):
-    """Layer names and percentages by a label of each model; of equal names the later ones are numbered."""
-    models = {}
-    try:
-        for number, model in enumerate(json.loads(Path(path).read_text())["units"], start=1):
+    """Returns layer names and percentages by the name of each model; equal names get a number."""
+    kind, remedy, models = "a dynamics.json with dead units", "Run --study=dynamics.", {}
+    record = read_record(path, kind, remedy)
+    with required(path, kind, remedy):
+        for number, model in enumerate(record["units"], start=1):
             label = f"{model['name']} ({number})" if model["name"] in models else model["name"]
             layers = model["layers"]
             models[label] = {"name": [layer["name"] for layer in layers]}
             for kind in ("clean", "adversarial"):
                 models[label][kind] = [100 * layer[kind]["dead"] / layer["units"] for layer in layers]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"a dynamics.json with dead units is required. Received: {path} ({error}). Run --study=dynamics."
-        ) from error
-    if not models:
-        raise UsageError(f"a dynamics.json with dead units is required. Received: {path}, without models.")
+        if not models:
+            raise ValueError("no models")
     return models
 
 
-def _required(paths):
-    if not paths:
-        raise UsageError("the figure needs at least one run. Received: none.")
-    return paths
-
-
-def _looks(runs):
-    styles = itertools.cycle(itertools.product(("-", "--", ":"), RUN_COLORS))
-    return {label: (color, line) for label, (line, color) in zip(runs, styles, strict=False)}
-
-
-def _head(figure, looks, title):
-    handles = [Line2D([], [], color=color, linestyle=line) for color, line in looks.values()]
+def _head(axes, looks, title):
     columns = max(1, min(5, 60 // (5 + max(map(len, looks)))))
-    place = dict(loc="outside upper center", ncols=columns, handlelength=1.2, columnspacing=1)
-    made = figure.legend(handles, list(looks), title=title, title_fontsize=7, **place)
-    made.get_title().set_multialignment("center")
+    legend_above(axes, line_handles(looks), title, columns, handlelength=1.2, columnspacing=1)
 
 
 def _losses(path):
@@ -188,7 +168,7 @@ def _curve(axes, run, name, window, look):
 
 
 def _moving_mean(values, reach):
-    """Mean over the neighbours on both sides, as many as there are, up to `reach`."""
+    """Returns the mean over up to `reach` neighbours on each side, as many as there are."""
     total = np.concatenate(([0.0], np.cumsum(values)))
     index = np.arange(len(values))
     low, high = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))

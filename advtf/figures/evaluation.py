@@ -1,40 +1,34 @@
 """Figures of an evaluation, drawn from its files only. Imports no TensorFlow."""
 
-import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from advtf.errors import UsageError
-from advtf.figures.display import amplified
-from advtf.figures.style import BLACK, VERMILLION, WIDTH, sheet, show_picture, show_verdict
+from advtf.figures.results import read_arrays, read_record, required
+from advtf.figures.style import BLACK, VERMILLION, WIDTH, amplified, sheet, show_picture, show_verdict
 from advtf.settings.fields import format_epsilon
 
 KEYS = ("clean", "adversarial", "labels", "clean_predictions", "adversarial_predictions", "l2_sizes")
 
 
 def robust_accuracy(evaluation_path: str | Path, output: str | Path) -> Path:
-    """Draws robust accuracy in the worst case against ε; the ε of the evaluation is marked.
+    """Draws the robust accuracy in the worst case against ε; the ε of the evaluation is marked.
 
     Args:
         evaluation_path: evaluation.json of an evaluation.
-        output: .png, .pdf or .svg to write.
+        output: .png, .pdf or .svg file to write.
 
     Returns:
         `output`.
 
     Raises:
-        UsageError: not such a file, or another suffix of `output`.
+        UsageError: the file is no result of an evaluation, or `output` has another suffix.
     """
-    try:
-        record = json.loads(Path(evaluation_path).read_text())
+    kind = "an evaluation.json of advtf.evaluate"
+    record = read_record(evaluation_path, kind)
+    with required(evaluation_path, kind):
         points = [(p["epsilon"], p["robust_accuracy"]) for p in record["robust_accuracy_by_epsilon"]]
         marked, norm = record["epsilon"], record["norm"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"an evaluation file must be JSON of advtf.evaluate. Received: {evaluation_path} ({error!r})."
-        ) from error
     epsilons, accuracies = np.array(sorted(points)).T
     with sheet(output, rows=1, height=2.2, shared=False) as (axes,):
         axes.plot(epsilons, accuracies, color=VERMILLION, marker="o", clip_on=False, zorder=3)
@@ -58,27 +52,24 @@ def extremes(npz_path: str | Path, output: str | Path) -> Path:
     """Shows the broken examples with the smallest l2 perturbations, and those with the largest.
 
     Args:
-        npz_path: arrays clean, adversarial (N,H,W,C) in [0,1]; labels, clean_predictions,
-            adversarial_predictions (N,) integers; l2_sizes (N,). The first half is the least perturbed.
-        output: .png, .pdf or .svg to write.
+        npz_path: examples.npz with the arrays clean, adversarial (N,H,W,C) in [0,1]; labels,
+            clean_predictions, adversarial_predictions (N,) integers; l2_sizes (N,). The first half of the
+            examples are the least perturbed ones.
+        output: .png, .pdf or .svg file to write.
 
     Returns:
-        `output`. Above each adversarial image true → predicted class, below each perturbation its l2 norm;
-        one factor amplifies all perturbations.
+        `output`. Above each adversarial image are its true → predicted class, and below each perturbation is
+        its l2 norm. One factor amplifies all perturbations.
 
     Raises:
-        UsageError: not such a file, or another suffix of `output`.
+        UsageError: the file is no such NPZ, or `output` has another suffix.
     """
-    try:
-        with np.load(npz_path, allow_pickle=False) as file:
-            data = {key: file[key] for key in KEYS}
+    kind = f"an NPZ with {', '.join(KEYS)}"
+    data = read_arrays(npz_path, KEYS, kind)
+    with required(npz_path, kind):
         columns = len(data["clean"]) // 2
         if columns < 1 or data["clean"].shape != data["adversarial"].shape or data["clean"].ndim != 4:
             raise ValueError("no pair of examples")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"an examples file must be an NPZ with {', '.join(KEYS)}. Received: {npz_path} ({error})."
-        ) from error
     perturbations, factor = amplified(data["adversarial"] - data["clean"])
     size = (WIDTH - 0.7) / max(columns, 3)
     with sheet(output, rows=4, columns=columns, height=4 * (size + 0.18), shared=False) as panels:

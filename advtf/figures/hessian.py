@@ -1,6 +1,5 @@
 """Spectra of Hessians: the largest eigenvalues by rank, on a logarithmic axis. Imports no TensorFlow."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from advtf.errors import UsageError
-from advtf.figures.style import BLACK, BLUE, RUN_COLORS, VERMILLION, sheet
+from advtf.figures.results import curve_labels, read_record, require_some, required
+from advtf.figures.style import BLACK, BLUE, RUN_COLORS, VERMILLION, legend_above, line_handles, sheet
 
 MARKERS = "osD^vPX"
 VALUE_LABEL = "eigenvalue of $\\nabla^2_\\theta L_\\epsilon$ (nats)"
@@ -19,36 +19,32 @@ VALUE_LABEL = "eigenvalue of $\\nabla^2_\\theta L_\\epsilon$ (nats)"
 def spectra(paths_by_label: Mapping[str, str | Path], output: str | Path) -> Path:
     """Draws the eigenvalues of one or more classifiers by rank; cf. Liu et al. 2020, figs. 3 and 9.
 
-    Dashed: the eigenvalues; solid: divided by the mean loss at random θ, where a file has it. Hollow
-    markers are negative eigenvalues, drawn at their magnitude; crosses are pairs outside the tolerance.
+    Solid curves are the eigenvalues divided by the mean loss at random θ, where a file has it, and dashed
+    ones are the eigenvalues themselves. Hollow markers are negative eigenvalues, drawn at their magnitude,
+    and crosses are pairs outside the tolerance.
 
     Args:
         paths_by_label: label of a curve -> hessian.json of the study ``hessian``. A file of several
-            classifiers makes a curve of each, with its name behind the label.
-        output: .png, .pdf or .svg to write; its folder is made.
+            classifiers has a curve for each, labelled with its name after that of the file.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Returns:
         `output`.
 
     Raises:
-        UsageError: no file, one that cannot be read or is no such file, or another suffix of `output`.
+        UsageError: there is no file, one is no hessian.json, or `output` has another suffix.
     """
-    if not paths_by_label:
-        raise UsageError("spectra needs at least one hessian.json. Received: none.")
+    require_some(paths_by_label, "hessian.json")
     models = [model for label, path in paths_by_label.items() for model in _labelled(label, _read(path))]
     normalised = any(model["normalised"] for _, model in models)
     with sheet(output, rows=1, height=2.8, shared=False) as (axes,):
         for number, (_, model) in enumerate(models):
-            look = {"color": RUN_COLORS[number % len(RUN_COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+            look = _look(number)
             _curve(axes, model["values"], model["converged"], "--" if normalised else "-", look)
             if model["normalised"]:
                 _curve(axes, model["normalised"], model["converged"], "-", look)
         _rank_axes(axes)
-        handles = [
-            Line2D([], [], color=RUN_COLORS[n % len(RUN_COLORS)], marker=MARKERS[n % len(MARKERS)])
-            for n in range(len(models))
-        ]
-        _legend(axes, handles, [label for label, _ in models], normalised)
+        _legend(axes, [label for label, _ in models], normalised)
     return Path(output)
 
 
@@ -57,14 +53,14 @@ def layer_spectra(path: str | Path, output: str | Path) -> Path:
 
     Args:
         path: hessian.json of the study ``hessian`` with ``per_layer``.
-        output: .png, .pdf or .svg to write; a panel for each classifier.
+        output: .png, .pdf or .svg file to write.
 
     Returns:
-        `output`. Hollow markers are negative eigenvalues, drawn at their magnitude; those that are not
-        larger than their residuals are left out.
+        `output`, with a panel for each classifier. Hollow markers are negative eigenvalues, drawn at their
+        magnitude; eigenvalues that do not exceed their residuals are left out.
 
     Raises:
-        UsageError: a file that cannot be read or has no layers, or another suffix of `output`.
+        UsageError: the file is no hessian.json or has no layers, or `output` has another suffix.
     """
     models = _read(path)
     if not all(model.get("layers") for model in models):
@@ -72,12 +68,12 @@ def layer_spectra(path: str | Path, output: str | Path) -> Path:
     with sheet(output, rows=len(models), height=0.5 + 2.4 * len(models), shared=False) as panels:
         for axes, model in zip(panels, models, strict=True):
             layers = model["layers"]
-            for place, layer in enumerate(layers):
+            for position, layer in enumerate(layers):
                 values = np.asarray(layer["values"], float)
                 values = values[np.abs(values) > layer["residuals"]]  # others cannot be told from zero
                 for part, face in ((values >= 0, BLUE), (values < 0, "white")):
                     axes.plot(
-                        np.full(part.sum(), place),
+                        np.full(part.sum(), position),
                         np.abs(values[part]),
                         **{"linestyle": "", "marker": "o", "color": BLUE, "markerfacecolor": face},
                         markeredgewidth=0.5,
@@ -109,35 +105,30 @@ def _rank_axes(axes: Axes) -> None:
     axes.set_ylabel(VALUE_LABEL)
 
 
-def _legend(axes: Axes, handles: list[Line2D], labels: list[str], normalised: bool) -> None:
+def _look(number: int) -> dict:
+    return {"color": RUN_COLORS[number % len(RUN_COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+
+
+def _legend(axes: Axes, labels: list[str], normalised: bool) -> None:
+    handles = [Line2D([], [], label=label, **_look(number)) for number, label in enumerate(labels)]
     if normalised:
-        handles = handles + [
-            Line2D([], [], color=BLACK, linestyle="-"),
-            Line2D([], [], color=BLACK, linestyle="--"),
-        ]
-        labels = labels + ["normalised", "original"]
-    columns = 3 if max(map(len, labels)) <= 12 else 1
-    title = "Hessian spectrum; cf. Liu et al. 2020, figs. 3, 9"
-    axes.figure.legend(handles, labels, title=title, loc="outside upper center", ncols=columns)
+        handles += line_handles({"normalised": (BLACK, "-"), "original": (BLACK, "--")})
+    columns = 3 if max(len(handle.get_label()) for handle in handles) <= 12 else 1
+    legend_above(axes, handles, "Hessian spectrum; cf. Liu et al. 2020, figs. 3, 9", columns)
 
 
 def _labelled(label: str, models: list[dict]) -> list[tuple[str, dict]]:
-    if label and len(models) == 1:
-        return [(label, models[0])]
-    return [(f"{label}: {model['name']}" if label else model["name"], model) for model in models]
+    return list(zip(curve_labels(label, [model["name"] for model in models]), models, strict=True))
 
 
 def _read(path) -> list[dict]:
-    """The classifiers of a results file."""
-    try:
-        models = json.loads(Path(path).read_text())["models"]
-        for model in models:
+    """Returns the classifiers of a results file."""
+    kind = "a hessian.json of the study hessian"
+    record = read_record(path, kind)
+    with required(path, kind):
+        for model in record["models"]:
             if not (model["name"] and len(model["values"]) == len(model["converged"]) > 0):
                 raise ValueError("no eigenvalues")
             np.asarray(model["values"], float)
             np.asarray(model["normalised"] or [], float)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"a hessian.json of the study hessian is required. Received: {path} ({error!r})."
-        ) from error
-    return models
+        return record["models"]

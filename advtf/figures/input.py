@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from advtf.errors import UsageError
-from advtf.figures.style import BLACK, BLUE, VERMILLION, sheet
+from advtf.figures.results import curve_labels, require_some, required
+from advtf.figures.style import BLACK, BLUE, VERMILLION, legend_above, sheet
 
-LOOKS = {"train": (BLUE, "o", -0.15), "test": (VERMILLION, "s", 0.15)}  # colour, marker, place beside a tick
+LOOKS = {"train": (BLUE, "o", -0.15), "test": (VERMILLION, "s", 0.15)}  # colour, marker, offset from a tick
 PANELS = {
     "ig": "IG (nats)",
     "hs": "HS (nats)",
@@ -19,29 +19,28 @@ PANELS = {
     "effectiveness": "effectiveness",
     "ga": "GA (cosine)",
 }
-LENGTHS = ("ig", "hs", "av")  # the others are ratios of about 1
+LENGTHS = ("ig", "hs", "av")  # the other measures are ratios of about 1
 TITLE = "input loss landscape; cf. Li & Spratling 2023, Figs. 1, 3, A2"
 
 
 def input_landscape(paths_by_label: Mapping[str, str | Path], output: str | Path) -> Path:
     """Draws every measure of every classifier on train and test images; cf. Li & Spratling 2023, Fig. 1.
 
-    A marker is the mean with its standard error, a wide bar holds the middle half of the images, a thin line
-    runs from the 5th to the 95th percentile.
+    A marker is the mean with its standard error, a wide bar holds the middle half of the images, and a thin
+    line runs from the 5th to the 95th percentile.
 
     Args:
         paths_by_label: label -> input.npz of the study ``input``. A file of several classifiers has a tick
-            for each, with its name behind the label.
-        output: .png, .pdf or .svg to write; its folder is made.
+            for each, labelled with its name after that of the file.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Returns:
         `output`.
 
     Raises:
-        UsageError: no file, one that cannot be read or is no such file, or another suffix of `output`.
+        UsageError: there is no file, one is no input.npz, or `output` has another suffix.
     """
-    if not paths_by_label:
-        raise UsageError("the figure needs at least one input.npz. Received: none.")
+    require_some(paths_by_label, "input.npz")
     models = [model for label, path in paths_by_label.items() for model in _labelled(label, _read(path))]
     shown = [name for name in PANELS if any(_values(data, name).size for _, data in models)]
     splits = [split for split in LOOKS if any(split in data for _, data in models)]
@@ -50,9 +49,9 @@ def input_landscape(paths_by_label: Mapping[str, str | Path], output: str | Path
     height = 0.9 + 1.05 * len(shown) + (0.05 * min(longest, 40) if rotated else 0)
     with sheet(output, rows=len(shown), height=height, shared=False) as panels:
         for axes, name in zip(panels, shown, strict=True):
-            for place, (_, data) in enumerate(models):
+            for position, (_, data) in enumerate(models):
                 for split in (split for split in splits if split in data):
-                    _draw(axes, place, data[split][name], LOOKS[split])
+                    _draw(axes, position, data[split][name], LOOKS[split])
             axes.set_ylabel(PANELS[name])
             axes.grid(False, axis="x")
             if name in LENGTHS:
@@ -65,21 +64,21 @@ def input_landscape(paths_by_label: Mapping[str, str | Path], output: str | Path
     return Path(output)
 
 
-def _draw(axes: Axes, place: int, values: np.ndarray, look: tuple) -> None:
+def _draw(axes: Axes, position: int, values: np.ndarray, look: tuple) -> None:
     values = values[~np.isnan(values)]
     if not values.size:
         return
-    color, marker, aside = look
+    color, marker, offset = look
     low, lower, upper, high = np.percentile(values, (5, 25, 75, 95))
-    axes.vlines(place + aside, low, high, color=color, linewidth=0.7)
-    axes.vlines(place + aside, lower, upper, color=color, linewidth=5, alpha=0.35)
+    axes.vlines(position + offset, low, high, color=color, linewidth=0.7)
+    axes.vlines(position + offset, lower, upper, color=color, linewidth=5, alpha=0.35)
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0
     mark = {"marker": marker, "color": color, "markeredgecolor": BLACK, "markeredgewidth": 0.4}
-    axes.errorbar(place + aside, values.mean(), error, capsize=2, ecolor=BLACK, elinewidth=0.7, **mark)
+    axes.errorbar(position + offset, values.mean(), error, capsize=2, ecolor=BLACK, elinewidth=0.7, **mark)
 
 
 def _scale(axes: Axes, values: np.ndarray) -> None:
-    """Logarithmic where all but a few values are positive and they span more than a factor of ten."""
+    """Makes an axis logarithmic where all but a few values are positive and span a factor of ten."""
     low, high = np.percentile(values, (2, 98))
     if low > 0 and high > 10 * low:
         axes.set_yscale("log")
@@ -98,34 +97,29 @@ def _legend(panels: list[Axes], splits: list[str]) -> None:
         Line2D([], [], color=BLACK, linewidth=5, alpha=0.35, label="middle half"),
         Line2D([], [], color=BLACK, linewidth=0.7, label="5th to 95th percentile"),
     ]
-    figure = panels[0].figure
-    columns = {"ncols": 2, "title": TITLE, "title_fontsize": 7}
-    figure.legend(handles=[*marks, *bars], loc="outside upper center", **columns)
-    figure.align_ylabels(panels)
+    legend_above(panels[0], [*marks, *bars], TITLE, 2)
+    panels[0].figure.align_ylabels(panels)
 
 
 def _values(data: Mapping, name: str) -> np.ndarray:
-    """All values of a measure, of whatever split."""
+    """Returns all values of a measure, whatever their split."""
     values = np.concatenate([arrays[name] for arrays in data.values()])
     return values[~np.isnan(values)]
 
 
 def _labelled(label: str, models: list[tuple[str, dict]]) -> list[tuple[str, dict]]:
-    if label and len(models) == 1:
-        return [(label, models[0][1])]
-    return [(f"{label}: {name}" if label else name, data) for name, data in models]
+    names, data = zip(*models, strict=True)
+    return list(zip(curve_labels(label, names), data, strict=True))
 
 
 def _read(path: str | Path) -> list[tuple[str, dict]]:
-    """(name, split -> measure -> values) of each classifier in a file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names, splits = file["models"].tolist(), file["splits"].tolist()
-            arrays = {split: {name: file[f"{split}_{name}"] for name in PANELS} for split in splits}
-    except Exception as error:  # damage shows as almost any exception of zipfile, zlib and NumPy
-        raise UsageError(
-            f"an input.npz of the study input is required. Received: {path} ({error})."
-        ) from error
+    """Returns (name, split -> measure -> values) of each classifier in a file."""
+    with (
+        required(path, "an input.npz of the study input"),
+        np.load(path, allow_pickle=False) as file,
+    ):
+        names, splits = file["models"].tolist(), file["splits"].tolist()
+        arrays = {split: {name: file[f"{split}_{name}"] for name in PANELS} for split in splits}
     return [
         (name, {split: {key: rows[number] for key, rows in of.items()} for split, of in arrays.items()})
         for number, name in enumerate(names)

@@ -1,6 +1,5 @@
 """Figures of the experiments on the input landscape (Li & Spratling 2023, sec. 4, app. A). No TensorFlow."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +8,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from advtf.errors import UsageError
-from advtf.figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILLION, sheet
+from advtf.figures.results import read_arrays, read_record, required
+from advtf.figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILLION, legend_above, line_handles, sheet
 
 ATTACKS = {"fgsm": ("FGSM", VERMILLION), "pgd10": ("PGD10", BLUE)}
 MEASURES = {"ig": "IG", "hs": "HS"}
@@ -22,14 +21,14 @@ EFFECTIVENESS = "effectiveness\n(AV / AV of PGD50)"
 def degraded_training(path: str | Path, output: str | Path) -> Path:
     """Draws effectiveness and HS after training on degraded perturbations; cf. Fig. 4b and c.
 
-    Dotted is HS before that training; bars are standard errors.
+    The dotted line is HS before that training; bars are standard errors.
 
     Args:
         path: degraded_training.json of `launch.experiments.degraded_training`.
-        output: .png, .pdf or .svg to write; its folder is made.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Raises:
-        UsageError: no such file, or another suffix of `output`.
+        UsageError: the file is missing or another one, or `output` has another suffix.
     """
     records = _records(path, "kind", skip=("before",))
     before = _records(path, "hs", only="before")
@@ -64,7 +63,7 @@ def degraded_training(path: str | Path, output: str | Path) -> Path:
 
 
 def _series(records, kind):
-    """The records of one kind by value; with no sign reversed they are those of the whole perturbation."""
+    """Returns the records of one kind by value; no reversed sign is the whole perturbation."""
     found = [r for r in records if r["kind"] == kind]
     if kind == "flipped" and all(r["value"] for r in found):
         found += [r | {"value": 0.0} for r in records if (r["kind"], r["value"]) == ("scaled", 1)]
@@ -74,14 +73,14 @@ def _series(records, kind):
 def weight_noise(path: str | Path, output: str | Path) -> Path:
     """Draws effectiveness against IG and HS over noisy variants of a classifier; cf. Fig. 4a.
 
-    Each point is a variant; the classifier itself is the black-rimmed one. Titles hold Spearman's ρ.
+    Each point is a variant; the one with a black rim is the classifier itself. Titles show Spearman's ρ.
 
     Args:
         path: weight_noise.json of `launch.experiments.weight_noise`.
-        output: .png, .pdf or .svg to write; its folder is made.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Raises:
-        UsageError: no such file, or another suffix of `output`.
+        UsageError: the file is missing or another one, or `output` has another suffix.
     """
     records, correlations = _records(path, "scale"), _content(path).get("correlations", {})
     with sheet(output, rows=2, height=4.1, shared=False) as panels:
@@ -116,10 +115,10 @@ def pgd_convergence(path: str | Path, output: str | Path) -> Path:
 
     Args:
         path: pgd_convergence.json of `launch.experiments.pgd_convergence`.
-        output: .png, .pdf or .svg to write; its folder is made.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Raises:
-        UsageError: no such file, or another suffix of `output`.
+        UsageError: the file is missing or another one, or `output` has another suffix.
     """
     records = _records(path, "steps")
     with sheet(output, rows=2, height=3.2, shared=False) as panels:
@@ -148,10 +147,10 @@ def sampling_faithfulness(path: str | Path, output: str | Path) -> Path:
 
     Args:
         path: sampling_faithfulness.npz of `launch.experiments.sampling_faithfulness`.
-        output: .png, .pdf or .svg to write; its folder is made.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Raises:
-        UsageError: no such file, or another suffix of `output`.
+        UsageError: the file is missing or another one, or `output` has another suffix.
     """
     arrays = _arrays(path)
     titles = MEASURES | {name: f"{shown} effectiveness" for name, (shown, _) in ATTACKS.items()}
@@ -177,23 +176,23 @@ def sampling_faithfulness(path: str | Path, output: str | Path) -> Path:
 
 
 def _bars(axes, x: Sequence[float], estimates: Sequence[dict], color: str) -> None:
-    """Means with their standard errors where there are any."""
-    known = [(place, e["mean"], e["standard_error"] or 0) for place, e in zip(x, estimates, strict=True)
+    """Draws the means with their standard errors, where there are any."""
+    known = [(at, e["mean"], e["standard_error"] or 0) for at, e in zip(x, estimates, strict=True)
              if e["mean"] is not None]  # fmt: skip
     if known:
-        places, means, errors = zip(*known, strict=True)
-        axes.errorbar(places, means, yerr=errors, color=color, marker="o", capsize=1.5)
+        positions, means, errors = zip(*known, strict=True)
+        axes.errorbar(positions, means, yerr=errors, color=color, marker="o", capsize=1.5)
 
 
 def _share(panels):
-    """One vertical scale for all panels."""
+    """Gives all panels one vertical scale."""
     limits = np.array([axes.get_ylim() for axes in panels])
     for axes in panels:
         axes.set_ylim(limits[:, 0].min(), limits[:, 1].max())
 
 
 def _logarithmic(axis, values):
-    """Logarithmic from a factor of three on, with plain numbers at the ticks."""
+    """Makes an axis logarithmic where values span a factor of three, with plain numbers at the ticks."""
     if len(values) and min(values) > 0 and max(values) > 3 * min(values):
         getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -206,42 +205,29 @@ def _legend(panels, points, source, lines=None, patches=()):
         Line2D([], [], color=color, marker=marker, linestyle="", label=label)
         for label, (color, marker) in points.items()
     ]
-    handles += [
-        Line2D([], [], color=color, linestyle=style, label=label)
-        for label, (color, style) in (lines or {}).items()
-    ]
-    handles += patches
-    panels[0].figure.legend(
-        handles=handles, loc="outside upper center", ncols=2 if len(handles) > 3 else 3,
-        title=f"cf. Li & Spratling 2023, {source}", title_fontsize=7,
-    )  # fmt: skip
+    handles += [*line_handles(lines or {}), *patches]
+    legend_above(panels[0], handles, f"cf. Li & Spratling 2023, {source}", 2 if len(handles) > 3 else 3)
 
 
 def _content(path):
-    try:
-        content = json.loads(Path(path).read_text())
+    kind = "a result file with records"
+    content = read_record(path, kind)
+    with required(path, kind):
         if not content["records"]:
             raise ValueError("no records")
-        return content
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"a result file with records is required. Received: {path} ({error}).") from error
+    return content
 
 
 def _records(path, entry, *, only=None, skip=()):
-    """The records that are asked for, each of which must have `entry`."""
+    """Returns the records that are wanted, each of which must have `entry`."""
     records = _content(path)["records"]
-    chosen = [r for name, r in records.items() if name not in skip and only in (None, name)]
-    if not chosen or any(entry not in record for record in chosen):
-        raise UsageError(f"a result file with {entry} in its records is required. Received: {path}.")
+    with required(path, f"a result file with {entry} in its records"):
+        chosen = [r for name, r in records.items() if name not in skip and only in (None, name)]
+        if not chosen or any(entry not in record for record in chosen):
+            raise ValueError(f"no {entry}")
     return chosen
 
 
 def _arrays(path):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = [
-                f"{name}_{part}" for name in (*MEASURES, *ATTACKS) for part in ("values", "sizes", "means")
-            ]
-            return {name: file[name] for name in names}
-    except Exception as error:  # damage shows as almost any exception of zipfile, zlib and NumPy
-        raise UsageError(f"a sampling_faithfulness.npz is required. Received: {path} ({error}).") from error
+    names = [f"{name}_{part}" for name in (*MEASURES, *ATTACKS) for part in ("values", "sizes", "means")]
+    return read_arrays(path, names, "a sampling_faithfulness.npz")

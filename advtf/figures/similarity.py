@@ -4,40 +4,39 @@ import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from matplotlib.lines import Line2D
 
 from advtf.errors import UsageError
-from advtf.figures.style import BLACK, RUN_COLORS, error_axis, sheet
+from advtf.figures.results import read_arrays, require_some
+from advtf.figures.style import BLACK, RUN_COLORS, error_axis, legend_above, sheet
 
 LINES = {"eigenvector": "--", "random": "-"}  # as in the paper
 LABELS = {"eigenvector": "v: top eigenvector", "random": "v: random"}
 KEYS = ("offsets", "models", "splits", "directions", "similarity", "error", "between_starts")
 SOURCE = "cf. Liu et al. 2020, Figs. 4 and 10"
-NEIGHBOURHOOD = 30.0  # percent robust error; beyond it the paper's figure 10 ends
+NEIGHBOURHOOD = 30.0  # percent robust error, at which the paper's figure 10 ends
 
 
 def perturbation_similarity(paths: Mapping[str, str | Path], output: str | Path) -> Path:
-    """Draws mean cosine and robust error against a; cf. Liu et al. 2020, Figs. 4 and 10.
+    """Draws the mean cosine and the robust error against a; cf. Liu et al. 2020, Figs. 4 and 10.
 
-    Lines are means over the runs, bands one standard deviation to each side. Dotted is the cosine of attacks
-    from two random starts at θ. A cosine is hollow where the robust training error has risen above 30 %,
-    where the paper's figure 10 ends.
+    Lines are means over the runs, and bands are one standard deviation to each side. The dotted line is the
+    cosine of attacks from two random starts at θ. The marker of a cosine is hollow where the robust training
+    error has risen above 30 %, where the paper's figure 10 ends.
 
     Args:
         paths: similarity.npz by label, in the order of the legend; "" for one file without a label.
-        output: .png, .pdf or .svg to write; its folder is made.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Returns:
         `output`.
 
     Raises:
-        UsageError: no file, one that is not such a file, files of different splits, or another suffix of
-            `output`.
+        UsageError: there is no file, one is no similarity.npz, the files are of different splits, or `output`
+            has another suffix.
     """
+    require_some(paths, "similarity.npz")
     curves = [curve for label, path in paths.items() for curve in _curves(label, _read(path))]
-    if not curves:
-        raise UsageError("the figure needs at least one similarity.npz. Received: none.")
     splits = curves[0]["errors"]
     if any(curve["errors"].keys() != splits.keys() for curve in curves):
         raise UsageError("the files must be of the same splits. Received: one with train, one without.")
@@ -72,13 +71,12 @@ def _finish(panels, looks, offsets):
         Line2D([], [], color=BLACK, label=f"train error > {NEIGHBOURHOOD:g} %", **hollow),
         *(Line2D([], [], color=color, label=label) for label, color in looks.items() if label),
     ]
-    figure = panels[0].figure
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, title=SOURCE, title_fontsize=7)
-    figure.align_ylabels(panels)
+    legend_above(panels[0], handles, SOURCE, 2)
+    panels[0].figure.align_ylabels(panels)
 
 
 def _offset_axis(axes, offsets):
-    """Linear from zero; logarithmic from the smallest positive length if they span more than a decade."""
+    """Starts an axis of lengths at zero; from the smallest one on it is logarithmic if they span a decade."""
     positive = offsets[offsets > 0]
     if positive.size and positive[-1] > 10 * positive[0]:
         axes.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
@@ -106,7 +104,7 @@ def _band(axes, offsets, values, look):
 
 
 def _curves(label, data):
-    """One curve per model and direction: cosines (runs, A) of the first split, errors (runs, A) by split."""
+    """Yields a curve for each model and direction: cosines (runs, A) of the first split, errors by split."""
     models = data["models"].tolist()
     for m, d in itertools.product(range(len(models)), range(len(data["directions"]))):
         named = models[m] if len(models) > 1 else ""
@@ -122,10 +120,4 @@ def _curves(label, data):
 
 
 def _read(path):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in KEYS}
-    except Exception as error:  # damage shows as almost any exception of zipfile, zlib and NumPy
-        raise UsageError(
-            f"a similarity.npz is required. Received: {path} ({error}). Run --study=similarity."
-        ) from error
+    return read_arrays(path, KEYS, "a similarity.npz", "Run --study=similarity.")

@@ -1,18 +1,19 @@
-"""The house style of figures: a sheet of panels, its axes, legends and pictures. Imports no TensorFlow."""
+"""The house style of figures: a sheet of panels, their axes, legends and images. Imports no TensorFlow."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from advtf.errors import UsageError
-from advtf.figures.display import displayable
 from advtf.storage.files import write_atomically
 
 WIDTH = 3.4  # inches: one column of a paper
@@ -53,14 +54,20 @@ def sheet(
 ) -> Iterator[list[Axes]]:
     """Opens a figure of column width in the house style, and writes it when the block ends without error.
 
+    pyplot is not used, so its state and the open figures of a notebook stay as they are.
+
     Args:
-        output: .png, .pdf or .svg; replaced atomically.
-        rows, columns: panels.
-        height: inches.
-        shared: panels share an epoch axis, labelled below the last.
+        output: .png, .pdf or .svg file; it is replaced as a whole.
+        rows: number of rows of panels.
+        height: in inches.
+        columns: number of columns of panels. Defaults to 1.
+        shared: whether the panels share an epoch axis, which is labelled below the last. Defaults to True.
 
     Yields:
         The panels, row by row.
+
+    Raises:
+        UsageError: another suffix of `output`.
     """
     output = Path(output)
     if output.suffix not in FORMATS:
@@ -79,7 +86,7 @@ def sheet(
 
 
 def scale_rate(axes: Axes, rates: np.ndarray) -> None:
-    """Logarithmic when positive rates span more than a factor of ten, linear from zero otherwise."""
+    """Makes an axis of learning rates logarithmic where they span more than a factor of ten, else linear."""
     if len(rates) and rates.min() > 0 and rates.max() > 10 * rates.min():
         axes.set_yscale("log")
     else:
@@ -88,7 +95,10 @@ def scale_rate(axes: Axes, rates: np.ndarray) -> None:
 
 
 def error_axis(axes: Axes, label: str) -> None:
-    """Linear from zero; logarithmic above 1% when errors span a decade, or the end of a run would be flat."""
+    """Labels an axis of errors in percent and starts it at zero.
+
+    It is logarithmic above 1 % where errors span a decade, as the end of a run would be flat otherwise.
+    """
     axes.set_ylabel(label)
     low, high = axes.dataLim.intervaly
     if not high > 10 * low:  # also without data, where the limits are infinite
@@ -100,19 +110,16 @@ def error_axis(axes: Axes, label: str) -> None:
 
 
 def from_zero(axes: Axes) -> None:
-    """Linear from zero to a little above what was drawn."""
+    """Sets the limits of an axis to zero and a little above what was drawn."""
     high = axes.dataLim.y1
     axes.set_ylim(0, 1.08 * high if 0 < high < np.inf else 1)
 
 
 def legend(axes: Axes, looks: Mapping[str, tuple[str, str]]) -> None:
     """Puts a legend above the panel, where it cannot hide a curve."""
-    handles = [
-        Line2D([], [], color=color, linestyle=line, label=label) for label, (color, line) in looks.items()
-    ]
     columns = 4 if max(map(len, looks)) <= 8 else 2
     axes.legend(
-        handles=handles,
+        handles=line_handles(looks),
         loc="lower left",
         bbox_to_anchor=(0, 1),
         ncols=columns,
@@ -121,8 +128,58 @@ def legend(axes: Axes, looks: Mapping[str, tuple[str, str]]) -> None:
     )
 
 
+def run_looks(runs: Iterable[Hashable]) -> dict[Hashable, tuple[str, str]]:
+    """Returns a colour and a line style for each run; solid lines in all colours come before dashed ones."""
+    looks = itertools.cycle(itertools.product(("-", "--", ":"), RUN_COLORS))
+    return {run: (color, line) for run, (line, color) in zip(runs, looks, strict=False)}
+
+
+def line_handles(looks: Mapping[str, tuple[str, str]]) -> list[Line2D]:
+    """Returns the entries of a legend from the colour and line style of each label."""
+    return [
+        Line2D([], [], color=color, linestyle=line, label=label) for label, (color, line) in looks.items()
+    ]
+
+
+def legend_above(axes: Axes, handles: Sequence[Artist], title: str, columns: int, **options: object) -> None:
+    """Puts one legend with a title above all panels of the figure that `axes` belongs to.
+
+    Args:
+        axes: a panel.
+        handles: labelled artists.
+        title: such as the figure of the paper to compare with; it is set in small type, lines centred.
+        columns: number of columns.
+        **options: others of `matplotlib.figure.Figure.legend`.
+    """
+    made = axes.figure.legend(
+        handles=handles, title=title, title_fontsize=7, loc="outside upper center", ncols=columns, **options
+    )
+    made.get_title().set_multialignment("center")
+
+
+def amplified(perturbation: np.ndarray) -> tuple[np.ndarray, float]:
+    """Stretches perturbations over the whole grey range: 1/2 + k δ with k = 1/(2 max|δ|).
+
+    Args:
+        perturbation: δ = adversarial - clean, any shape.
+
+    Returns:
+        The stretched values in [0,1], 1/2 where δ = 0, and the factor k (1 when δ is 0 everywhere).
+    """
+    largest = float(np.max(np.abs(perturbation), initial=0.0))
+    factor = 0.5 / largest if largest > 0 else 1.0
+    return np.clip(0.5 + factor * perturbation, 0.0, 1.0), factor
+
+
+def displayable(images: np.ndarray) -> np.ndarray:
+    """Clips (N,H,W,C) to [0,1]; grey and RGB keep their channels, any other count is averaged to grey."""
+    if images.shape[-1] not in (1, 3):
+        images = images.mean(axis=-1, keepdims=True)
+    return np.clip(images, 0.0, 1.0)
+
+
 def show_picture(axes: Axes, image: np.ndarray) -> None:
-    """Shows one image (H,W,C) in [0,1] without smoothing, in a hairline: white borders end somewhere too."""
+    """Shows one image (H,W,C) in [0,1] without smoothing, in a thin frame that gives white an edge."""
     axes.imshow(displayable(image[None])[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.grid(False)

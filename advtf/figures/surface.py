@@ -1,5 +1,9 @@
-"""Slices of the loss surface: curves, contours, and a page to turn them about. Imports no TensorFlow."""
+"""Slices of the loss surface: curves, contours, and an interactive page. Imports no TensorFlow.
 
+The page needs Plotly, the extra ``interactive`` of this package.
+"""
+
+import importlib.util
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from advtf.errors import UsageError
-from advtf.figures.style import BLACK, RUN_COLORS, error_axis, from_zero, sheet
+from advtf.figures.results import require_some, required
+from advtf.figures.style import BLACK, RUN_COLORS, error_axis, from_zero, legend_above, line_handles, sheet
 from advtf.settings.fields import format_epsilon
 from advtf.storage.files import write_atomically
 
@@ -20,36 +25,37 @@ QUANTITIES = {
     "robust_error": "robust error (%)",
     "clean_error": "clean error (%)",
 }
-COLORS = "cividis"  # told apart with any colour vision, and in grey
+COLORS = "cividis"  # can be told apart with any colour vision, and in grey
 LEVELS = 16
-LOGARITHMIC = 5.0  # ratio of losses from which equal steps would leave the valley flat
+LOGARITHMIC = 5.0  # ratio of losses above which equal steps would leave the valley flat
 CONFIG = {"responsive": True, "displaylogo": False}
 CAMERA = {"eye": {"x": 1.7, "y": -1.7, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.15}}
+INSTALL_PLOTLY = "Install the extra interactive, or run pip install plotly."
 SOURCE = "cf. Liu et al. 2020, Fig. 12"
 
 
 def loss_surface(paths: Mapping[str, str | Path], output: str | Path) -> Path:
     """Draws slices: lines of loss and error in one dimension, contours in two; cf. Liu et al. 2020, Fig. 12.
 
-    Contours of one file show adversarial and clean loss, those of several the adversarial loss of each, in
-    all panels on one scale.
+    The contours of one file show the adversarial and the clean loss, those of several files the adversarial
+    loss of each. All panels have one scale.
 
     Args:
         paths: surface.npz by label, in the order of the legend; "" for one file without a label.
-        output: .png, .pdf or .svg to write; its folder is made.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Returns:
         `output`.
 
     Raises:
-        UsageError: no file, one that is not such a file, files of different dimensions, or another suffix
-            of `output`.
+        UsageError: there is no file, one is no surface.npz, the files are of different dimensions, or
+            `output` has another suffix.
     """
+    require_some(paths, "surface.npz")
     slices = {label: _read(path) for label, path in paths.items()}
     dimensions = {data["adversarial_loss"].ndim for data in slices.values()}
     if len(dimensions) != 1:
-        received = "none" if not dimensions else "one and two dimensions"
-        raise UsageError(f"the figure needs surfaces of one or of two dimensions. Received: {received}.")
+        raise UsageError("surfaces must have equal dimensions. Received: one and two dimensions.")
     (_lines if dimensions == {1} else _contours)(slices, Path(output))
     return Path(output)
 
@@ -62,19 +68,16 @@ def _lines(slices, output):
                 loss.plot(data["axis0"], data[kind], color=looks[label], linestyle=line)
             for kind, line in (("robust_error", "-"), ("clean_error", "--")):
                 error.plot(data["axis0"], data[kind], color=looks[label], linestyle=line)
-        for axes, (place,) in itertools.product((loss, error), _models(next(iter(slices.values())))):
-            axes.axvline(place, color=BLACK, linestyle=":", linewidth=0.7)
+        for axes, (position,) in itertools.product((loss, error), _models(next(iter(slices.values())))):
+            axes.axvline(position, color=BLACK, linestyle=":", linewidth=0.7)
         loss.set_ylabel("loss (nats)")
         from_zero(loss)
         error_axis(error, "error (%)")
         loss.tick_params(labelbottom=False)
         error.set_xlabel(_axis_labels(slices)[0])
-        kinds = {"adversarial": "-", "clean": "--"}
-        handles = [Line2D([], [], color=BLACK, linestyle=line, label=name) for name, line in kinds.items()]
+        handles = line_handles({"adversarial": (BLACK, "-"), "clean": (BLACK, "--")})
         handles += [Line2D([], [], color=color, label=label) for label, color in looks.items() if label]
-        loss.figure.legend(
-            handles=handles, loc="outside upper center", ncols=3, title=SOURCE, title_fontsize=7
-        )
+        legend_above(loss, handles, SOURCE, 3)
         loss.figure.align_ylabels([loss, error])
 
 
@@ -104,7 +107,7 @@ def _contours(slices, output):
 
 
 def _scale(grids):
-    """One scale of colours for all panels, logarithmic where losses span a large factor: norm, levels."""
+    """Returns the norm and the levels of one scale for all panels, logarithmic where losses span much."""
     values = np.concatenate([grid[np.isfinite(grid)] for grid in grids])
     low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
     if high - low <= 1e-6 * abs(low):
@@ -127,19 +130,19 @@ def _contour(axes, data, grid, scale):
     axes.tick_params(labelsize=6)
     axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    for place in _models(data):
-        axes.plot(*place, "o", color="white", markeredgecolor=BLACK, markeredgewidth=0.5, clip_on=False)
+    for position in _models(data):
+        axes.plot(*position, "o", color="white", markeredgecolor=BLACK, markeredgewidth=0.5, clip_on=False)
     return drawn
 
 
 def _models(data):
-    """Coordinates of the model, and of those the axes go towards."""
+    """Returns the coordinates of the model, and of those that the axes go towards."""
     axes = data["adversarial_loss"].ndim
     return [(0.0,) * axes, *(map(tuple, np.eye(axes)) if data["towards"] else ())]
 
 
 def _axis_labels(slices):
-    """The labels that all files share; of files with different ones, what differs is left out."""
+    """Returns the labels of the axes; what differs between the files is left out."""
     labels = [data["labels"].tolist() for data in slices.values()]
     if all(label == labels[0] for label in labels):
         return labels[0]
@@ -147,34 +150,37 @@ def _axis_labels(slices):
 
 
 def _read(path):
-    try:
+    with required(path, "a surface.npz", "Run --study=surface."):
         with np.load(path, allow_pickle=False) as file:
             data = {name: file[name] for name in file.files}
         for name in (*QUANTITIES, "labels", "axis0", "epsilon", "model", "towards"):
             data[name]
         if data["adversarial_loss"].ndim not in (1, 2):
             raise ValueError("a grid of one or two axes is required")
-    except Exception as error:  # damage shows as almost any exception of zipfile, zlib and NumPy
-        raise UsageError(
-            f"a surface.npz is required. Received: {path} ({error}). Run --study=surface."
-        ) from error
-    return data
+        return data
+
+
+def has_plotly() -> bool:
+    """Tells whether `interactive_surface` can be drawn."""
+    return importlib.util.find_spec("plotly") is not None
 
 
 def interactive_surface(path: str | Path, output: str | Path) -> Path:
-    """Writes a page with the slice to turn, zoom and read off; it needs no network.
+    """Writes a page on which the slice can be turned, enlarged and read off; it needs no network.
 
     Args:
-        path: surface.npz.
-        output: .html to write; its folder is made. It carries the drawing library, 5 MB.
+        path: surface.npz of the study ``surface``.
+        output: .html file to write; its folder is made. It contains the drawing library, 5 MB.
 
     Returns:
         `output`.
 
     Raises:
-        UsageError: not such a file, or another suffix of `output`.
+        UsageError: Plotly is not installed, the file is no surface.npz, or `output` has another suffix.
     """
     output = Path(output)
+    if not has_plotly():
+        raise UsageError(f"an interactive page needs Plotly. Received: no plotly. {INSTALL_PLOTLY}")
     if output.suffix != ".html":
         raise UsageError(f"an interactive figure's file must end in .html. Received: output={output}.")
     data = _read(path)

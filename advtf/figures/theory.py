@@ -1,12 +1,11 @@
 """Figures of the study ``theory``: the kink of g_ε, and linear models under attack. Imports no TensorFlow."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from advtf.errors import UsageError
+from advtf.figures.results import read_arrays
 from advtf.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILLION, from_zero, legend, sheet
 
 BAND = {"color": SKY, "alpha": 0.3, "linewidth": 0}
@@ -15,19 +14,19 @@ DUAL = {"linf": "‖w‖₁", "l2": "‖w‖₂"}
 
 
 def kink(npz_path: str | Path, output: str | Path) -> Path:
-    """Draws g and g_ε of the scalar sketch, and the band of losses over the budget; one panel per ε.
+    """Draws g and g_ε of the sketch, and the band of losses over the budget, in one panel for each ε.
 
     Cf. Liu et al. 2020, Fig. 1 (Fig. 5 of the arXiv version).
 
     Args:
-        npz_path: theory.npz of the study.
-        output: .png, .pdf or .svg to write; its folder is made.
+        npz_path: theory.npz of the study ``theory``.
+        output: .png, .pdf or .svg file to write; its folder is made.
 
     Returns:
         `output`.
 
     Raises:
-        UsageError: not such a file, or another suffix of `output`.
+        UsageError: the file is no theory.npz, or `output` has another suffix.
     """
     data = _read(npz_path, "sketch", "theta", "epsilons", "clean", "highest", "lowest")
     theta, curves = data["theta"], zip(data["epsilons"], data["highest"], data["lowest"], strict=True)
@@ -50,7 +49,7 @@ def kink(npz_path: str | Path, output: str | Path) -> Path:
 def constant_classifier(npz_path: str | Path, output: str | Path) -> Path:
     """Draws loss and ‖W‖ of linear models against the ε they were trained for, with ε̄ and log K.
 
-    Cf. Liu et al. 2020, Theorem 1. Arguments, result and errors as in `kink`.
+    Cf. Liu et al. 2020, Theorem 1. Arguments, result and errors are those of `kink`.
     """
     names = ("epsilon", "loss", "loss_bound", "size", "threshold", "log_classes", "norm")
     data = _read(npz_path, "theorem1", *names)
@@ -78,7 +77,7 @@ def constant_classifier(npz_path: str | Path, output: str | Path) -> Path:
 def sets(npz_path: str | Path, output: str | Path) -> Path:
     """Draws the shares of sampled W in V_ε, the version space, and in T_ε, where the origin is optimal.
 
-    Cf. Liu et al. 2020, Proposition 1 and Theorem 1. Arguments, result and errors as in `kink`.
+    Cf. Liu et al. 2020, Proposition 1 and Theorem 1. Arguments, result and errors are those of `kink`.
     """
     data = _read(npz_path, "sets", "epsilons", "robust", "origin", "threshold", "norm")
     with sheet(output, rows=1, height=2.2, shared=False) as (axes,):
@@ -97,7 +96,7 @@ def sets(npz_path: str | Path, output: str | Path) -> Path:
 def curvature_growth(npz_path: str | Path, output: str | Path) -> Path:
     """Draws mᵀ∇²L_ε m of all directions relative to its value at ε = 0, for each ‖w‖_q; ε̂ is marked.
 
-    Cf. Liu et al. 2020, Theorem 3. Arguments, result and errors as in `kink`.
+    Cf. Liu et al. 2020, Theorem 3. Arguments, result and errors are those of `kink`.
     """
     data = _read(npz_path, "theorem3", "epsilons", "separation", "norms", "curvatures", "norm")
     with sheet(output, rows=len(data["norms"]), height=3.8, shared=False) as panels:
@@ -123,10 +122,9 @@ def _mark(axes: Axes, epsilon: float) -> None:
 
 
 def _label(axes: Axes, epsilon: float, name: str) -> None:
-    text, place = f"{name} = {epsilon:.4f}", (epsilon, 0.0)
     axes.annotate(
-        text,
-        place,
+        f"{name} = {epsilon:.4f}",
+        (epsilon, 0.0),
         xycoords=("data", "axes fraction"),
         xytext=(-3, 3),
         textcoords="offset points",
@@ -141,11 +139,7 @@ def _title(axes: Axes, text: str) -> None:
 
 
 def _read(path: str | Path, section: str, *names: str) -> dict[str, np.ndarray]:
-    """The arrays ``<section>_<name>`` of theory.npz, by name."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[f"{section}_{name}"] for name in names}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"the file must be theory.npz of advtf.analyze --study=theory. Received: {path} ({error})."
-        ) from error
+    """Returns the arrays ``<section>_<name>`` of theory.npz by name."""
+    stored = [f"{section}_{name}" for name in names]
+    arrays = read_arrays(path, stored, "a theory.npz of advtf.analyze --study=theory")
+    return dict(zip(names, arrays.values(), strict=True))

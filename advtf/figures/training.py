@@ -1,8 +1,7 @@
-"""Figures, drawn from result files only. Imports no TensorFlow, and leaves pyplot's state alone."""
+"""Figures of a training run and of several runs, drawn from their files only. Imports no TensorFlow."""
 
 import functools
 import itertools
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,16 +9,17 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from advtf.errors import UsageError
-from advtf.figures.display import amplified
+from advtf.figures.results import read_arrays, require_some
 from advtf.figures.style import (
     BLACK,
     BLUE,
-    RUN_COLORS,
     VERMILLION,
     WIDTH,
+    amplified,
     error_axis,
     from_zero,
     legend,
+    run_looks,
     scale_rate,
     sheet,
     show_picture,
@@ -28,7 +28,7 @@ from advtf.figures.style import (
 from advtf.settings.fields import format_epsilon
 from advtf.storage import jsonl
 
-MARKED_EPOCHS = 12  # up to here single points are worth seeing; one epoch alone has no line at all
+MARKED_EPOCHS = 12  # up to which single epochs are marked; one epoch alone would have no line at all
 GRID_KEYS = ("clean", "adversarial", "labels", "clean_predictions", "adversarial_predictions", "epsilon")
 
 
@@ -37,14 +37,14 @@ def learning_curves(metrics_path: str | Path, output: str | Path, validated_on: 
 
     Args:
         metrics_path: metrics.jsonl of a run.
-        output: .png, .pdf or .svg to write; its folder is made.
-        validated_on: name of the images validated on, for the legend.
+        output: .png, .pdf or .svg file to write; its folder is made.
+        validated_on: name of the validation images in the legend. Defaults to "validation".
 
     Returns:
         `output`.
 
     Raises:
-        UsageError: no such file, no finished epoch or other data in it, or another suffix of `output`.
+        UsageError: the file is missing, damaged or has no finished epoch, or `output` has another suffix.
     """
     run = _epochs(metrics_path)
     looks = {"training": (BLACK, "--"), validated_on: (BLACK, "-")}
@@ -69,14 +69,15 @@ def schedule(
     Args:
         metrics_path: metrics.jsonl of a run.
         output: .png, .pdf or .svg to write.
-        period_starts: epochs at which the schedules restarted, drawn as dotted lines.
-        unit: "epoch": each value held for its epoch; "step": the values reached at the epochs' ends.
+        period_starts: epochs at which the schedules restarted, drawn as dotted lines. Defaults to none.
+        unit: "epoch" if each value held for its epoch, "step" if the values are those reached at the ends of
+            the epochs. Defaults to "epoch".
 
     Returns:
-        `output`. The rate's axis is logarithmic when it spans more than a factor of ten.
+        `output`. The axis of the rate is logarithmic when it spans more than a factor of ten.
 
     Raises:
-        UsageError: as `learning_curves`.
+        UsageError: for the reasons of `learning_curves`.
     """
     run = _epochs(metrics_path)
     with sheet(output, rows=2, height=3.0) as (epsilon, rate):
@@ -103,10 +104,9 @@ def compare_runs(metrics_paths: Mapping[str, str | Path], output: str | Path) ->
         `output`. The validation panel is left out when no run was validated.
 
     Raises:
-        UsageError: as `learning_curves`, or no run given.
+        UsageError: there is no file, or for the reasons of `learning_curves`.
     """
-    if not metrics_paths:
-        raise UsageError("compare_runs needs at least one metrics file. Received: none.")
+    require_some(metrics_paths, "metrics.jsonl")
     runs = {label: _epochs(path) for label, path in metrics_paths.items()}
     names = {
         "val_robust_accuracy": "robust error,\nvalidation (%)",
@@ -114,30 +114,31 @@ def compare_runs(metrics_paths: Mapping[str, str | Path], output: str | Path) ->
     }
     validated = any(len(_points(run, "val_robust_accuracy")[0]) for run in runs.values())
     shown = dict(list(names.items())[0 if validated else 1 :])
-    looks = dict(zip(runs, itertools.cycle(itertools.product(("-", "--", ":"), RUN_COLORS)), strict=False))
+    looks = run_looks(runs)
     with sheet(output, rows=len(shown), height=0.4 + 1.6 * len(shown)) as panels:
         for axes, (name, title) in zip(panels, shown.items(), strict=True):
             for label, run in runs.items():
-                _line(axes, run, name, looks[label][1], looks[label][0])
+                _line(axes, run, name, *looks[label])
             error_axis(axes, title)
-        legend(panels[0], {label: (color, line) for label, (line, color) in looks.items()})
+        legend(panels[0], looks)
     return Path(output)
 
 
 def adversarial_grid(npz_path: str | Path, output: str | Path, columns: int = 6) -> Path:
-    """Shows examples: clean, adversarial, amplified perturbation; above each image true → predicted class.
+    """Shows examples: the clean and the adversarial image and the amplified perturbation of each.
 
     Args:
-        npz_path: arrays clean, adversarial (N,H,W,C) in [0,1]; labels, clean_predictions,
-            adversarial_predictions (N,) integers; epsilon, a number.
-        output: .png, .pdf or .svg to write.
-        columns: at most so many examples, from the first.
+        npz_path: examples.npz of a run, with the arrays clean, adversarial (N,H,W,C) in [0,1]; labels,
+            clean_predictions, adversarial_predictions (N,) integers; epsilon, a number.
+        output: .png, .pdf or .svg file to write.
+        columns: largest number of examples; the first ones are shown. Defaults to 6.
 
     Returns:
-        `output`. Wrong predictions are in red. One factor amplifies all shown perturbations.
+        `output`. Above each image is its true → predicted class, in red where they differ. One factor
+        amplifies all perturbations.
 
     Raises:
-        UsageError: not such a file, or another suffix of `output`.
+        UsageError: the file is no such NPZ, or `output` has another suffix.
     """
     data = _examples(npz_path, columns)
     perturbation, factor = amplified(data["adversarial"] - data["clean"])
@@ -163,7 +164,7 @@ def adversarial_grid(npz_path: str | Path, output: str | Path, columns: int = 6)
 
 
 def _epochs(path: str | Path) -> list[dict]:
-    """Records in epoch order; of a repeated epoch the last, which a resumed run wrote."""
+    """Returns the records in the order of the epochs; a resumed run repeats epochs, and its record counts."""
     records = jsonl.read(path)
     required = ("epoch", "loss")
     if not records or any(key not in record for record in records for key in required):
@@ -177,7 +178,7 @@ def _epochs(path: str | Path) -> list[dict]:
 
 
 def _points(run: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs that have a (finite) value, and the values; accuracies in [0,1] become errors in percent."""
+    """Returns the epochs with a (finite) value, and the values; accuracies become errors in percent."""
     pairs = [(record["epoch"], record[name]) for record in run if record.get(name) is not None]
     epochs, values = np.array(pairs, float).reshape(-1, 2).T
     return epochs, 100 * (1 - values) if name.endswith("accuracy") else values
@@ -201,13 +202,7 @@ def _dash(prefix: str) -> str:
 
 
 def _examples(path: str | Path, columns: int) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            data = {key: file[key] for key in GRID_KEYS}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"an examples file must be an NPZ with {', '.join(GRID_KEYS)}. Received: {path} ({error})."
-        ) from error
+    data = read_arrays(path, GRID_KEYS, f"an NPZ with {', '.join(GRID_KEYS)}")
     clean, lengths = data["clean"], {len(np.atleast_1d(data[key])) for key in GRID_KEYS[:-1]}
     if (
         clean.ndim != 4

@@ -17,7 +17,7 @@ from advtf.classifiers.classifier import Classifier
 from advtf.classifiers.export import TOLERANCE
 from advtf.classifiers.parameters import Parameters, filter_normalised, unit_direction
 from advtf.errors import UsageError
-from advtf.figures.surface import interactive_surface, loss_surface
+from advtf.figures.surface import INSTALL_PLOTLY, has_plotly, interactive_surface, loss_surface
 from advtf.landscape.objective import AdversarialObjective
 from advtf.landscape.surface import (
     QUANTITIES,
@@ -65,7 +65,7 @@ class Slice:
 
 
 def run(context: StudyContext) -> list[Path]:
-    """Writes surface.npz, surface.json, surface.png and surface.html, and says the table.
+    """Writes surface.npz, surface.json, surface.png and, where Plotly is installed, surface.html.
 
     Raises:
         UsageError: an even number of points about a model, a model that the first cannot be moved to, or
@@ -100,8 +100,10 @@ def run(context: StudyContext) -> list[Path]:
     numbers = {"labels": cut.labels, "axes": found.axes, "examples": found.examples}
     record = context.write_json("surface", numbers | {"points": points, "range": limits})
     picture = loss_surface({"": results}, context.folder / "surface.png")
-    page = interactive_surface(results, context.folder / "surface.html")
-    return [record, results, picture, page]
+    if not has_plotly():
+        context.say(f"There is no interactive page, as Plotly is not installed. {INSTALL_PLOTLY}")
+        return [record, results, picture]
+    return [record, results, picture, interactive_surface(results, context.folder / "surface.html")]
 
 
 def _around(context, classifier) -> Slice:

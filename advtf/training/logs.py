@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from advtf.errors import UsageError
-from advtf.figures.display import amplified, displayable
+from advtf.figures.style import amplified, displayable
 from advtf.storage import jsonl
 
 LEADING = (

@@ -191,9 +191,9 @@ def test_mistakes_are_answered_at_once_and_without_tensorflow(tmp_path):
 def test_figures_refuse_foreign_files(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     np.savez(tmp_path / "a.npz", clean=np.zeros(3))
-    with pytest.raises(UsageError, match=r"JSON of advtf.evaluate"):
+    with pytest.raises(UsageError, match=r"evaluation\.json of advtf\.evaluate is required"):
         evaluation_plots.robust_accuracy(tmp_path / "a.json", tmp_path / "a.png")
-    with pytest.raises(UsageError, match="must be an NPZ"):
+    with pytest.raises(UsageError, match=r"an NPZ with clean.* is required"):
         evaluation_plots.extremes(tmp_path / "a.npz", tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 

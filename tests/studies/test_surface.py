@@ -176,6 +176,18 @@ def test_lines_of_one_dimension(tmp_path, monkeypatch):
     assert error.get_xlabel() == "a0, λ = 0" and loss.get_ylim()[0] == 0
 
 
+def test_without_plotly_the_picture_is_written_and_the_page_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None)
+    said = []
+    context = context_of(
+        tmp_path, "surface", [make_classifier()], said.append, surface="random", surface_points=3
+    )
+    assert [file.name for file in surface.run(context)] == FILES[:-1]
+    assert "pip install plotly" in said[-1]
+    with pytest.raises(UsageError, match="pip install plotly"):
+        figures.interactive_surface(tmp_path / "s.npz", tmp_path / "s.html")
+
+
 @pytest.mark.parametrize("dimensions", [1, 2])
 def test_page_holds_the_numbers_and_asks_for_nothing(tmp_path, dimensions):
     page = figures.interactive_surface(write(tmp_path / "s.npz", dimensions), tmp_path / "s.html")

@@ -1,9 +1,9 @@
-"""Images made displayable: perturbations amplified, channels reduced, values clipped."""
+"""Images made fit to show: perturbations amplified, channels reduced, values clipped."""
 
 import numpy as np
 import pytest
 
-from advtf.figures.display import amplified, displayable
+from advtf.figures.style import amplified, displayable
 
 
 def test_amplified_uses_the_whole_range_and_leaves_zero_grey():

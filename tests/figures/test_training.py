@@ -12,6 +12,7 @@ from matplotlib.image import imread
 
 from advtf.errors import UsageError
 from advtf.figures import training as plots
+from advtf.figures.style import WIDTH
 
 
 @pytest.fixture
@@ -75,7 +76,8 @@ def test_learning_curves_are_errors_in_percent(tmp_path, drawn):
 def test_figure_is_column_width_and_one_epoch_shows_a_marker(tmp_path, drawn):
     path = write_metrics(tmp_path / "m", 1, clean_accuracy=[0.5], robust_accuracy=[0.25])
     image = imread(plots.learning_curves(path, tmp_path / "a.png"))
-    assert image.shape[:2] == (720, 680)
+    assert drawn[0][0].figure.get_figwidth() == WIDTH
+    assert image.shape[1] / image.shape[0] == pytest.approx(WIDTH / drawn[0][0].figure.get_figheight())
     assert drawn[0][0].get_lines()[0].get_marker() == "o"
     assert [text.get_text() for text in drawn[0][0].get_legend().get_texts()] == ["training"]
     ticks = [t for t in drawn[0][1].get_xticks() if 0 <= t <= 1]
@@ -184,7 +186,7 @@ def test_grid_shows_images_verdicts_and_factor(tmp_path, drawn, channels):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": None}, "labels is not a file"),
+        ({"labels": None}, "no labels"),
         ({"labels": [1, 2]}, "N entries"),
         ({"adversarial": np.zeros((3, 4, 4, 2))}, r"adversarial.shape=\(3, 4, 4, 2\)"),
         ({"clean": np.zeros((3, 4, 4)), "adversarial": np.zeros((3, 4, 4))}, r"clean.shape=\(3, 4, 4\)"),
@@ -234,7 +236,8 @@ def test_unknown_suffix_and_failed_drawing_leave_nothing(tmp_path):
 def test_drawing_needs_no_tensorflow_and_no_pyplot(tmp_path):
     path = write_metrics(tmp_path / "m", 2)
     code = (
-        "import sys, matplotlib; before = matplotlib.rcParams.copy(); from advtf import plots; "
+        "import sys, matplotlib; before = matplotlib.rcParams.copy(); "
+        "from advtf.figures import training as plots; "
         f"plots.learning_curves({str(path)!r}, {str(tmp_path / 'a.png')!r}); "
         "print('tensorflow' in sys.modules, 'matplotlib.pyplot' in sys.modules, "
         "before == matplotlib.rcParams.copy())"
