@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from advtf.attacks.attack import Attack, LogitsFn
+from advtf.attacks.attack import Attack, LogitsFn, input_gradient_and_logits
+from advtf.attacks.norms import get_norm
 from advtf.attacks.pgd import pgd
-from advtf.attacks.random import image_keys
+from advtf.attacks.random import example_seeds, image_keys
 from advtf.errors import require_real, require_whole
 from advtf.landscape.batched_lanczos import Spectra
-from advtf.landscape.input_graphs import noise_graph, slope_graph, variance_graph
-from advtf.landscape.input_spectrum import InputHessian, input_spectra
+from advtf.landscape.input_hessian import InputHessian, exact_cross_entropy, input_spectra
 from advtf.landscape.objective import require_pairs
 from advtf.landscape.similarity import cosines
 from advtf.landscape.statistics import estimate
@@ -20,6 +20,8 @@ from advtf.landscape.statistics import estimate
 REFERENCE_STEPS, REFERENCE_STEP = 50, 0.25  # PGD50 with steps of ε/4, section 4 of the paper
 # Float32 logits of about 10 give losses to about 1e-6: below this a ratio of variances is mostly rounding.
 NEGLIGIBLE_VARIANCE = 1e-5
+ATTACKS, NOISE = 0, 1  # random streams of one seed
+LABELS, KEYS = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,7 @@ class InputMeter:
         batch_size: images at a time.
         eigenvalues: k, of the input Hessian; at most H·W·C of them.
         hs_examples: M, the images whose Hessian is looked at, the first ones; None: all, 0: none.
-        tolerance, max_products: of the eigenvalues, see `advtf.landscape.input_spectrum.input_spectra`.
+        tolerance, max_products: of the eigenvalues, see `advtf.landscape.input_hessian.input_spectra`.
         jit_compile: compile the attacks with XLA; derivatives are never compiled.
 
     Raises:
@@ -206,3 +208,48 @@ def input_measures(
     """
     require_pairs(x, y)
     return InputMeter(logits_fn, np.shape(x)[1:], epsilon, attack=attack, **settings)(x, y)
+
+
+# --- graphs, each traced once for batches of any length
+
+
+def slope_graph(logits_fn: LogitsFn, images: tf.TensorSpec) -> Callable:
+    """Builds (x, y) -> L float64 (B,) and ∇ₓ L float32 (B, H, W, C)."""
+
+    @tf.function(input_signature=(images, LABELS), autograph=False)
+    def slope(x, y):
+        gradient, logits = input_gradient_and_logits(logits_fn, x, y, exact_cross_entropy)
+        return exact_cross_entropy(y, logits), gradient
+
+    return slope
+
+
+def noise_graph(images: tf.TensorSpec, norm: str, epsilon: float, seed: int) -> Callable:
+    """Builds (x, keys) -> x + η, which the definition does not clip to [0, 1]."""
+    geometry = get_norm(norm)
+
+    @tf.function(input_signature=(images, KEYS), autograph=False)
+    def noisy(x, keys):
+        seeds = example_seeds(tf.constant([seed, NOISE], tf.int64), keys)
+        return x + geometry.random_point(tf.shape(x), tf.constant(epsilon, tf.float32), seeds)
+
+    return noisy
+
+
+def variance_graph(
+    logits_fn: LogitsFn,
+    images: tf.TensorSpec,
+    attack: Attack,
+    epsilon: float,
+    seed: int,
+    jit_compile: bool = False,
+) -> Callable:
+    """Builds (x, y, keys) -> L(x + δ) − L(x), float64 (B,); both losses in one graph round alike."""
+
+    @tf.function(input_signature=(images, LABELS, KEYS), jit_compile=jit_compile, autograph=False)
+    def variance(x, y, keys):
+        seeds = example_seeds(tf.constant([seed, ATTACKS], tf.int64), keys)
+        x_adv = attack(logits_fn, x, y, tf.constant(epsilon, tf.float32), seeds)
+        return exact_cross_entropy(y, logits_fn(x_adv)) - exact_cross_entropy(y, logits_fn(x))
+
+    return variance

@@ -1,17 +1,16 @@
 """The adversarial objective L_ε(θ) of one set of images: its value, robust error and worst-case images."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from advtf.attacks.attack import Attack, LogitsFn
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError, require_real, require_whole
+from advtf.runtime import progress
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,9 @@ class AdversarialObjective:
             seed: another one than the objective's.
             label: shown with a progress bar when stdout is a terminal; None shows nothing.
         """
-        hidden = label is None or not sys.stdout.isatty()
         total = -(-len(self._x) // self._batch_size)
-        shown = tqdm(self._batches(seed), desc=label, total=total, unit="batch", leave=False, disable=hidden)
+        settings = {"desc": label, "total": total, "unit": "batch"}
+        shown = progress(self._batches(seed), shown=label is not None, **settings)
         return np.concatenate([self._perturb(*batch).numpy() for batch in shown])
 
     def _batches(self, seed: int | None) -> Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:

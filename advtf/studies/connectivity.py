@@ -12,8 +12,7 @@ import numpy as np
 from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError
 from advtf.figures.connectivity import path_between_minima
-from advtf.landscape.curve_scan import CurveScan, CurveScanner, barrier
-from advtf.landscape.curves import straight
+from advtf.landscape.curves import CurveScan, CurveScanner, barrier, straight
 from advtf.settings.fields import format_epsilon
 from advtf.studies.context import StudyContext
 from advtf.training.callbacks import NonFiniteLoss

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from advtf.figures.hessian import layer_spectra, spectra
 from advtf.landscape.eigen import Eigenpairs
-from advtf.landscape.hvp import HessianOperator
+from advtf.landscape.hessian import HessianOperator
 from advtf.landscape.lanczos import lanczos
 from advtf.landscape.power import power_iteration
 from advtf.landscape.random_loss import RandomLoss, random_loss

@@ -15,7 +15,7 @@ from advtf.attacks.attack import Attack
 from advtf.attacks.pgd import fgsm, fgsm_n, pgd
 from advtf.classifiers.classifier import Classifier
 from advtf.figures.input import input_landscape
-from advtf.landscape.input_spectrum import require_second_derivatives
+from advtf.landscape.input_hessian import require_second_derivatives
 from advtf.landscape.inputs import REFERENCE_STEP, InputMeasures, InputMeter
 from advtf.landscape.twin import twin_classifier
 from advtf.settings.fields import format_epsilon

@@ -3,7 +3,7 @@
 import numpy as np
 
 from advtf.classifiers.classifier import Classifier
-from advtf.landscape.hvp import HessianOperator
+from advtf.landscape.hessian import HessianOperator
 from advtf.landscape.objective import adversarial_examples
 from advtf.studies.context import StudyContext
 

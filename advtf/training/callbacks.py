@@ -17,7 +17,7 @@ import numpy as np
 
 from advtf.attacks.attack import Attack
 from advtf.errors import UsageError, one_of, require_whole
-from advtf.landscape.input_spectrum import require_second_derivatives
+from advtf.landscape.input_hessian import require_second_derivatives
 from advtf.landscape.inputs import InputMeter
 from advtf.landscape.objective import require_pairs
 from advtf.runtime import bfloat16_rewrite

@@ -2,7 +2,7 @@
 
 `train_curve` trains the inner control points of a curve B(t) between two classifiers, by the mini-batch steps
 of `CurveTrainer` (Liu et al. 2020, appendix C.2.5). `advtf.landscape.curves` defines the curves, and
-`advtf.landscape.curve_scan` measures the loss along one.
+`advtf.landscape.curves` measures the loss along one.
 """
 
 import math

@@ -85,7 +85,7 @@ def main():
     chosen = made.parse_args()
     print(f"{start().device}, {os.cpu_count()} cores")
 
-    from advtf.landscape.hvp import HessianOperator
+    from advtf.landscape.hessian import HessianOperator
     from advtf.landscape.lanczos import lanczos
     from advtf.landscape.power import power_iteration
 

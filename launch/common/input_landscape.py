@@ -167,7 +167,7 @@ class Landscape:
         import tensorflow as tf
 
         from advtf.attacks.random import image_keys
-        from advtf.landscape.input_graphs import variance_graph
+        from advtf.landscape.inputs import variance_graph
 
         spec, settings = tf.TensorSpec((None, *self.x.shape[1:]), tf.float32), self.settings
         graph = variance_graph(self.classifier.logits_fn, spec, attack, settings.eps, settings.seed)

@@ -57,7 +57,7 @@ def attacked(classifier, settings, split, pair, steps):
 
 def outcome(classifier, x, y, size):
     """Returns cross-entropy float64 (N,) and whether each image is classified correctly."""
-    from advtf.landscape.input_graphs import exact_cross_entropy
+    from advtf.landscape.input_hessian import exact_cross_entropy
     from advtf.landscape.objective import batches
 
     logits = np.concatenate([classifier.logits_fn(images).numpy() for images, _ in batches(x, y, size)])

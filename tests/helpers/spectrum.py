@@ -27,3 +27,14 @@ def residuals(matrix, pairs) -> np.ndarray:
     """Returns ‖Av − λv‖₂ of each pair in float64."""
     vectors = pairs.vectors.astype(np.float64)
     return np.linalg.norm(matrix @ vectors - vectors * pairs.values, axis=0)
+
+
+def exact_magnitudes(matrix, k) -> np.ndarray:
+    """Returns the k eigenvalues of largest absolute value of a symmetric matrix, by LAPACK."""
+    values = np.linalg.eigvalsh(matrix)
+    return values[np.argsort(-np.abs(values), kind="stable")][:k]
+
+
+def relative_error(found, expected) -> float:
+    """Returns the largest deviation relative to the largest expected value."""
+    return np.abs(found - expected).max() / np.abs(expected).max()

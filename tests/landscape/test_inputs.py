@@ -12,8 +12,7 @@ from advtf.attacks.random import example_seeds, image_keys, uniform
 from advtf.classifiers.classifier import as_classifier
 from advtf.classifiers.export import export_classifier
 from advtf.errors import UsageError
-from advtf.landscape.input_graphs import NOISE
-from advtf.landscape.inputs import InputMeasures, InputMeter, input_measures
+from advtf.landscape.inputs import NOISE, InputMeasures, InputMeter, input_measures
 from advtf.models import build
 
 EPSILON = 0.1

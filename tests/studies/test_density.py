@@ -11,7 +11,7 @@ from advtf.classifiers.classifier import as_classifier
 from advtf.errors import UsageError
 from advtf.figures import style as drawing
 from advtf.figures.density import spectral_densities
-from advtf.landscape.hvp import HessianOperator
+from advtf.landscape.hessian import HessianOperator
 from advtf.landscape.objective import adversarial_examples
 from advtf.landscape.statistics import Estimate
 from advtf.models import build

@@ -16,7 +16,7 @@ from advtf.classifiers.parameters import unchanged
 from advtf.data.sets import Split, training_batches
 from advtf.errors import UsageError
 from advtf.landscape.curves import Curve
-from advtf.landscape.hvp import softmax_cross_entropy
+from advtf.landscape.hessian import softmax_cross_entropy
 from advtf.training.callbacks import NonFiniteLoss
 from advtf.training.curve import CurveSettings, CurveTrainer, require_connectable, train_curve
 from advtf.training.optimizers import SGD

@@ -10,7 +10,7 @@ from advtf import models
 from advtf.classifiers.classifier import as_classifier
 from advtf.classifiers.export import export_classifier
 from advtf.errors import UsageError
-from advtf.landscape.hvp import HessianOperator
+from advtf.landscape.hessian import HessianOperator
 from advtf.models.layers import Layers
 
 SHAPE, CLASSES = (6, 6, 1), 3

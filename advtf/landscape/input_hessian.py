@@ -13,10 +13,14 @@ import tensorflow as tf
 from advtf.attacks.attack import input_gradient
 from advtf.errors import UsageError, one_of, require_whole
 from advtf.landscape.batched_lanczos import Spectra, largest_magnitudes
-from advtf.landscape.input_graphs import exact_cross_entropy
 from advtf.landscape.objective import batches, require_pairs
 
 BASIS_BYTES = 2**30  # of the bases of the examples in hand
+
+
+def exact_cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Softmax cross-entropy (B,) in float64: in float32 the derivatives of a confident example vanish."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(logits, tf.float64))
 
 
 def require_second_derivatives(model: keras.Model | None) -> None:
@@ -40,7 +44,7 @@ class InputHessian:
     """(x, y, v) ↦ ∇²ₓ L(x, y) v for every example of a batch, at the weights that the classifier has then.
 
     L is the cross-entropy. The gradient of ⟨∇ₓ Σ_i L_i, v⟩, both by reverse mode in one graph, traced once.
-    Never compiled: XLA's second derivative of max-pooling is wrong on the CPU, see `advtf.landscape.hvp`.
+    Never compiled: XLA's second derivative of max-pooling is wrong on the CPU, see `advtf.landscape.hessian`.
 
     Args:
         logits_fn: (B, H, W, C) in [0, 1] -> (B, K), in inference mode.
@@ -101,7 +105,7 @@ def input_spectra(
         x: images (N, H, W, C) in [0, 1].
         y: labels (N,), integers.
         k: 1 to H·W·C.
-        keys: (N,) of the images, from `keyed_random.image_keys`: an image starts alike everywhere.
+        keys: (N,) of the images, from `advtf.attacks.random.image_keys`: an image starts alike everywhere.
         tolerance: of residuals, relative to the example's max|λ|.
         max_products: of an example, at least k.
         seed: at least 0.
