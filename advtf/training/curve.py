@@ -1,8 +1,8 @@
 """Mode connectivity: the training of a curve of low adversarial loss between two minima.
 
 `train_curve` trains the inner control points of a curve B(t) between two classifiers, by the mini-batch steps
-of `CurveTrainer` (Liu et al. 2020, appendix C.2.5). `advtf.landscape.curves` defines the curves, and
-`advtf.landscape.curves` measures the loss along one.
+of `CurveTrainer` (Liu et al. 2020, appendix C.2.5). `advtf.landscape.curves` defines the curves and measures
+the loss along one.
 """
 
 import math
