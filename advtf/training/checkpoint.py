@@ -1,4 +1,8 @@
-"""Atomic state files (one NPZ with every variable and a JSON record), and the callback that writes them."""
+"""Checkpoints: atomic state files, and the callback that writes them and continues from them.
+
+A state file is one NPZ with every variable and a JSON record. It is written under a temporary name, synced
+and renamed, so that a kill leaves the old file or the new one.
+"""
 
 import json
 import os
@@ -15,16 +19,16 @@ from advtf.errors import UsageError
 from advtf.storage.files import write_atomically
 
 META = "__meta__"
-KEPT = 2  # the newest file and the one to fall back to
+KEPT = 2  # the newest checkpoint, and one to fall back to where it is damaged
 
 
 def save_state(path: Path, variables: Mapping[str, Sequence], meta: Mapping) -> None:
-    """Saves groups of Keras variables and a JSON-able record in one NPZ file.
+    """Saves groups of Keras variables and a record of JSON values in one NPZ file.
 
     Args:
-        path: ends in ``.npz``.
-        variables: group name -> Keras variables, in an order that the reader repeats.
-        meta: what else is needed to continue.
+        path: the file, whose name ends in ``.npz``.
+        variables: maps the name of each group to its Keras variables, in an order that the reader repeats.
+        meta: the record: what else is needed to continue.
     """
     arrays = {
         f"{group}/{index:04d}/{variable.path}": np.asarray(variable.numpy())
@@ -36,10 +40,13 @@ def save_state(path: Path, variables: Mapping[str, Sequence], meta: Mapping) -> 
 
 
 def load_state(path: Path) -> tuple[dict[str, list[np.ndarray]], dict]:
-    """Reads a file of `save_state`; returns (group -> arrays in order, meta).
+    """Reads a file of `save_state`.
+
+    Returns:
+        The arrays of each group in their order, by the group's name, and the record.
 
     Raises:
-        UsageError: the file is missing, truncated, corrupt or not such a file.
+        UsageError: the file is missing, truncated, corrupt or no file of `save_state`.
     """
     try:
         with np.load(path) as archive:
@@ -56,7 +63,7 @@ def assign(variables: Sequence, arrays: Sequence[np.ndarray], what: str) -> None
     """Assigns `arrays` to Keras `variables` one by one.
 
     Raises:
-        UsageError: numbers or shapes differ; nothing is assigned then.
+        UsageError: their numbers or shapes differ; then nothing is assigned.
     """
     shapes = [tuple(variable.shape) for variable in variables]
     received = [array.shape for array in arrays]
@@ -70,7 +77,7 @@ def assign(variables: Sequence, arrays: Sequence[np.ndarray], what: str) -> None
 
 
 class CheckpointFolder:
-    """The last checkpoints of one run, ``step-<iterations>.npz``, newest last."""
+    """The folder of the last checkpoints of one run, ``step-<iterations>.npz``."""
 
     def __init__(self, directory: Path):
         self.directory = Path(directory)
@@ -89,13 +96,13 @@ class CheckpointFolder:
         return path
 
     def load_newest(self, report=print) -> tuple[dict[str, list[np.ndarray]], dict] | None:
-        """Reads the newest readable checkpoint; `report` is told of each unreadable one passed over.
+        """Reads the newest readable checkpoint; `report` gets a line of text for each unreadable one.
 
         Returns:
-            What `load_state` returns, or None when there is no checkpoint yet.
+            What `load_state` returns, or None if there is no checkpoint yet.
 
         Raises:
-            UsageError: there are checkpoints and none can be read.
+            UsageError: there are checkpoints, and none can be read.
         """
         paths = self.paths()
         for path in reversed(paths):
@@ -112,10 +119,10 @@ class CheckpointFolder:
 
 
 class TrainingInterrupted(RuntimeError):
-    """Asked to stop, and the state has been saved.
+    """The training was asked to stop, and its state has been saved.
 
     Attributes:
-        signal: number of the signal that asked, if one did.
+        signal: the number of the signal that asked for it; None if none did.
     """
 
     signal: int | None = None
@@ -123,20 +130,20 @@ class TrainingInterrupted(RuntimeError):
 
 @contextmanager
 def stop_on_signals() -> Iterator[list[int]]:
-    """Turns the first SIGINT or SIGTERM into a request to be polled; a second one acts at once.
+    """Turns the first SIGINT or SIGTERM into a request, which the training polls; a second one acts at once.
 
     Yields:
-        A list that holds the number of the signal once one has come.
+        A list that gets the number of the signal when one comes.
 
     Raises:
-        TrainingInterrupted: on leaving, with that number, also when nobody polled any more.
+        TrainingInterrupted: at the end of the block, with that number, also if nobody has polled since.
     """
     received: list[int] = []
 
     def handler(number, _):
         received.append(number)
         signal.signal(number, previous[number])
-        # Not print: the signal may have come while Keras was inside a write to the same buffer.
+        # print would fail where the signal comes while Keras is inside a write to the same buffer.
         os.write(1, f"\n{signal.Signals(number).name}: saving a checkpoint, then stopping.\n".encode())
 
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -155,18 +162,20 @@ def stop_on_signals() -> Iterator[list[int]]:
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves everything a run needs to continue with the same bits; must be the last callback.
+    """Saves everything that a run needs to continue with the same bits; it must be the last callback.
 
-    Written after every epoch, every `minutes` within one, and when `stop_requested()` turns true, which then
-    raises `TrainingInterrupted`. Inside the validation of an epoch a request waits for the epoch's end.
+    A checkpoint is written after every epoch, every `minutes` within one, and when `stop_requested()` returns
+    True, in which case `TrainingInterrupted` follows. During the validation of an epoch a request waits for
+    the end of the epoch.
 
     Args:
-        folder: where checkpoints go.
-        stateful: callbacks with ``state() -> dict`` and ``restore(dict)``, by name.
-        steps_per_epoch: of the uninterrupted run.
-        minutes: longest time between two checkpoints; None for epoch ends only.
-        stop_requested: polled after every step.
-        extra: further variables by group.
+        folder: the folder of the checkpoints.
+        stateful: the callbacks whose state is saved, by name; they have ``state() -> dict`` and
+            ``restore(dict)``.
+        steps_per_epoch: the number of steps in an epoch of the uninterrupted run.
+        minutes: the longest time between two checkpoints; None for checkpoints at the ends of epochs only.
+        stop_requested: is called after every step.
+        extra: further variables to save, by the name of their group.
     """
 
     def __init__(
@@ -192,10 +201,10 @@ class Checkpoint(keras.callbacks.Callback):
         """Loads the newest readable checkpoint into `trainer` and the stateful callbacks.
 
         Returns:
-            The number of finished steps; 0 when there is no checkpoint yet.
+            The number of finished steps; 0 if there is no checkpoint yet.
 
         Raises:
-            UsageError: none of the existing checkpoints can be read, or they belong to another model.
+            UsageError: there are checkpoints, but none can be read, or they belong to another model.
         """
         loaded = self.folder.load_newest(report)
         if loaded is None:
@@ -210,7 +219,7 @@ class Checkpoint(keras.callbacks.Callback):
         return meta["step"]
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Keras and the other callbacks have just reset what an epoch accumulates.
+        # Keras and the other callbacks have just reset the sums of the epoch, which the checkpoint had saved.
         if self.resumed is not None:
             metrics, states = self.resumed
             if int(self.model.optimizer.iterations.numpy()) % self.steps_per_epoch:
@@ -221,7 +230,7 @@ class Checkpoint(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         stop = self.stop_requested()
         due = self.minutes is not None and time.monotonic() - self.saved_at >= 60 * self.minutes
-        # After the last step of an epoch its validation is still to come: the epoch's end saves.
+        # After the last step of an epoch its validation is still to come; then the end of the epoch saves.
         if (stop or due) and int(self.model.optimizer.iterations.numpy()) % self.steps_per_epoch:
             self._save()
             self._stop_if(stop)
@@ -247,5 +256,5 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _restore_callbacks(self, states):
         for name, callback in self.stateful.items():
-            if name in states:  # a log asked for only now has nothing to continue
+            if name in states:  # a callback that the interrupted run did not have starts anew
                 callback.restore(states[name])

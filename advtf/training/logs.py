@@ -1,4 +1,4 @@
-"""What a finished epoch leaves behind: one record, written to `metrics.jsonl` and to TensorBoard."""
+"""The record of every epoch, written to `metrics.jsonl` and, under the same names, to TensorBoard."""
 
 import importlib.util
 import math
@@ -15,6 +15,7 @@ from advtf.errors import UsageError
 from advtf.figures.style import amplified, displayable
 from advtf.storage import jsonl
 
+# The metrics that come first in a record, in this order.
 LEADING = (
     "epsilon",
     "learning_rate",
@@ -25,24 +26,24 @@ LEADING = (
     "val_clean_accuracy",
     "val_robust_accuracy",
 )
-MAX_IMAGES = 8
+MAX_IMAGES = 8  # shown in TensorBoard
 
 
 def epoch_record(
     epoch: int, step: int, logs: Mapping[str, Any], *, seconds: float, images_per_second: float | None = None
 ) -> dict[str, float | int | None]:
-    """Orders and cleans what is known about one epoch.
+    """Returns the record of one epoch, in a fixed order and with values that JSON can hold.
 
     Args:
-        epoch: finished epochs, from 1.
-        step: optimizer updates so far.
-        logs: Keras logs of the epoch, scalars by name.
-        seconds: wall time of training and validation.
-        images_per_second: training images over training seconds; left out if None.
+        epoch: the number of the finished epoch, from 1.
+        step: the number of optimizer updates so far.
+        logs: the Keras logs of the epoch, scalars by name.
+        seconds: the wall time of training and validation.
+        images_per_second: training images per second of training; left out if None.
 
     Returns:
-        epoch, step, the names of `LEADING` that `logs` has, its other names, seconds, images_per_second.
-        A value that is not finite is None, which JSON can hold.
+        epoch, step, the names of `LEADING` that `logs` has, its other names, seconds and images_per_second. A
+        value that is not finite is None, because JSON has no NaN.
     """
     names = [name for name in LEADING if name in logs] + [name for name in logs if name not in LEADING]
     record = {"epoch": int(epoch), "step": int(step)} | {name: _finite(logs[name]) for name in names}
@@ -58,13 +59,13 @@ def _finite(value: Any) -> float | None:
 
 
 class EpochLog(keras.callbacks.Callback):
-    """Times each epoch of `fit` and hands its record to `write`, which a subclass defines.
+    """Times each epoch of `fit` and passes its record to `write`, which a subclass defines.
 
-    It has no per-batch hook, so Keras keeps fetching metrics once per epoch only. The clock stops for
-    training where validation begins: Keras has just fetched the training metrics, so the device is idle.
+    It has no hook for batches, so that Keras fetches metrics only once per epoch. The time of training ends
+    where validation begins: Keras has then fetched the training metrics, so the device has finished.
 
     Args:
-        examples_per_step: batch size over all replicas; None leaves out `images_per_second`.
+        examples_per_step: the batch size over all replicas; None leaves out `images_per_second`.
     """
 
     def __init__(self, examples_per_step: int | None = None):
@@ -96,14 +97,14 @@ class EpochLog(keras.callbacks.Callback):
 
 
 class JsonLines(EpochLog):
-    """Appends one JSON object per epoch to a file and syncs it; the learning curves are drawn from it.
+    """Appends one JSON object per epoch to a file and syncs it; the learning curves are drawn from the file.
 
-    Callbacks listed before it may add values (epsilon, learning_rate, ...) to `logs` in `on_epoch_end`.
+    Callbacks that stand before it in the list may add values (epsilon, learning_rate, ...) to the logs.
     To continue a run, call `advtf.storage.jsonl.truncate(path, finished_epochs)` first.
 
     Args:
-        path: the file; its folder must exist.
-        examples_per_step: batch size over all replicas, for `images_per_second`.
+        path: the file, whose folder must exist.
+        examples_per_step: the batch size over all replicas, for `images_per_second`.
     """
 
     def __init__(self, path: str | Path, examples_per_step: int | None = None):
@@ -120,19 +121,20 @@ class JsonLines(EpochLog):
 class TensorBoard(EpochLog):
     """Writes the numbers of `metrics.jsonl` under the same names, images and histograms, once per epoch.
 
-    Images: `clean`, `adversarial`, and `perturbation` = 1/2 + k (adversarial - clean) with
-    k = 1/(2 max|adversarial - clean|) over the shown images of that epoch, itself the scalar
-    `perturbation_factor`. Further `fit` calls append.
+    The images are `clean`, `adversarial`, and `perturbation` = 1/2 + k (adversarial - clean). The factor
+    k = 1/(2 max|adversarial - clean|) over the shown images of that epoch is logged as `perturbation_factor`.
+    Further calls of `fit` append.
 
     Args:
-        log_dir: folder of the event files.
-        sample_images: (x, y): x (N,H,W,C) in [0,1], y (N,) integers; the first 8 are shown.
+        log_dir: the folder of the event files.
+        sample_images: (x, y) with x (N, H, W, C) in [0, 1] and y (N,) integers; the first 8 are shown.
         adversary: maps (x, y) to adversarial images of the shape of x.
-        histograms: also write a histogram of every trainable weight.
-        examples_per_step: batch size over all replicas, for `images_per_second`.
+        histograms: whether to write a histogram of every trainable weight, too.
+        examples_per_step: the batch size over all replicas, for `images_per_second`.
 
     Raises:
-        UsageError: tensorboard is not installed, images without adversary or the reverse, wrong shapes.
+        UsageError: tensorboard is not installed, only one of images and adversary is given, or their shapes
+            are wrong.
     """
 
     def __init__(

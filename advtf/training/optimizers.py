@@ -1,7 +1,8 @@
 """SGD and Adam with the update rules of torch.optim, so that published hyper-parameters keep their meaning.
 
-Two differences from Keras matter: `l2` is added to the gradient (Keras' `weight_decay` is decoupled), and the
-momentum buffer does not contain the learning rate, so a change of rate acts at once on the whole step.
+Two differences from Keras matter. `l2` is added to the gradient, while Keras' `weight_decay` is decoupled.
+And the momentum buffer does not contain the learning rate, so that a change of the rate acts at once on the
+whole step.
 """
 
 import math
@@ -22,12 +23,13 @@ class SGD(keras.optimizers.SGD):
     Args:
         learning_rate: the rate, a float or a Keras schedule.
         momentum: in [0, 1); 0 keeps no buffer.
-        nesterov: use the Nesterov step; needs momentum > 0.
+        nesterov: whether to use the Nesterov step, which needs momentum > 0.
         l2: coefficient of the L2 term in the gradient, >= 0; torch calls it weight_decay.
-        **kwargs: of keras.optimizers.SGD. `weight_decay` there is decoupled: w −= rate·weight_decay·w.
+        **kwargs: further arguments of keras.optimizers.SGD. Its `weight_decay` is decoupled:
+            w −= rate·weight_decay·w.
 
     Raises:
-        UsageError: an argument out of range, or both l2 and weight_decay.
+        UsageError: an argument is out of range, or both l2 and weight_decay are given.
     """
 
     def __init__(
@@ -70,14 +72,15 @@ class Adam(keras.optimizers.Adam):
 
     Args:
         learning_rate: the rate, a float or a Keras schedule.
-        beta_1, beta_2: decay of the first and second moment, in [0, 1).
-        epsilon: added to √v̂, >= 0.
-        amsgrad: use the running maximum of v.
+        beta_1, beta_2: the decay of the first and of the second moment, in [0, 1).
+        epsilon: is added to √v̂, >= 0.
+        amsgrad: whether to use the running maximum of v.
         l2: coefficient of the L2 term in the gradient, >= 0; torch.optim.Adam calls it weight_decay.
-        **kwargs: of keras.optimizers.Adam. `weight_decay` there is decoupled, as in torch.optim.AdamW.
+        **kwargs: further arguments of keras.optimizers.Adam. Its `weight_decay` is decoupled, as in
+            torch.optim.AdamW.
 
     Raises:
-        UsageError: an argument out of range, or both l2 and weight_decay.
+        UsageError: an argument is out of range, or both l2 and weight_decay are given.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class Adam(keras.optimizers.Adam):
         self.l2 = float(l2)
 
     def build(self, variables):
-        """Creates the moments, and the iteration they were last zeroed at, from which the bias counts."""
+        """Creates the moments, and the iteration of their last reset, where the bias correction begins."""
         if self.built:
             return
         super().build(variables)
@@ -142,12 +145,13 @@ def build_optimizer(
     Args:
         name: `sgd` or `adam`.
         learning_rate: > 0.
-        momentum, nesterov: for `sgd` only; `adam` ignores momentum.
-        weight_decay: >= 0; acts on every trainable variable, biases and BatchNorm included, as in torch.
-        decoupled: False adds weight_decay·w to the gradient; True subtracts rate·weight_decay·w instead.
+        momentum, nesterov: are for `sgd` only; `adam` ignores momentum.
+        weight_decay: >= 0; acts on every trainable variable, also on biases and BatchNorm, as in torch.
+        decoupled: False adds weight_decay·w to the gradient; True subtracts rate·weight_decay·w from w
+            instead.
 
     Raises:
-        UsageError: an unknown name, a value out of range, or nesterov with `adam`.
+        UsageError: the name is unknown, a value is out of range, or nesterov is given with `adam`.
     """
     one_of("optimizer", name, OPTIMIZERS)
     if not (math.isfinite(learning_rate) and learning_rate > 0):
@@ -164,13 +168,13 @@ def build_optimizer(
 
 
 def reset_slots(optimizer: keras.optimizers.Optimizer) -> None:
-    """Zeroes momentum and moment slots in place; iterations, learning rate and weight averages stay.
+    """Zeroes the slots (momentum and moments) in place; iterations, learning rate and weight averages stay.
 
-    The bias correction of `Adam` starts anew with its moments. Counted from the first iteration of the run,
-    as in Keras' own Adam, it would make the steps after a reset up to 6.6 times too long.
+    The bias correction of `Adam` starts anew with its moments. If it counted from the first iteration of the
+    run, as in Keras' own Adam, the steps after a reset would be up to 6.6 times too long.
 
     Raises:
-        UsageError: Keras' own Adam or AdamW, which cannot restart its bias correction.
+        UsageError: the optimizer is Keras' own Adam or AdamW, which cannot restart its bias correction.
     """
     optimizer = require_resettable(optimizer)
     averages = getattr(optimizer, "_model_variables_moving_average", [])
@@ -183,10 +187,10 @@ def reset_slots(optimizer: keras.optimizers.Optimizer) -> None:
 
 
 def require_resettable(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """Returns the optimizer whose slots `reset_slots` would zero: itself, or the one inside a loss scaler.
+    """Returns the optimizer whose slots `reset_slots` zeroes: itself, or the one inside a loss scaler.
 
     Raises:
-        UsageError: Keras' own Adam or AdamW.
+        UsageError: it is Keras' own Adam or AdamW.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if isinstance(optimizer, keras.optimizers.Adam) and not isinstance(optimizer, Adam):
@@ -208,7 +212,7 @@ def _averaged(slot, value, decay: float):
 
 
 def _bias_correction(decay: float, steps):
-    """Returns 1 − decay^steps; the plain float32 difference is off by 1e-5 in the first steps of Adam."""
+    """Returns 1 − decay^steps, whose plain float32 difference is wrong by 1e-5 in the first steps of Adam."""
     return -tf.math.expm1(steps * math.log(decay)) if decay else tf.ones_like(steps)
 
 

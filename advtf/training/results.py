@@ -1,4 +1,7 @@
-"""What a finished training leaves: test errors of its snapshots, figures, and exported classifiers."""
+"""The results of a finished training: test errors of its snapshots, figures, and exported classifiers.
+
+`advtf.main` calls these functions in order: load the classifiers, measure them, write examples, draw, export.
+"""
 
 from pathlib import Path
 
@@ -17,15 +20,17 @@ from advtf.training.callbacks import load_snapshot
 from advtf.training.run import SAMPLE_IMAGES, build_attack, build_classifier, period_ends
 from advtf.training.settings import TrainConfig, to_json
 
-EVALUATION_BATCH = 250
+EVALUATION_BATCH = 250  # images at a time
 
 
 def load_classifiers(
     config: TrainConfig, run: RunDirectory, data: ImageData
 ) -> dict[str, tuple[keras.Model, dict]]:
-    """Returns name -> (classifier, record) of the run's snapshots, and of the ensemble of the periods'.
+    """Loads the run's snapshots, and builds the ensemble of those at the ends of the periods.
 
-    Order: last, best (if there is data to select on), those of the average, period1..., ensemble.
+    Returns:
+        The classifier and its record (name, epoch and logs) by name, in this order: last, best if there is
+        data to select on, the same two of the weight average, period1 and so on, ensemble.
     """
     names = ["last", "best"] if data.validation or config.select_on == "test" else ["last"]
     if config.averaging != "none":
@@ -34,7 +39,7 @@ def load_classifiers(
     periods = periods if len(periods) > 1 else []
     loaded = {}
     for name in [*names, *periods]:
-        classifier = build_classifier(config, data)  # float32, whatever the training's precision
+        classifier = build_classifier(config, data)  # in float32, whatever the precision of training
         loaded[name] = (classifier, load_snapshot(run.snapshots / f"{name}.npz", classifier))
     if periods:
         members = [loaded[name][0] for name in periods]
@@ -50,7 +55,7 @@ def measure(
 ) -> dict[str, RobustError]:
     """Measures clean and PGD error of each classifier on the test set, at the target ε, in float32.
 
-    The ensemble is attacked jointly: the loss climbed is −log of the mean probability of the true class.
+    The ensemble is attacked as one classifier, whose loss is −log of the mean probability of the true class.
     """
     attack = build_attack(config, config.eval_restarts)
     errors = {}
@@ -73,7 +78,7 @@ def _inference(classifier):
 
 
 def write_examples(classifier: keras.Model, config: TrainConfig, data: ImageData, run: RunDirectory) -> None:
-    """Saves the first test images, clean and attacked, with predictions: the data of the example grid."""
+    """Saves the first test images, clean and attacked, with predictions, for the figure of examples."""
     x, y = next(iter(evaluation_batches(data.test, SAMPLE_IMAGES, limit=SAMPLE_IMAGES)))
     logits_fn = _inference(classifier)
     attack = tf.function(
@@ -92,7 +97,7 @@ def write_examples(classifier: keras.Model, config: TrainConfig, data: ImageData
 
 
 def draw_figures(config: TrainConfig, run: RunDirectory) -> list[Path]:
-    """Draws learning curves, schedules and the grid of adversarial examples; returns their paths."""
+    """Draws the learning curves, the schedules and the adversarial examples; returns the files' paths."""
     run.figures.mkdir(exist_ok=True)
     paths = [run.figures / f"{name}.png" for name in ("learning_curves", "schedule", "adversarial_examples")]
     plots.learning_curves(run.metrics, paths[0], config.select_on)
@@ -104,7 +109,7 @@ def draw_figures(config: TrainConfig, run: RunDirectory) -> list[Path]:
 def summarise(
     errors: dict[str, RobustError], classifiers: dict[str, tuple[keras.Model, dict]], select_on: str
 ) -> dict[str, dict]:
-    """Returns JSON-able records of the errors in percent, by name; of the best also what it was chosen on."""
+    """Returns the errors in percent by name, as JSON values; that of "best" says what it was chosen on."""
     return {
         name: {
             "clean_error": error.clean_error,
@@ -118,9 +123,10 @@ def summarise(
 
 
 def robust_overfitting(records: dict[str, dict]) -> dict[str, float]:
-    """Returns PGD accuracy of the best minus that of the last epoch, in points, by name of the last.
+    """Returns the PGD accuracy of the best epoch minus that of the last, in points, by the name of the last.
 
-    Li & Spratling 2023, Table 1 ("diff."): how much robustness training further has cost.
+    This is how much robustness the training after the best epoch has cost (Li & Spratling 2023, table 1,
+    "diff.").
     """
     lasts = [name for name in records if name.endswith("last")]
     pairs = {name: name.removesuffix("last") + "best" for name in lasts}
@@ -138,7 +144,7 @@ def export_all(
     data: ImageData,
     directory: Path,
 ) -> dict[str, Path]:
-    """Exports every classifier as ``<directory>/<name>``; returns name -> path of the SavedModel."""
+    """Exports every classifier as ``<directory>/<name>``; returns the paths of the SavedModels by name."""
     sample = next(iter(evaluation_batches(data.test, SAMPLE_IMAGES, limit=SAMPLE_IMAGES)))[0].numpy()
     paths = {}
     for name, (classifier, record) in classifiers.items():

@@ -8,7 +8,7 @@ from advtf.errors import UsageError, require_real
 
 
 def require_gamma(gamma: float) -> float:
-    """Returns γ of at least 0, which is 0 under a strategy with several replicas."""
+    """Returns γ as a float, which must be at least 0, and 0 under a strategy with several replicas."""
     require_real("awp", gamma, 0.0)
     if gamma and tf.distribute.get_strategy().num_replicas_in_sync > 1:
         raise UsageError(f"awp works on one device only. Received: awp={gamma} under a strategy.")
@@ -16,11 +16,12 @@ def require_gamma(gamma: float) -> float:
 
 
 def perturbation(weights: Sequence, gradients: Sequence[tf.Tensor], gamma: float) -> list[tf.Tensor]:
-    """Returns v = γ ‖w‖₂ ∇w/‖∇w‖₂ layer by layer (eq. 9); zero for biases and BatchNorm's vectors.
+    """Returns v = γ ‖w‖₂ ∇w/‖∇w‖₂ layer by layer (eq. 9), and zeros for biases and BatchNorm's vectors.
 
     Args:
-        weights, gradients: of one classifier, in the same order.
-        gamma: γ, the length of v relative to the weights'.
+        weights, gradients: the weights of one classifier and the loss gradients with respect to them, in the
+            same order.
+        gamma: γ, the length of v relative to that of the weights.
     """
 
     def worst(weight, gradient):
@@ -33,15 +34,16 @@ def perturbation(weights: Sequence, gradients: Sequence[tf.Tensor], gamma: float
 
 
 def gradients_at_worst_weights(classifier, gamma: float, step: Callable[[], tuple]) -> tuple:
-    """Runs ``step() -> (gradients, *rest)`` at w, then at w + v, and returns what the second run returned.
+    """Runs ``step() -> (gradients, *rest)`` at w and then at w + v, and returns what the second run returned.
 
-    The first run only finds v: what it did to variables that are not trained (BatchNorm's running
-    statistics, random states) is undone. The weights come back as the same bits.
+    The first run only finds v. What it changed in variables that are not trained (BatchNorm's running
+    statistics, random states) is undone, and at the end the weights have their old bits again.
 
     Args:
-        classifier: its variables are moved.
+        classifier: the Keras model whose variables are moved.
         gamma: γ of `perturbation`.
-        step: one forward and backward pass; its gradients are those of `classifier.trainable_variables`.
+        step: one forward and one backward pass; returns the gradients of `classifier.trainable_variables`
+            first.
     """
     weights, others = classifier.trainable_variables, classifier.non_trainable_variables
     kept = [tf.identity(variable) for variable in (*weights, *others)]
