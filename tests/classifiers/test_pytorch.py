@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from advtf.convert import convert_state_dict, load_torch
+from advtf.classifiers.pytorch import convert_state_dict, load_torch
 from advtf.errors import UsageError
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
