@@ -7,7 +7,6 @@ python -m advtf.evaluate --out_dir=runs/evaluate-x-ensemble --resume      contin
 In Python, ``advtf.evaluate(classifier, x, y, attacks=["autoattack"], epsilon=8/255)`` does the same.
 """
 
-import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from advtf.evaluation.settings import AttackSettings, require_radius
 from advtf.settings import flags as absl_flags
 from advtf.settings import planning
 from advtf.settings.callable_module import CallableModule
-from advtf.storage import rundir
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,12 +43,14 @@ def evaluate(
 ) -> "Evaluation":
     """Attacks a classifier and measures its error, attack by attack and in the worst case.
 
+    Example: ``print(advtf.evaluate(model, images, labels, attacks=["pgd", "autoattack"], epsilon=8 / 255))``.
+
     Args:
         classifier: a Keras model, a list of them (attacked as their ensemble), a SavedModel's path or what
             `advtf.load_classifier` made of it, or any differentiable function from images to logits.
         x: images (N, H, W, C), uint8 or float in [0, 1].
         y: integer labels (N,).
-        attacks: names of `advtf.evaluation.settings.NAMES`; each is measured on its own.
+        attacks: names of `advtf.evaluation.attacks.NAMES`; each attack or suite is measured on its own.
         epsilon: radius ε for pixels in [0, 1].
         norm: "linf" or "l2".
         epsilon_grid: more radii; the worst case over all attacks is measured there.
@@ -61,6 +61,9 @@ def evaluate(
         **settings: other fields of `advtf.evaluation.settings.AttackSettings`: steps, queries, restarts,
             targets, seed, batch_size, ...
 
+    Returns:
+        The errors, attack by attack and in the worst case; printing it gives a table.
+
     Raises:
         UsageError: a bad setting, images or labels that do not fit, not a classifier, or `state_dir`
             belongs to another evaluation.
@@ -68,26 +71,21 @@ def evaluate(
     chosen = AttackSettings(attacks=attacks, eps=epsilon, norm=norm, **settings)
     for radius in epsilon_grid:
         require_radius(radius, norm, "epsilon_grid")
+    from advtf.classifiers.classifier import as_classifier
+    from advtf.data import arrays
+    from advtf.data.augmentation import to_unit_float
     from advtf.evaluation.engine import evaluate_classifier
     from advtf.storage import cache
 
-    classifier, x, y = _checked(classifier, x, y, chosen.outputs)
+    x, y = arrays.checked("test", x, y)
+    arrays.class_count([y])
+    x = to_unit_float(x).numpy()
+    classifier = as_classifier(classifier, x, y, outputs=chosen.outputs)
     evaluation = evaluate_classifier(
         classifier, x, y, chosen, epsilon_grid=epsilon_grid, state_dir=state_dir, checks=checks, say=say
     )
     cache.clear(state_dir)
     return evaluation
-
-
-def _checked(classifier, x, y, outputs):
-    from advtf.classifiers.classifier import as_classifier
-    from advtf.data import arrays
-    from advtf.data.augmentation import to_unit_float
-
-    x, y = arrays.checked("test", x, y)
-    arrays.class_count([y])
-    x = to_unit_float(x).numpy()
-    return as_classifier(classifier, x, y, outputs=outputs), x, y
 
 
 def main(argv: list[str]) -> None:
@@ -100,41 +98,15 @@ def main(argv: list[str]) -> None:
         return
     print(evaluation_run.describe(settings, options, run), flush=True)
     with planning.tell_how_to_continue("evaluate", run):
-        _run(run, settings, options)
+        evaluation_run.execute(run, settings, options)
 
 
-def _run(run, settings, options):
-    from advtf import runtime  # everything above answers before TensorFlow starts
-
-    devices = runtime.start(jit=settings.jit, verbose=options.verbose)
-    print(f"{'device':<10}{devices.device}\n", flush=True)
-
-    from advtf.evaluation import files as evaluation_files
-    from advtf.evaluation.engine import evaluate_classifier
-    from advtf.storage import cache
-
-    classifier, images, labels = evaluation_run.load(settings, options)
-    with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
-        if not options.resume:
-            run.write_config(settings, options)
-        evaluation = evaluate_classifier(
-            classifier,
-            images,
-            labels,
-            settings,
-            epsilon_grid=options.eps_grid,
-            state_dir=run.attacked,
-            say=functools.partial(print, flush=True),
-        )
-        written = evaluation_files.write(evaluation, classifier, images, labels, run, options)
-        cache.clear(run.attacked)
-    print(f"\n{evaluation}")
-    for warning in evaluation.warnings:
-        print(f"\nwarning: {warning}")
-    print("\nWrote " + "\n      ".join(map(str, written)))
+def command() -> None:
+    """Runs the command line. A script that has registered attacks of its own calls it at its end."""
+    absl_flags.run_command(main, EvaluateOptions, AttackSettings)
 
 
 sys.modules[__name__].__class__ = CallableModule  # advtf.evaluate is the function, too
 
 if __name__ == "__main__":
-    absl_flags.run_command(main, EvaluateOptions, AttackSettings)
+    command()

@@ -1,14 +1,30 @@
-"""The outcome of an evaluation: what each attack broke and cost, as JSON and as a table. No TensorFlow."""
+"""What an evaluation found and what it cost: as a table, as JSON, and as the files of a run.
 
+The figures are drawn from the files that `write` has written before. Imports no TensorFlow.
+"""
+
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from advtf.evaluation.attacks import NAMES
 from advtf.evaluation.settings import AttackSettings
 from advtf.settings.fields import format_epsilon
+from advtf.storage.files import write_atomically
+from advtf.storage.provenance import provenance
+from advtf.storage.runfiles import RunDirectory
 from advtf.training.settings import to_json
+
+if TYPE_CHECKING:
+    from advtf.classifiers.classifier import Classifier
+
+EXTREMES = 6  # examples in each half of the figure
+INTEGER_LIST = re.compile(r"\[\s*\d+(?:,\s*\d+)*\s*\]")
 
 
 @dataclass(frozen=True)
@@ -155,3 +171,87 @@ def _cost(spent):
 def _finite_mean(values):
     mean = float(np.mean(values, dtype=np.float64))
     return mean if np.isfinite(mean) else None  # JSON has no infinity
+
+
+def write(
+    evaluation: Evaluation,
+    classifier: "Classifier",
+    x: np.ndarray,
+    y: np.ndarray,
+    run: RunDirectory,
+    *,
+    source: Mapping[str, str | None],
+    all_examples: bool = False,
+) -> list[Path]:
+    """Writes the examples of the figure, evaluation.json and figures drawn from these.
+
+    Args:
+        evaluation: what was found.
+        classifier, x, y: what was evaluated: images float32 (N, H, W, C) and labels (N,).
+        run: where the files go.
+        source: where the classifier and the images came from, for evaluation.json.
+        all_examples: also keep the worst point of every example.
+
+    Returns:
+        The paths written, evaluation.json first.
+    """
+    from advtf.figures import evaluation as figures
+
+    written = []
+    run.figures.mkdir(exist_ok=True)
+    if all_examples:
+        written.append(run.all_examples)
+        _write_examples(written[-1], evaluation, classifier, x, y, np.arange(len(x)))
+    chosen = _extremes(evaluation, x)
+    if len(chosen):
+        _write_examples(run.examples, evaluation, classifier, x, y, chosen)
+        written += [run.examples, run.figures / "extremes.png"]
+        figures.extremes(run.examples, written[-1])
+    _write_numbers(run.evaluation, provenance() | source | evaluation.to_json())
+    if len(evaluation.curve) > 2:  # more than ε = 0 and the ε evaluated
+        written.append(run.figures / "robust_accuracy.png")
+        figures.robust_accuracy(run.evaluation, written[-1])
+    return [run.evaluation, *written]
+
+
+def _extremes(evaluation, x):
+    """Rows of the broken examples with the smallest l2 perturbations, then of those with the largest."""
+    broken = np.flatnonzero(evaluation.worst_case.broken)
+    order = broken[np.argsort(_sizes(evaluation.adversarial[broken], x[broken]), kind="stable")]
+    half = min(EXTREMES, len(order) // 2)
+    return np.concatenate([order[:half], order[len(order) - half :]])
+
+
+def _sizes(x_adv, x):
+    return np.sqrt(np.sum(np.square(x_adv - x), axis=(1, 2, 3), dtype=np.float64))
+
+
+def _write_examples(path, evaluation, classifier, x, y, rows):
+    clean, adversarial = x[rows], evaluation.adversarial[rows]
+    size = evaluation.settings.batch_size
+    arrays = {
+        "index": rows,
+        "clean": clean,
+        "adversarial": adversarial,
+        "labels": y[rows],
+        "broken": evaluation.worst_case.broken[rows],
+        "clean_predictions": _predictions(classifier, clean, size),
+        "adversarial_predictions": _predictions(classifier, adversarial, size),
+        "l2_sizes": _sizes(adversarial, clean),
+        "epsilon": np.float64(evaluation.settings.eps),
+    }
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+def _predictions(classifier, images, size):
+    parts = range(0, len(images), size)
+    return np.concatenate([np.asarray(classifier.logits_fn(images[i : i + size])).argmax(-1) for i in parts])
+
+
+def _write_numbers(path, content):
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    # Thousands of broken examples stay on one line.
+    text = INTEGER_LIST.sub(
+        lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text
+    )
+    write_atomically(path, lambda file: file.write(f"{text}\n".encode()))

@@ -4,6 +4,7 @@ No TensorFlow at import, so that a wrong flag is answered at once.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +123,47 @@ def describe(settings: AttackSettings, options: EvaluateOptions, run: RunDirecto
         "output": str(run.path),
     }
     return planning.table(lines)
+
+
+def execute(run: RunDirectory, settings: AttackSettings, options: EvaluateOptions) -> None:
+    """Evaluates what was planned, and prints and writes the result.
+
+    What is finished is kept in the directory, so that `--resume` continues from there.
+
+    Raises:
+        UsageError: the classifier or the images cannot be had, or do not fit each other.
+    """
+    from advtf import runtime  # everything before this answers without TensorFlow
+
+    devices = runtime.start(jit=settings.jit, verbose=options.verbose)
+    print(f"{'device':<10}{devices.device}\n", flush=True)
+
+    from advtf.evaluation import report
+    from advtf.evaluation.engine import evaluate_classifier
+    from advtf.storage import cache
+
+    classifier, x, y = load(settings, options)
+    with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
+        if not options.resume:
+            run.write_config(settings, options)
+        evaluation = evaluate_classifier(
+            classifier,
+            x,
+            y,
+            settings,
+            epsilon_grid=options.eps_grid,
+            state_dir=run.attacked,
+            say=functools.partial(print, flush=True),
+        )
+        source = {"path": options.model, "dataset": options.dataset}
+        written = report.write(
+            evaluation, classifier, x, y, run, source=source, all_examples=options.save_examples
+        )
+        cache.clear(run.attacked)
+    print(f"\n{evaluation}")
+    for warning in evaluation.warnings:
+        print(f"\nwarning: {warning}")
+    print("\nWrote " + "\n      ".join(map(str, written)))
 
 
 def load(

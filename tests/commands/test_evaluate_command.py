@@ -13,7 +13,6 @@ from helpers.attack import norms
 from helpers.evaluate import EPSILON, EXPORT, FEW, digits, export_digits
 from helpers.run import children_seconds, tree
 
-from advtf import evaluate
 from advtf.classifiers.export import export_classifier
 from advtf.errors import UsageError
 from advtf.evaluation import run as evaluation_run
@@ -98,7 +97,7 @@ class Killed(Exception):
 def test_a_killed_command_continues_to_the_same_numbers(inside, tmp_path, monkeypatch):
     settings = {"attacks": ("pgd", "screen"), "steps": 4, "targets": 2, "batch_size": 100}
     options = {"num_examples": 150, "eps_grid": (0.04,)}
-    evaluate._run(*plan(settings, **options, out_dir=str(tmp_path / "whole")))
+    evaluation_run.execute(*plan(settings, **options, out_dir=str(tmp_path / "whole")))
     stopped = str(tmp_path / "stopped")
     writes, put = [], ResultCache.put
 
@@ -111,7 +110,7 @@ def test_a_killed_command_continues_to_the_same_numbers(inside, tmp_path, monkey
     (tmp_path / "stopped").mkdir()
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(ResultCache, "put", dying)
-        evaluate._run(*plan(settings, **options, out_dir=stopped, overwrite=True))
+        evaluation_run.execute(*plan(settings, **options, out_dir=stopped, overwrite=True))
     with pytest.raises(UsageError, match="Add --overwrite to replace it or --resume"):
         plan(settings, **options, out_dir=stopped)
     with pytest.raises(UsageError, match=r"steps=4. Received: steps=5"):
@@ -120,7 +119,7 @@ def test_a_killed_command_continues_to_the_same_numbers(inside, tmp_path, monkey
     with pytest.raises(UsageError, match=r"num_examples=150. Received: num_examples=99"):
         evaluation_run.plan({}, {"out_dir": stopped, "resume": True, "num_examples": 99})
     assert tree(stopped) == before
-    evaluate._run(*evaluation_run.plan({}, {"out_dir": stopped, "resume": True}))
+    evaluation_run.execute(*evaluation_run.plan({}, {"out_dir": stopped, "resume": True}))
     assert numbers(tmp_path / "stopped") == numbers(tmp_path / "whole")
     assert not (tmp_path / "stopped" / "state").exists()
 
