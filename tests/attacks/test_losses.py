@@ -1,11 +1,14 @@
 """The losses attacks climb, against hand values and float64 NumPy."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
-from advtf.attacks.losses import dlr, margin, target_class, targeted_dlr
+from advtf.attacks.losses import cross_entropy, dlr, is_correct, margin, target_class, targeted_dlr
 
 LOGITS = np.array([[3, 1, 0, 2, -1], [1, 4, 2, 2, 0], [0, 5, 5, 1, 1], [2, 2, 2, 2, 1]], np.float32)
+SEPARATED = np.array([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0], [1000.0, 0.0, -1000.0]])
+CLASSES = np.array([0, 1, 2])
 
 
 def test_margin_and_dlr_by_hand():
@@ -52,3 +55,24 @@ def test_target_classes_are_ranked_without_the_true_one():
         [4, 4, 0, 0],
     ]
     assert target_class(y, logits, tf.constant(2)).numpy().tolist() == [2, 3, 2, 3]
+
+
+def expected_cross_entropy(logits, labels):
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+
+
+@pytest.mark.parametrize("label_type", [tf.int32, tf.int64])
+@pytest.mark.parametrize("logit_type", [tf.float32, tf.bfloat16])
+def test_cross_entropy_is_per_example_float32(label_type, logit_type):
+    losses = cross_entropy(tf.constant(CLASSES, label_type), tf.constant(SEPARATED, logit_type))
+    assert losses.dtype == tf.float32
+    # Every entry of SEPARATED is a bfloat16 number, so both types give the same losses.
+    np.testing.assert_allclose(losses, expected_cross_entropy(SEPARATED, CLASSES), rtol=1e-6)
+
+
+@pytest.mark.parametrize("label_type", [tf.int32, tf.int64])
+def test_is_correct(label_type):
+    correct = is_correct(tf.constant([0, 2, 1], label_type), tf.constant(SEPARATED, tf.float32))
+    assert correct.dtype == tf.float32
+    np.testing.assert_array_equal(correct, [1, 1, 0])

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from helpers.attack import Linear, digits_network, losses, norms, numpy_pgd, seed
 
-from advtf.attacks.pgd import fgsm, pgd
+from advtf.attacks.pgd import fgsm, fgsm_n, noisy, pgd
 from advtf.errors import UsageError
 
 NORMS = ("linf", "l2")
@@ -257,3 +257,15 @@ def test_bad_settings(settings, message):
     with pytest.raises(UsageError) as error:
         pgd(**settings)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_fgsm_n_stays_within_twice_epsilon_and_fgsm_r_within_epsilon():
+    model, epsilon = Linear(), 0.2
+    x, y = model.batch(40)
+    far = fgsm_n()(model, x, y, epsilon, seed()).numpy()
+    near = fgsm(random_start="uniform")(model, x, y, epsilon, seed()).numpy()
+    start = noisy()(tf.constant(x), epsilon, seed()).numpy()
+    assert epsilon < np.abs(far - x).max() <= 2 * epsilon + 1e-6
+    assert np.abs(far - start).max() <= epsilon + 1e-6
+    assert np.abs(near - x).max() <= epsilon + 1e-6
+    assert min(far.min(), near.min()) >= 0 and max(far.max(), near.max()) <= 1

@@ -22,6 +22,27 @@ class Report(keras.callbacks.Callback):
         logs.update(gradient_norm=2.0**epoch, learning_rate=0.5, epsilon=0.1 * epoch)
 
 
+class Clock(keras.callbacks.Callback):
+    """A clock that goes on by the given seconds in each epoch's training, validation and other callbacks."""
+
+    def __init__(self, training, validation, others):
+        super().__init__()
+        self.now, self.seconds = 10.0, (training, validation, others)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now += 40  # between two epochs
+        self.training, self.validation, self.others = (part[epoch] for part in self.seconds)
+
+    def on_test_begin(self, logs=None):
+        self.now += self.training
+
+    def on_test_end(self, logs=None):
+        self.now += self.validation
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.now += self.others
+
+
 def tiny_model(steps_per_execution=1):
     model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -69,11 +90,11 @@ def test_record_has_the_agreed_order_and_json_values():
 
 @pytest.mark.parametrize("steps_per_execution", [1, 3])
 def test_lines_of_a_validated_run(tmp_path, monkeypatch, steps_per_execution):
-    # per epoch: it begins, validation begins, validation ends, epoch ends
-    clock = iter([0, 2, 5, 60, 100, 104, 110, 160])
-    monkeypatch.setattr(logs, "perf_counter", lambda: next(clock))
+    clock = Clock(training=[2, 4], validation=[3, 6], others=[55, 50])
+    monkeypatch.setattr(logs, "perf_counter", lambda: clock.now)
     path = tmp_path / "metrics.jsonl"
-    history = fit(tiny_model(steps_per_execution), [Report(), logs.JsonLines(path, examples_per_step=4)])
+    callbacks = [clock, Report(), logs.JsonLines(path, examples_per_step=4)]
+    history = fit(tiny_model(steps_per_execution), callbacks)
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [list(record) for record in records] == 2 * [
         ["epoch", "step", "epsilon", "learning_rate", "loss", "val_loss", "gradient_norm", "seconds"]
@@ -88,9 +109,10 @@ def test_lines_of_a_validated_run(tmp_path, monkeypatch, steps_per_execution):
 
 
 def test_without_validation_the_clock_runs_to_the_end_of_the_epoch(tmp_path, monkeypatch):
-    clock = iter([10, 16])
-    monkeypatch.setattr(logs, "perf_counter", lambda: next(clock))
-    fit(tiny_model(), [logs.JsonLines(tmp_path / "m", examples_per_step=4)], epochs=1, validation=False)
+    clock = Clock(training=[0], validation=[0], others=[6])
+    monkeypatch.setattr(logs, "perf_counter", lambda: clock.now)
+    callbacks = [clock, logs.JsonLines(tmp_path / "m", examples_per_step=4)]
+    fit(tiny_model(), callbacks, epochs=1, validation=False)
     (record,) = jsonl.read(tmp_path / "m")
     assert (record["seconds"], record["images_per_second"]) == (6, 2)
     assert "val_loss" not in record

@@ -11,6 +11,8 @@ import pytest
 
 SCRIPT = """
 import json
+import tempfile
+from pathlib import Path
 from advtf.runtime import import_tensorflow, start
 
 tf = import_tensorflow()
@@ -50,8 +52,7 @@ def train(strategy, attack, size, count, steps=None):
         trainer = AdversarialTrainer(classifier(keras.regularizers.L2(0.01)), attack, 0.1)
         trainer.compile(SGD(0.1, momentum=0.9, l2=0.01))
     stream = data(size, count)
-    log = GradientDynamics(trainer.classifier, "unused", updates=9, total=9)
-    log._write = lambda: None
+    log = GradientDynamics(trainer.classifier, Path(tempfile.mkdtemp()) / "d.npz", updates=9, total=9)
     history = trainer.fit(
         stream, epochs=2, steps_per_epoch=steps, callbacks=[log], verbose=0, shuffle=False
     ).history
@@ -72,8 +73,6 @@ for name, strategy in {"single": single, "mirrored": mirrored.strategy}.items():
     }
 
 import dataclasses
-import tempfile
-from pathlib import Path
 from advtf.data import sets as images
 from advtf.storage import jsonl
 from advtf.training.settings import RunOptions, resolve
