@@ -39,13 +39,17 @@ def attempt(folder, settings, minutes=EVERY_STEP, **options):
 
 
 @contextmanager
-def crashing(owner, name, call, happening=None):
-    """Within, call number `call` of a function does `happening`, by default the end of the process."""
+def crashing(owner, name, call, happening=None, counts=None):
+    """Within, call number `call` of a function does `happening`, by default the end of the process.
+
+    Only calls count whose arguments `counts` accepts, if it is given.
+    """
     original, calls = getattr(owner, name), []
 
     def counted(*arguments, **options):
-        calls.append(name)
-        if len(calls) == call:
+        counted_now = counts is None or counts(*arguments)
+        calls.extend([name] * counted_now)
+        if counted_now and len(calls) == call:
             if happening is None:
                 raise Crash
             happening()

@@ -1,13 +1,11 @@
 """`python -m advtf.analyze` and `advtf.analyze`: files, a kill and what follows, mistakes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from helpers import command
 from helpers.analysis import read, register
 from helpers.evaluate import EPSILON, EXPORT, digits, export_digits
 from helpers.run import children_seconds, tree
@@ -21,7 +19,7 @@ from advtf.errors import UsageError
 from advtf.storage.runfiles import ANALYSIS, RunDirectory
 from advtf.studies import run as analysis_run
 
-ROOT = Path(__file__).parents[2]
+COMMAND = "advtf.analyze"
 FEW = {"attack_steps": 3, "attack_step_size": "eps/2"}
 
 
@@ -131,61 +129,41 @@ def test_data_and_model_must_agree(inside, tmp_path, two):
     assert not (tmp_path / "out").exists() and not two[0].contexts
 
 
-def command(folder, *arguments):
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return subprocess.run(
-        [sys.executable, "-m", "advtf.analyze", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def test_the_command(folder, tmp_path):
     few = ["--num_examples=60", "--density_probes=2", "--density_steps=8", "--attack_steps=2"]
     given = [f"--model={EXPORT}", "--study=density", f"--out_dir={tmp_path}/out", "--attack_step_size=eps/2"]
-    done = command(folder, *given, *few)
-    assert (done.returncode, done.stderr) == (0, "")
-    plan = [line.split()[0] for line in done.stdout.splitlines()[:6]]
+    code, out, error = command.run(COMMAND, folder, *given, *few)
+    assert (code, error) == (0, "")
+    plan = [line.split()[0] for line in out.splitlines()[:6]]
     assert plan == ["study", "model", "data", "attack", "output", "device"]
-    for path in done.stdout.split("Wrote ")[1].split():
+    for path in out.split("Wrote ")[1].split():
         assert (folder / path).exists()
     record = read(tmp_path / "out" / "density" / "density.json")
     assert (record["settings"]["eps"], record["settings"]["density_steps"]) == (EPSILON, 8)
     assert record["command"].startswith(f"--model={EXPORT}")
     before = tree(tmp_path)
-    done = command(folder, *given, *few)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "a run (finished)" in done.stderr
-    done = command(folder, f"--out_dir={tmp_path}/out", "--resume")
-    assert done.returncode == 0 and "is finished" in done.stdout
+    code, _, error = command.run(COMMAND, folder, *given, *few)
+    assert code == 2 and error.count("\n") == 1 and "a run (finished)" in error
+    code, out, _ = command.run(COMMAND, folder, f"--out_dir={tmp_path}/out", "--resume")
+    assert code == 0 and "is finished" in out
     assert tree(tmp_path) == before
 
 
 def test_help_and_mistakes_are_answered_at_once_and_without_tensorflow(tmp_path):
-    for name in ("tensorflow", "keras", "tensorflow_datasets"):
-        (tmp_path / "poison" / name).mkdir(parents=True)
-        (tmp_path / "poison" / name / "__init__.py").write_text("raise SystemExit('imported too early')")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}/poison{os.pathsep}{ROOT}"}
-
-    def run(*arguments):
-        line = [sys.executable, "-m", "advtf.analyze", *arguments]
-        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
-
+    poison = command.poisoned(tmp_path / "poison")
     before = children_seconds()
-    helped = run("--help")
+    code, out, _ = command.run(COMMAND, tmp_path, "--help", first=[poison])
     assert children_seconds() - before < 1
-    assert helped.returncode == 0 and "--eigen_method" in helped.stdout
+    assert code == 0 and "--eigen_method" in out
     for arguments, message in (
         (["--study=hesian"], "Did you mean 'hessian'"),
         (["--study=hessian", "--model=nowhere/x"], "nowhere/x"),
         (["--study=hessian", "--modle=x"], "modle"),
         (["--study=surface,hessian"], "study=surface needs at least one model"),
     ):
-        done = run(*arguments)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["poison"]
+        code, _, error = command.run(COMMAND, tmp_path, *arguments, first=[poison])
+        assert code == 2 and error.count("\n") == 1 and message in error
+    assert list(tmp_path.iterdir()) == [poison]
 
 
 # The library call

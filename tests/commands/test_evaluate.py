@@ -1,14 +1,13 @@
 """`python -m advtf.evaluate`: plans, files, a kill and what follows, mistakes."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from helpers import command
 from helpers.attack import norms
 from helpers.evaluate import EPSILON, EXPORT, FEW, digits, export_digits
 from helpers.run import children_seconds, tree
@@ -19,7 +18,7 @@ from advtf.evaluation import run as evaluation_run
 from advtf.figures import evaluation as evaluation_plots
 from advtf.storage.cache import ResultCache
 
-ROOT = Path(__file__).parents[2]
+COMMAND = "advtf.evaluate"
 
 
 @pytest.fixture(scope="module")
@@ -124,35 +123,21 @@ def test_a_killed_command_continues_to_the_same_numbers(inside, tmp_path, monkey
     assert not (tmp_path / "stopped" / "state").exists()
 
 
-def command(folder, *arguments):
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return subprocess.run(
-        [sys.executable, "-m", "advtf.evaluate", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def test_the_command(folder, tmp_path):
     few = [f"--{name}={value}" for name, value in FEW.items()]
     out = tmp_path / "out"
     given = [f"--model={EXPORT}", "--attacks=pgd,fab_t,square", f"--out_dir={out}", "--num_examples=80"]
-    done = command(folder, *given, *few, "--eps_grid=0.04,20/255", "--save_examples")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "Error in % of 80 images (linf, ε 0.08)" in done.stdout
-    assert (
-        "\nmodel              clean      PGD    FAB-T   Square   worst case\ndigits-run/last" in done.stdout
+    code, printed, error = command.run(
+        COMMAND, folder, *given, *few, "--eps_grid=0.04,20/255", "--save_examples"
     )
+    assert (code, error) == (0, "")
+    assert "Error in % of 80 images (linf, ε 0.08)" in printed
+    head, row = printed.split("Error in %")[1].splitlines()[1:3]
+    assert head.split() == ["model", "clean", "PGD", "FAB-T", "Square", "worst", "case"]
+    assert row.startswith("digits-run/last")
     record = json.loads((out / "evaluation.json").read_text())
-    assert (record["dataset"], record["norm"], record["epsilon"], record["seed"]) == (
-        "digits",
-        "linf",
-        EPSILON,
-        0,
-    )
+    shown = tuple(record[name] for name in ("dataset", "norm", "epsilon", "seed"))
+    assert shown == ("digits", "linf", EPSILON, 0)
     assert {"python", "advtf", "tensorflow", "keras"} <= record["versions"].keys()
     square = record["attacks"]["square"]
     assert {"error", "mean_loss", "forward_passes", "backward_passes", "seconds", "broken"} <= square.keys()
@@ -166,25 +151,27 @@ def test_the_command(folder, tmp_path):
         assert (np.diff(file["l2_sizes"]) >= 0).all() and len(file["index"]) == 12
     assert sorted(p.name for p in (out / "figures").iterdir()) == ["extremes.png", "robust_accuracy.png"]
     before = tree(out)
-    done = command(folder, *given)
-    assert (
-        done.returncode == 2
-        and len(done.stderr.splitlines()) == 1
-        and "holds a run (finished)" in done.stderr
-    )
-    done = command(folder, f"--out_dir={out}", "--resume")
-    assert done.returncode == 0 and "is finished" in done.stdout
+    code, _, error = command.run(COMMAND, folder, *given)
+    assert code == 2 and error.count("\n") == 1 and "holds a run (finished)" in error
+    code, printed, _ = command.run(COMMAND, folder, f"--out_dir={out}", "--resume")
+    assert code == 0 and "is finished" in printed
     assert tree(out) == before
 
 
 def test_mistakes_are_answered_at_once_and_without_tensorflow(tmp_path):
+    poison, work = command.poisoned(tmp_path / "poison"), tmp_path / "work"
+    work.mkdir()
     before = children_seconds()
-    done = command(tmp_path, "--model=nowhere/x", "--attacks=pgd")
+    code, _, error = command.run(COMMAND, work, "--model=nowhere/x", "--attacks=pgd", first=[poison])
     assert children_seconds() - before < 1
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nowhere/x" in done.stderr
-    assert not list(tmp_path.iterdir())
-    code = "import sys, advtf.evaluate; sys.exit('tensorflow' in sys.modules or not callable(advtf.evaluate))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert code == 2 and error.count("\n") == 1 and "nowhere/x" in error
+    assert not list(work.iterdir())
+
+
+def test_the_module_of_the_command_is_also_the_library_function(tmp_path):
+    poison = command.poisoned(tmp_path / "poison")
+    code = "import advtf.evaluate; assert callable(advtf.evaluate)"
+    subprocess.run([sys.executable, "-c", code], env=command.environment(poison), check=True)
 
 
 def test_figures_refuse_foreign_files(tmp_path):
