@@ -240,6 +240,8 @@ class ComponentRun:
 
 
 class _Task(NamedTuple):
+    """One attack on some rows of the examples; `label` names its progress bar and its state on disk."""
+
     label: str
     name: str
     epsilon: float
@@ -290,15 +292,17 @@ class Engine:
         start: Points | None = None,
         finished: Callable[[ComponentRun, Points], None] | None = None,
     ) -> tuple[Points, list[ComponentRun]]:
-        """Runs components one after another, each on what those before left.
+        """Runs attacks one after another, each on the examples that those before it have left.
 
         Args:
-            entry: name for progress and state; one for each use.
-            start: points known already, inside the ball; default the clean images.
-            finished: called after each component with what it did and the worst points so far.
+            entry: name for the progress bar and the state on disk; another one for each call.
+            components: names of the attacks.
+            epsilon: radius ε.
+            start: points known already, inside the ball. Defaults to the clean images.
+            finished: called after each attack with what it did and the worst points so far.
 
         Returns:
-            The worst points of all examples, and what each component did.
+            The worst points of all examples, and what each attack did.
         """
         points = start.select(np.arange(len(self.x))) if start else Points.unattacked(self.x, self.clean_loss)
         runs = []
@@ -322,6 +326,7 @@ class Engine:
         return run
 
     def _confirmed(self, task):
+        """Runs an attack, asks the classifier again about what it broke, and takes back what is not so."""
         work, rows = self._work(task), task.rows
         points, found = work.points, np.flatnonzero(work.points.broken)
         x_adv = points.x_adv[found]
@@ -339,7 +344,7 @@ class Engine:
         return in_range & (size <= epsilon + TOLERANCE * max(1.0, epsilon))
 
     def _work(self, task):
-        """Runs the stages of a component that are not on disk yet; returns where that ended."""
+        """Runs the stages of an attack that are not on disk yet, and returns where that ended."""
         if task.name not in self._stages:
             self._stages[task.name] = ATTACKS[task.name].stages(self._builder)
         stages, saved = self._stages[task.name], self.cache.get(task.label)

@@ -1,4 +1,4 @@
-"""Signs that an evaluation flatters the classifier; each is one line that says what it means.
+"""Signs that an evaluation flatters the classifier; each warning is one line that says what it means.
 
 After Carlini et al. 2019, "On evaluating adversarial robustness", and the checks of Croce & Hein 2020.
 """
@@ -42,7 +42,12 @@ def warnings_before(logits_fn: LogitsFn, x: np.ndarray, y: np.ndarray, norm: str
 
 
 def is_differentiable(logits_fn: LogitsFn, x: tf.Tensor) -> bool:
-    """Whether the logits have a gradient with respect to the images, be it zero."""
+    """Whether the logits have a gradient with respect to the images, even if it is zero.
+
+    Args:
+        logits_fn: float32 (B, H, W, C) -> (B, K).
+        x: images (B, H, W, C).
+    """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         logits = logits_fn(x)
@@ -50,7 +55,15 @@ def is_differentiable(logits_fn: LogitsFn, x: tf.Tensor) -> bool:
 
 
 def zero_gradients(logits_fn: LogitsFn, x: tf.Tensor, y: tf.Tensor) -> str | None:
-    """Warns when more than 1 % of the examples have no input gradient of the cross-entropy at all."""
+    """Warns when the input gradient of the cross-entropy is zero for more than 1 % of the examples.
+
+    Args:
+        logits_fn: float32 (B, H, W, C) -> (B, K).
+        x, y: images (B, H, W, C) and integer labels (B,).
+
+    Returns:
+        The warning, or None.
+    """
     gradient = tf.function(lambda x, y: input_gradient(logits_fn, x, y), autograph=False)(x, y)
     share = float(np.mean(~np.any(np.asarray(gradient).reshape(len(x), -1), axis=1)))
     if share <= ZERO_SHARE:
@@ -62,7 +75,15 @@ def zero_gradients(logits_fn: LogitsFn, x: tf.Tensor, y: tf.Tensor) -> str | Non
 
 
 def random_outputs(logits_fn: LogitsFn, x: tf.Tensor) -> str | None:
-    """Warns when two passes over the same images differ."""
+    """Warns when two passes over the same images differ.
+
+    Args:
+        logits_fn: float32 (B, H, W, C) -> (B, K).
+        x: images (B, H, W, C).
+
+    Returns:
+        The warning, or None.
+    """
     run = tf.function(logits_fn, autograph=False)
     first, second = np.asarray(run(x)), np.asarray(run(x))
     difference = float(np.abs(first - second).max())
@@ -75,7 +96,16 @@ def random_outputs(logits_fn: LogitsFn, x: tf.Tensor) -> str | None:
 
 
 def large_ball(logits_fn: LogitsFn, x: tf.Tensor, y: tf.Tensor, norm: str) -> str | None:
-    """Warns when PGD-20 fails in a ball that holds every image, where there is always something to find."""
+    """Warns when PGD-20 fails in a ball that holds every image, where there is always something to find.
+
+    Args:
+        logits_fn: float32 (B, H, W, C) -> (B, K).
+        x, y: images (B, H, W, C) and integer labels (B,).
+        norm: "linf" or "l2"; the radius is the diameter of the image range, 1 or √(HWC).
+
+    Returns:
+        The warning, or None.
+    """
     radius = 1.0 if norm == "linf" else math.sqrt(math.prod(x.shape[1:]))
 
     @tf.function(autograph=False)
@@ -96,7 +126,10 @@ def black_box_stronger(broken: Mapping[str, np.ndarray]) -> str | None:
     """Warns when a black-box attack breaks examples that no white-box attack on them broke.
 
     Args:
-        broken: name in `ATTACKS` -> (N,) bool.
+        broken: name in `ATTACKS` -> (N,) bool, the examples it broke.
+
+    Returns:
+        The warning, or None.
     """
     black_box = [name for name in broken if ATTACKS[name].black_box]
     white_box = [name for name in broken if not ATTACKS[name].black_box]
