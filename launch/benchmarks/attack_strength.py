@@ -13,19 +13,18 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import numpy as np
-import tensorflow as tf
-import torch
-import torchattacks
-from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
 
-from advtf import apgd, square
-from advtf.attacks.norms import get_norm
+from advtf.runtime import import_tensorflow
+from advtf.settings.flags import exit_on_usage_error
 from advtf.storage.files import write_json
-from launch.common.arguments import parser
-from launch.common.peers import Bench, art_classifier, load_bench, versions
+from launch.common.arguments import parser, require_compared_libraries
+
+if TYPE_CHECKING:
+    from launch.common.peers import Bench
 
 CLAIM = 0.5  # percentage points
 ART_LOSSES = {"ce": "cross_entropy", "dlr": "difference_logits_ratio"}
@@ -73,7 +72,9 @@ class Comparison:
         queries: of Square.
     """
 
-    def __init__(self, bench: Bench, seeds: int, steps: int, queries: int):
+    def __init__(self, bench: "Bench", seeds: int, steps: int, queries: int):
+        from launch.common.peers import art_classifier
+
         self._examples, self._bench = len(bench.x), bench.only(bench.right)
         self._seeds, self._steps, self._queries = range(seeds), steps, queries
         self._art = art_classifier(bench, compiled=True)
@@ -91,6 +92,8 @@ class Comparison:
         return Row(attack, library, tuple(errors))
 
     def _apgd(self, loss):
+        from advtf import apgd
+
         name = f"APGD-{loss.upper()}, {self._steps} iterations"
         yield self._row(name, "advtf", self.ours(apgd("linf", loss, self._steps)))
         yield self._row(name, "torchattacks", lambda seed: self.torchattacks_apgd(loss, seed))
@@ -99,6 +102,8 @@ class Comparison:
         yield self._row(name, "ART, any iterate", lambda seed: found[seed][1])
 
     def _square(self, rescaled):
+        from advtf import square
+
         shrinking = self._queries if rescaled else 10000
         name = f"Square, {self._queries} of {shrinking} queries"
         yield self._row(name, "advtf", self.ours(square("linf", self._queries, rescale_schedule=rescaled)))
@@ -108,6 +113,8 @@ class Comparison:
 
     def ours(self, attack: Callable) -> Callable[[int], np.ndarray]:
         """Returns seed -> (n,) bool, broken by one of advtf's attacks."""
+        import tensorflow as tf
+
         bench, x, y = self._bench, tf.constant(self._bench.x), tf.constant(self._bench.y)
         epsilon = tf.constant(bench.epsilon, tf.float32)
         run = tf.function(lambda seed: attack(bench.logits_fn, x, y, epsilon, seed))
@@ -121,21 +128,29 @@ class Comparison:
 
     def torchattacks_apgd(self, loss: str, seed: int) -> np.ndarray:
         """Returns (n,) bool, broken by torchattacks' APGD."""
+        import torchattacks
+
         settings = {"eps": self._bench.epsilon, "steps": self._steps, "loss": loss, "seed": seed}
         return self._broken_in_torch(torchattacks.APGD(self._bench.torch_model, **settings))
 
     def _torchattacks_square(self, rescaled, seed):
+        import torchattacks
+
         settings = {"eps": self._bench.epsilon, "n_queries": self._queries, "seed": seed}
         settings["resc_schedule"] = rescaled
         return self._broken_in_torch(torchattacks.Square(self._bench.torch_model, **settings))
 
     def _broken_in_torch(self, attack):
+        import torch
+
         x_adv = attack(self._bench.torch_x, self._bench.torch_y)
         with torch.no_grad():
             return (self._bench.torch_model(x_adv).argmax(1) != self._bench.torch_y).numpy()
 
     def _art_apgd(self, loss, seed):
         """Returns what the last iterate breaks, and what any iterate does, (n,) bool each."""
+        from art.attacks.evasion import AutoProjectedGradientDescent
+
         bench = self._bench
         attack = AutoProjectedGradientDescent(
             self._art,
@@ -160,6 +175,8 @@ class Comparison:
         return last, seen
 
     def _art_square(self, seed):
+        from art.attacks.evasion import SquareAttack
+
         np.random.seed(seed)
         settings = {"norm": np.inf, "eps": self._bench.epsilon, "max_iter": self._queries}
         attack = SquareAttack(self._art, **settings, batch_size=len(self._bench.x), verbose=False)
@@ -170,6 +187,12 @@ class Comparison:
 
     def outcomes_that_differ(self, loss: str) -> int:
         """Counts, over all seeds, the images whose outcome differs between advtf and torchattacks."""
+        import tensorflow as tf
+        import torch
+
+        from advtf import apgd
+        from advtf.attacks.norms import get_norm
+
         ours, shape = self.ours(apgd("linf", loss, self._steps)), tf.constant(self._bench.x.shape)
         differ = 0
         for seed in self._seeds:
@@ -191,6 +214,11 @@ def main():
     made.add_argument("--queries", type=int, default=5000, help="of Square")
     made.add_argument("--out", default="runs/attack_strength.json")
     chosen = made.parse_args()
+    require_compared_libraries()
+    import_tensorflow()
+
+    from launch.common.peers import load_bench, versions
+
     bench = load_bench(chosen.model, chosen.examples, chosen.data_dir)
     comparison = Comparison(bench, chosen.seeds, chosen.steps, chosen.queries)
     clean = 100 * (1 - bench.right.mean())
@@ -225,4 +253,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_usage_error():
+        main()

@@ -22,25 +22,20 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
-import torch
-import torchattacks
-from art.attacks.evasion import AutoProjectedGradientDescent, ProjectedGradientDescent
 
-from advtf import apgd, pgd
-from advtf.attacks.attack import input_gradient
-from advtf.evaluation.attacks import SUITES
-from advtf.evaluation.engine import Engine
-from advtf.evaluation.settings import AttackSettings
+from advtf.runtime import import_tensorflow
+from advtf.settings.flags import exit_on_usage_error
 from advtf.storage.files import write_json
-from launch.common.arguments import parser
-from launch.common.peers import Bench, art_classifier, load_bench, versions
+from launch.common.arguments import parser, require_compared_libraries
 from launch.common.timing import seconds_of, timed_in_turn
 
+if TYPE_CHECKING:
+    from launch.common.peers import Bench
+
 RELATIVE_STEP = 0.25  # of PGD
-SEED = tf.constant([0, 0], tf.int64)
 
 
 @dataclass(frozen=True)
@@ -73,22 +68,33 @@ class Pair:
         return f"{self.slow + ' / ' + self.fast:<44}{rates}{statistics.median(self.ratios):>9.2f}   {spread}"
 
 
-def bare(bench: Bench, passes: int) -> Callable:
-    """Returns a function that runs the forward and backward pass of all images so many times."""
+def bare(bench: "Bench", passes: int) -> Callable:
+    """Returns a function that runs the forward and backward pass of all images `passes` times."""
+    import tensorflow as tf
+
+    from advtf.attacks.attack import input_gradient
+
     x, y = tf.constant(bench.x), tf.constant(bench.y)
     run = tf.function(lambda x, y: input_gradient(bench.logits_fn, x, y))
     return lambda: [run(x, y) for _ in range(passes)][-1].numpy()
 
 
-def ours(bench: Bench, attack: Callable) -> Callable:
+def ours(bench: "Bench", attack: Callable) -> Callable:
     """Returns a function that runs one of advtf's attacks as one `tf.function`."""
+    import tensorflow as tf
+
     x, y, epsilon = tf.constant(bench.x), tf.constant(bench.y), tf.constant(bench.epsilon, tf.float32)
-    run = tf.function(lambda x, y: attack(bench.logits_fn, x, y, epsilon, SEED))
+    seed = tf.constant([0, 0], tf.int64)
+    run = tf.function(lambda x, y: attack(bench.logits_fn, x, y, epsilon, seed))
     return lambda: run(x, y).numpy()
 
 
-def art_attack(bench: Bench, name: str, steps: int, compiled: bool, batch_size: int) -> Callable:
+def art_attack(bench: "Bench", name: str, steps: int, compiled: bool, batch_size: int) -> Callable:
     """Returns a function that runs ART's PGD or APGD-CE."""
+    from art.attacks.evasion import AutoProjectedGradientDescent, ProjectedGradientDescent
+
+    from launch.common.peers import art_classifier
+
     classifier = art_classifier(bench, compiled)
     common = {"norm": np.inf, "eps": bench.epsilon, "max_iter": steps, "batch_size": batch_size}
     common["verbose"] = False
@@ -101,8 +107,10 @@ def art_attack(bench: Bench, name: str, steps: int, compiled: bool, batch_size: 
     return lambda: attack.generate(bench.x, bench.y)
 
 
-def attacks_compared(bench: Bench, passes: int, rounds: int) -> Iterator[Pair]:
+def attacks_compared(bench: "Bench", passes: int, rounds: int) -> Iterator[Pair]:
     """Times PGD and APGD against the bare passes and against ART."""
+    from advtf import apgd, pgd
+
     work, bare_passes = passes * len(bench.x), bare(bench, passes)
     attacks = {
         "PGD": ours(bench, pgd("linf", passes, RELATIVE_STEP)),
@@ -124,8 +132,14 @@ def attacks_compared(bench: Bench, passes: int, rounds: int) -> Iterator[Pair]:
             yield Pair(f"ART {name}, {variant}", f"advtf {name}", work, seconds)
 
 
-def autoattacks_compared(bench: Bench, rounds: int) -> tuple[Pair, dict]:
+def autoattacks_compared(bench: "Bench", rounds: int) -> tuple[Pair, dict]:
     """Times both AutoAttacks; also returns how many images each broke, and advtf's seconds of tracing."""
+    import torchattacks
+
+    from advtf.evaluation.attacks import SUITES
+    from advtf.evaluation.engine import Engine
+    from advtf.evaluation.settings import AttackSettings
+
     settings, broken = AttackSettings(eps=bench.epsilon), {}
     engine = Engine(bench.logits_fn, bench.x, bench.y, bench.classes, settings)
     theirs = torchattacks.AutoAttack(bench.torch_model, eps=bench.epsilon, n_classes=bench.classes, seed=0)
@@ -157,6 +171,13 @@ def main():
     made.add_argument("--autoattack_rounds", type=int, default=3)
     made.add_argument("--out", default="runs/benchmark_attacks.json")
     chosen = made.parse_args()
+    require_compared_libraries()
+    import_tensorflow()
+
+    import torch
+
+    from launch.common.peers import load_bench, versions
+
     bench = load_bench(chosen.model, chosen.examples, chosen.data_dir)
     bench = bench.only(bench.right)
     few = bench.only(slice(chosen.autoattack_examples))
@@ -181,4 +202,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_usage_error():
+        main()

@@ -17,6 +17,7 @@ import time
 import numpy as np
 
 from advtf.runtime import progress, start
+from advtf.settings.flags import exit_on_usage_error
 from launch.common.arguments import parser
 from launch.common.timing import timed_in_turn
 
@@ -104,4 +105,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_usage_error():
+        main()

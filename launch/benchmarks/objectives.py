@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from advtf.runtime import Runtime, start
+from advtf.settings.flags import exit_on_usage_error
 from advtf.storage.files import write_json
 from advtf.storage.provenance import provenance
 from advtf.training.settings import TrainConfig, resolve
@@ -195,4 +196,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_usage_error():
+        main()

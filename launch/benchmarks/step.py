@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from advtf.runtime import start
+from advtf.settings.flags import exit_on_usage_error
 from advtf.storage.rundir import RunDirectory
 from advtf.training.settings import resolve, resolve_options
 from launch.common.arguments import parser
@@ -130,4 +131,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_usage_error():
+        main()
