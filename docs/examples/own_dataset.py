@@ -6,7 +6,6 @@ python docs/examples/own_dataset.py --dataset=bars
 from runpy import run_module
 
 import numpy as np
-
 from advtf.data.registry import DATASETS, DataSet
 
 
