@@ -38,35 +38,38 @@ def full_precision(model: keras.Model):
 class AdversarialTrainer(keras.Model):
     """Trains `classifier` on adversarial examples made inside the compiled training step.
 
-    One step (Liu et al. 2020, appendix C.1): attack the batch with the classifier in inference mode, outside
-    the weight tape; then one weight update in training mode. Validation and ``evaluate`` report loss, clean
-    and robust accuracy at `eval_epsilon`, whatever the scheduled `epsilon` is at that moment.
+    One step attacks the batch with the classifier in inference mode, outside the gradient tape of the
+    weights, and then updates the weights once in training mode (Liu et al. 2020, appendix C.1). Validation
+    and ``evaluate`` report the loss and the clean and robust accuracy at `eval_epsilon`, whatever the
+    scheduled `epsilon` is at that moment.
 
     Args:
-        classifier: Keras model, float32 (B, H, W, C) in [0, 1] -> (B, K) logits (no softmax).
+        classifier: a Keras model that maps float32 (B, H, W, C) in [0, 1] to logits (B, K), without softmax.
         attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``, such as ``advtf.pgd(...)``.
-        epsilon: target radius ε in units of the image range [0, 1].
+        epsilon: the target radius ε in units of the image range [0, 1].
         objective: what is minimised: one of `advtf.training.objectives` or a function with the signature of
             `Objective.losses`.
         clean_view: ``clean_view(x, epsilon, seed)`` returns what the objective sees as the clean images, such
             as ``advtf.attacks.pgd.noisy()`` with FGSM-N; the images themselves if None.
-        attack_mode: "inference", or "training": BatchNorm uses the attacked batch's statistics and moves.
+        attack_mode: the mode of the classifier during the attack: "inference", or "training", where BatchNorm
+            uses the statistics of the attacked batch and moves its running averages.
         attack_from_gradient: ``attack_from_gradient(logits_fn, x, y, epsilon, gradient) -> x_adv``, what
             `attack` does after its first gradient, see `advtf.attacks.pgd.pgd_from_gradient`. It saves a
             forward pass where the attack is in training mode and starts at the objective's clean images: both
             then share it.
         awp: γ of adversarial weight perturbation (Wu et al. 2020); 0 does without it.
-        eval_attack: attack of validation and evaluation; the training attack if None.
-        eval_epsilon: radius of validation and evaluation; `epsilon` if None.
-        seed: with the step number, the source of every random start.
+        eval_attack: the attack of validation and evaluation; the training attack if None.
+        eval_epsilon: the radius of validation and evaluation; `epsilon` if None.
+        seed: determines every random start, together with the number of the step.
 
     Attributes:
-        epsilon: scalar variable read by the training step; a schedule assigns it.
-        strength: scalar variable, the share of the objective's strength in force; a schedule may ramp it.
-        gradient_norm: scalar variable, ‖∇θ L̂_ε‖₂ of the last mini-batch.
+        epsilon: a scalar variable that the training step reads; a schedule assigns it.
+        strength: a scalar variable, the share of the objective's strength in force; a schedule may ramp it.
+        gradient_norm: a scalar variable, ‖∇θ L̂_ε‖₂ of the last mini-batch.
 
     Raises:
-        UsageError: the classifier ends in a softmax or is not (B, H, W, C) -> (B, K), or ε is out of range.
+        UsageError: the classifier ends in a softmax or does not return (B, K), ε is out of range, or two
+            arguments contradict each other.
     """
 
     def __init__(
@@ -131,10 +134,10 @@ class AdversarialTrainer(keras.Model):
         """Sets the optimizer; the objective is the loss, so there is no `loss` or `metrics` argument.
 
         Args:
-            optimizer: Keras optimizer; `advtf.SGD` and `advtf.Adam` have PyTorch's weight-decay semantics.
-            jit_compile: "auto" (XLA on one GPU, plain graph on CPU and under a strategy), True or False.
-            steps_per_execution: leave at 1 when a callback changes ε or the rate within an epoch.
-            run_eagerly: for debugging; the same numbers, slower.
+            optimizer: a Keras optimizer; `advtf.SGD` and `advtf.Adam` have PyTorch's weight decay.
+            jit_compile: "auto" (XLA on one GPU, a plain graph on a CPU and under a strategy), True or False.
+            steps_per_execution: must stay 1 where a callback changes ε or the rate within an epoch.
+            run_eagerly: gives the same numbers, more slowly, for debugging.
         """
         super().compile(
             optimizer=optimizer,
@@ -142,11 +145,15 @@ class AdversarialTrainer(keras.Model):
             steps_per_execution=steps_per_execution,
             run_eagerly=run_eagerly,
         )
-        # Slots made inside the first trace would trace the step twice.
+        # If the slots were made inside the first trace, the step would be traced twice.
         self.optimizer.build(self.classifier.trainable_variables)
 
     def train_step(self, data):
-        """Attacks one batch, updates the weights once and returns the running metrics of the epoch."""
+        """Attacks one batch, updates the weights once and returns the running metrics of the epoch.
+
+        The adversarial examples are made before the gradient tape begins, unless the attack and the objective
+        share a forward pass. With adversarial weight perturbation the gradients are taken twice.
+        """
         x, second_view, y, sample_weight = _unpack(data)
         weights = self.classifier.trainable_variables
         shares_pass = self.attack_from_gradient is not None
@@ -185,7 +192,7 @@ class AdversarialTrainer(keras.Model):
             logits, adversarial_logits = self._logits_in_inference(x), self._logits_in_inference(x_adv)
         losses = cross_entropy(y, adversarial_logits)[:examples] * sample_weight
         clean = is_correct(y, logits)[:examples]
-        # As in RobustError: an attack that mends a wrong prediction does not make the example robust.
+        # As in RobustError, an attack that mends a wrong prediction does not make the example robust.
         robust = clean * is_correct(y, adversarial_logits)[:examples]
         accuracies = {"clean_accuracy": clean, "robust_accuracy": robust}
         return self._record(losses, accuracies, x, x_adv, y)
@@ -210,14 +217,14 @@ class AdversarialTrainer(keras.Model):
         return Batch(clean, x_adv, y, epsilon, strength, seed, second_view, second_view_adv)
 
     def _attack_batch_on_tape(self, tape, x, y) -> tuple[Batch, Callable]:
-        """Attacks in training mode, from a forward pass that the objective needs anyway.
+        """Attacks in training mode, starting from a forward pass that the objective needs as well.
 
-        So does algorithm 1 of Li & Spratling 2023: the pass over the clean images is recorded on the tape of
-        the weights, which is differentiated first by the images, for the attack's first step, and later by
-        the weights.
+        This is algorithm 1 of Li & Spratling 2023. `tape` records the pass over the clean images once. It
+        gives the gradient with respect to the images now, for the first step of the attack, and the gradient
+        with respect to the weights later.
 
         Args:
-            tape: persistent, and recording.
+            tape: a persistent gradient tape that is recording.
             x: images (B, H, W, C).
             y: classes, int32 (B,).
 
@@ -255,8 +262,8 @@ class AdversarialTrainer(keras.Model):
         return seed
 
     def _mean_over_examples(self, losses):
-        # The optimizer sums gradients over replicas: divide by the examples of all of them, since a last
-        # batch need not split evenly.
+        # The optimizer sums the gradients over replicas. The divisor is the number of examples of all
+        # replicas, because the last batch need not split evenly.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         (examples,) = _sum_over_replicas([tf.cast(tf.size(losses), losses.dtype)])
         mean = tf.reduce_sum(losses) / examples
@@ -275,8 +282,8 @@ class AdversarialTrainer(keras.Model):
         return self.get_metrics_result()
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Everything is built already. Under a strategy Keras would draw a batch here: it would be lost to the
-        # training stream, and one that does not split evenly would end the run.
+        # Everything is built already. Under a strategy Keras would draw a batch here, which would then be
+        # missing from the training, and a batch that does not split evenly would end the run.
         pass
 
 

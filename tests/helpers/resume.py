@@ -9,7 +9,8 @@ import tensorflow as tf
 from advtf.data import sets as data
 from advtf.runtime import Runtime
 from advtf.storage.rundir import RunDirectory
-from advtf.training.run import build_trainer, train
+from advtf.training.callbacks import load_snapshot
+from advtf.training.run import build_classifier, build_trainer, train
 from advtf.training.settings import RunOptions, resolve
 
 RUNTIME = Runtime("CPU", tf.distribute.get_strategy(), "float32", False, "auto")
@@ -36,6 +37,14 @@ def attempt(folder, settings, minutes=EVERY_STEP, **options):
     trainer = build_trainer(config, digits, RUNTIME)
     train(trainer, config, options, run, digits, report=reports.append)
     return Attempt(run, reports)
+
+
+def trained_snapshot(run, name, config):
+    """Returns the classifier of a snapshot of a run on digits, its record, and the images."""
+    digits = data.load("digits", val_fraction=config.val_fraction)
+    classifier = build_classifier(config, digits)
+    record = load_snapshot(run.snapshots / f"{name}.npz", classifier)
+    return classifier, record, digits
 
 
 @contextmanager

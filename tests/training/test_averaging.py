@@ -4,19 +4,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.resume import Crash, attempt, crashing
+from helpers.resume import Crash, attempt, crashing, trained_snapshot
 from helpers.run import epoch_values, snapshot_bits
 from helpers.trainer import batch, compiled, dense_net, still
 
-from advtf.data import sets as data
 from advtf.data.augmentation import to_unit_float
 from advtf.errors import UsageError
 from advtf.landscape.batch_statistics import BatchStatistics
 from advtf.training import results
 from advtf.training.averaging import WeightAverage, WeightAveraging
 from advtf.training.averaging_settings import swa_start_epoch
-from advtf.training.callbacks import Snapshots, WeightStatistics, load_snapshot
-from advtf.training.run import STATISTICS_IMAGES, build_classifier
+from advtf.training.callbacks import Snapshots, WeightStatistics
+from advtf.training.run import STATISTICS_IMAGES
 from advtf.training.settings import resolve
 
 SETTINGS = dict(
@@ -101,13 +100,6 @@ def test_averages_are_built_of_what_makes_sense():
 # Whole trainings
 
 
-def snapshot(run, name, config):
-    digits = data.load("digits", val_fraction=config.val_fraction)
-    classifier = build_classifier(config, digits)
-    record = load_snapshot(run.snapshots / f"{name}.npz", classifier)
-    return classifier, record, digits
-
-
 def flat(classifier):
     return np.concatenate([w.numpy().ravel() for w in classifier.trainable_weights]).astype(np.float64)
 
@@ -136,9 +128,9 @@ def test_the_average_is_validated_saved_and_measured(whole):
     records = epoch_values(whole.metrics)
     assert ["swa_val_robust_accuracy" in record for record in records] == [False, True, True, True]
     best = max(records[1:], key=lambda record: record["swa_val_robust_accuracy"])
-    _, record, _ = snapshot(whole, "swa_best", config)
+    _, record, _ = trained_snapshot(whole, "swa_best", config)
     assert (record["name"], record["epoch"]) == ("swa_best", best["epoch"])
-    classifier, record, digits = snapshot(whole, "swa_last", config)
+    classifier, record, digits = trained_snapshot(whole, "swa_last", config)
     assert record["epoch"] == 4
     clean = digits.validation
     logits = classifier(to_unit_float(clean.images), training=False).numpy()
@@ -173,7 +165,7 @@ def test_batch_norm_has_the_statistics_of_the_average(tmp_path):
         averaging="ema", ema_decay=0.5, lr=0.05,
     )  # fmt: skip
     run = attempt(tmp_path / "run", settings, minutes=10).run
-    classifier, _, digits = snapshot(run, "ema_last", resolve(settings))
+    classifier, _, digits = trained_snapshot(run, "ema_last", resolve(settings))
     norms = [layer for layer in classifier.layers if isinstance(layer, keras.layers.BatchNormalization)]
     found = [(n.moving_mean.numpy(), n.moving_variance.numpy()) for n in norms]
     images = to_unit_float(digits.train.images[:STATISTICS_IMAGES]).numpy()
@@ -208,23 +200,3 @@ def test_the_start_of_swa_is_an_epoch_or_a_fraction():
 def test_contradictions_are_refused(settings, message):
     with pytest.raises(UsageError, match=message):
         resolve(settings)
-
-
-# The best epoch chosen on the test images
-
-
-@pytest.mark.slow
-def test_the_best_epoch_can_be_chosen_on_the_test_images(tmp_path):
-    settings = dict(model="mlp", width=1, attack_steps=1, epochs=2, steps_per_epoch=4, batch_size=32,
-                    periods=(), lr=0.01, select_on="test")  # fmt: skip
-    config = resolve(settings)
-    assert config.val_fraction == 0
-    run = attempt(tmp_path / "run", settings, minutes=10).run
-    classifier, record, digits = snapshot(run, "best", config)
-    assert digits.validation is None
-    logits = classifier(to_unit_float(digits.test.images), training=False).numpy()
-    accuracy = (logits.argmax(-1) == digits.test.labels).mean()
-    assert record["logs"]["val_clean_accuracy"] == pytest.approx(accuracy, abs=1e-6)
-    loaded = results.load_classifiers(config, run, digits)
-    summary = results.summarise(results.measure(loaded, config, digits), loaded, config.select_on)
-    assert summary["best"]["selected_on"] == "test" and "selected_on" not in summary["last"]

@@ -147,13 +147,13 @@ def test_a_damaged_newest_file_is_passed_over_aloud(tmp_path):
     newest = folder.paths()[-1]
     newest.write_bytes(newest.read_bytes()[:-40])
     (tmp_path / ".step-0000000003.npz.partial").write_bytes(b"killed while writing")
-    said = []
-    assert folder.load_newest(said.append)[1]["step"] == 1
-    assert len(said) == 1 and newest.name in said[0] and "Falling back" in said[0]
+    reports = []
+    assert folder.load_newest(reports.append)[1]["step"] == 1
+    assert len(reports) == 1 and newest.name in reports[0] and "Falling back" in reports[0]
     for path in folder.paths():
         path.write_bytes(b"")
     with pytest.raises(UsageError, match="Received: 2 damaged"):
-        folder.load_newest(said.append)
+        folder.load_newest(reports.append)
 
 
 # The callback

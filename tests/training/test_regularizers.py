@@ -80,10 +80,10 @@ def input_gradients(x, y, step=1e-5):
         return -log_softmax(z)[np.arange(len(y)), y]
 
     gradient = np.zeros_like(x)
-    for place in np.ndindex(x.shape[1:]):
+    for pixel in np.ndindex(x.shape[1:]):
         move = np.zeros(x.shape[1:])
-        move[place] = step
-        gradient[(slice(None), *place)] = (total(x + move) - total(x - move)) / (2 * step)
+        move[pixel] = step
+        gradient[(slice(None), *pixel)] = (total(x + move) - total(x - move)) / (2 * step)
     return gradient
 
 
