@@ -22,12 +22,10 @@ from absl import flags
 
 from advtf import studies
 from advtf.errors import UsageError, one_of
-from advtf.settings import flags as absl_flags
-from advtf.settings import planning
-from advtf.settings.callable_module import CallableModule
-from advtf.storage import rundir
-from advtf.storage.runfiles import ANALYSIS, RunDirectory
+from advtf.settings import commands
+from advtf.settings.commands import CallableModule
 from advtf.studies import run as analysis_run
+from advtf.studies.run import AnalysisDirectory
 from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
 
 if TYPE_CHECKING:
@@ -152,11 +150,11 @@ def _study_in(folder, settings, material, say):
     from advtf.studies import runner
 
     (study,) = settings.study
-    present = RunDirectory(folder, ANALYSIS).state() in ("finished", "unfinished")
-    run = rundir.choose(str(folder), "", kind=ANALYSIS, resume=present, overwrite=False)
-    with rundir.locked(run, resume=present):
+    present = AnalysisDirectory(folder).state() in ("finished", "unfinished")
+    run = AnalysisDirectory.choose(str(folder), "", resume=present, overwrite=False)
+    with run.locked(resume=present):
         if present:
-            given = settings.of(*analysis_run.SHARED, *studies.STUDIES[study].sections)
+            given = settings.of_sections(*analysis_run.SHARED, *studies.STUDIES[study].sections)
             settings = analysis_run.extended(analysis_run.stored_settings(run), given)
         analysis_run.begin(run, settings, AnalyzeOptions(), material, resume=present)
         outcome = runner.run_studies([study], settings, material, run.path, say or (lambda line: None))
@@ -169,13 +167,13 @@ def _study_in(folder, settings, material, say):
 def main(argv: list[str]) -> None:
     """Analyzes classifiers; exits with 2 for a mistake, 130 when interrupted."""
     del argv
-    given = {cls: absl_flags.given_flags(flags.FLAGS, cls) for cls in (AnalyzeSettings, AnalyzeOptions)}
+    given = {cls: commands.given_flags(flags.FLAGS, cls) for cls in (AnalyzeSettings, AnalyzeOptions)}
     run, settings, options = analysis_run.plan(given[AnalyzeSettings], given[AnalyzeOptions])
     if options.resume and analysis_run.is_finished(run, settings):
         print(f"{run.path} is finished; its results are listed in {run.results}.")
         return
     print(analysis_run.describe(settings, run), flush=True)
-    with planning.tell_how_to_continue("analyze", run):
+    with run.tell_how_to_continue():
         _run(run, settings, options)
 
 
@@ -188,7 +186,7 @@ def _run(run, settings, options):
     from advtf.studies import runner
 
     material = analysis_run.load(settings, options)
-    with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
+    with run.locked(resume=options.resume, overwrite=options.overwrite):
         analysis_run.begin(run, settings, options, material, resume=options.resume)
         say = functools.partial(print, flush=True)
         outcome = runner.run_studies(settings.study, settings, material, run.path, say)
@@ -204,4 +202,4 @@ def _run(run, settings, options):
 sys.modules[__name__].__class__ = CallableModule  # advtf.analyze is the function, too
 
 if __name__ == "__main__":
-    absl_flags.run_command(main, AnalyzeSettings, AnalyzeOptions)
+    commands.run_command(main, AnalyzeSettings, AnalyzeOptions)

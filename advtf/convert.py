@@ -15,8 +15,8 @@ from absl import flags
 from advtf.classifiers.pytorch import converted, read_checkpoint
 from advtf.errors import UsageError
 from advtf.models import ACTIVATIONS
-from advtf.settings import flags as absl_flags
-from advtf.settings.fields import Parser, choice, normalise, number, setting, switch, text, whole
+from advtf.settings import commands
+from advtf.settings.fields import Parser, Settings, choice, number, setting, switch, text, whole
 
 channels = Parser(
     lambda value: tuple(map(number, value.split(",") if isinstance(value, str) else value)),
@@ -24,23 +24,23 @@ channels = Parser(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class ConvertOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvertOptions(Settings):
     """What to convert, and where to."""
 
     checkpoint: str | None = setting("convert", text(), "file of torch.save or numpy.savez", None)
     out_dir: str | None = setting("convert", text(), "SavedModel to write", None)
     model: str | None = setting("convert", text(), "expected model; default recognised by names", None)
     entry: str | None = setting("convert", text(), "state dict in the file, if it has several", None)
-    activation: str = setting("convert", choice(*ACTIVATIONS), "activation function", "relu")
+    activation: str = setting("convert", choice(ACTIVATIONS), "activation function", "relu")
     image_size: int | None = setting("convert", whole(4), "side of the images; default 32, LeNet's own", None)
     mean: tuple | None = setting("convert", channels, "subtracted from the pixels, per channel", None)
     std: tuple | None = setting("convert", channels, "divides the pixels after that, per channel", None)
     overwrite: bool = setting("convert", switch(), "replace an earlier export in out_dir", False)
     verbose: bool = setting("convert", switch(), "show TensorFlow's start-up messages", False)
 
-    def __post_init__(self) -> None:
-        normalise(self)
+    def check(self) -> None:
+        """Refuses options without a checkpoint or a place for the export."""
         for name in ("checkpoint", "out_dir"):
             if getattr(self, name) is None:
                 raise UsageError(f"{name} must be given. Received: no --{name}.")
@@ -49,7 +49,7 @@ class ConvertOptions:
 def main(argv: list[str]) -> None:
     """Converts one checkpoint and exports it; exits with 2 for a mistake."""
     del argv
-    options = ConvertOptions(**absl_flags.given_flags(flags.FLAGS, ConvertOptions))
+    options = ConvertOptions.of(commands.given_flags(flags.FLAGS, ConvertOptions))
     path = Path(options.checkpoint)
     content = read_checkpoint(path)  # answers before TensorFlow starts
 
@@ -77,4 +77,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    absl_flags.run_command(main, ConvertOptions)
+    commands.run_command(main, ConvertOptions)

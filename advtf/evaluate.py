@@ -16,10 +16,10 @@ from absl import flags
 
 from advtf.evaluation import run as evaluation_run
 from advtf.evaluation.run import EvaluateOptions
-from advtf.evaluation.settings import AttackSettings, require_radius
-from advtf.settings import flags as absl_flags
-from advtf.settings import planning
-from advtf.settings.callable_module import CallableModule
+from advtf.evaluation.settings import AttackSettings
+from advtf.settings import commands
+from advtf.settings.commands import CallableModule
+from advtf.settings.threat import require_radius
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,19 +91,19 @@ def evaluate(
 def main(argv: list[str]) -> None:
     """Evaluates one classifier; exits with 2 for a mistake, 130 when interrupted."""
     del argv
-    given = {cls: absl_flags.given_flags(flags.FLAGS, cls) for cls in (AttackSettings, EvaluateOptions)}
+    given = {cls: commands.given_flags(flags.FLAGS, cls) for cls in (AttackSettings, EvaluateOptions)}
     run, settings, options = evaluation_run.plan(given[AttackSettings], given[EvaluateOptions])
     if options.resume and run.state() == "finished":
         print(f"{run.path} is finished; its results are in {run.results}.")
         return
     print(evaluation_run.describe(settings, options, run), flush=True)
-    with planning.tell_how_to_continue("evaluate", run):
+    with run.tell_how_to_continue():
         evaluation_run.execute(run, settings, options)
 
 
 def command() -> None:
     """Runs the command line. A script that has registered attacks of its own calls it at its end."""
-    absl_flags.run_command(main, EvaluateOptions, AttackSettings)
+    commands.run_command(main, EvaluateOptions, AttackSettings)
 
 
 sys.modules[__name__].__class__ = CallableModule  # advtf.evaluate is the function, too

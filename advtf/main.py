@@ -12,22 +12,15 @@ import time
 
 from absl import flags
 
-from advtf.classifiers import export_folder as exportdir
-from advtf.data.names import require_known
-from advtf.settings import flags as absl_flags
-from advtf.settings import planning
-from advtf.settings.fields import format_epsilon
-from advtf.storage import rundir
+from advtf.classifiers import export_folder
+from advtf.classifiers.manifest import require_saved_model
+from advtf.data.registry import require_known
+from advtf.settings import commands
+from advtf.settings.threat import format_epsilon
 from advtf.storage.files import write_json
 from advtf.storage.provenance import provenance
-from advtf.training.settings import (
-    RunOptions,
-    TrainConfig,
-    from_json,
-    period_epochs,
-    resolve,
-    resolve_options,
-)
+from advtf.training.directory import TrainingDirectory
+from advtf.training.settings import RunOptions, TrainConfig, describe, period_epochs, presets_help
 
 # Of a resumed run, unless given anew.
 KEPT_OPTIONS = ("data_dir", "export_dir", "dynamics_steps", "input_every")
@@ -39,34 +32,33 @@ def main(argv: list[str]) -> None:
     Exits with 2 for a mistake, 1 for a training that failed, 128 + n when signal n stopped it.
     """
     del argv
-    given = absl_flags.given_flags(flags.FLAGS, TrainConfig)
-    options = resolve_options(absl_flags.given_flags(flags.FLAGS, RunOptions))
-    config = None if options.resume and options.out_dir else resolve(given)
+    given = commands.given_flags(flags.FLAGS, TrainConfig)
+    options = RunOptions.of(commands.given_flags(flags.FLAGS, RunOptions))
+    config = None if options.resume and options.out_dir else TrainConfig.of(given)
     if config:
         require_known(config.dataset, options.data_dir)
         for teacher in config.teachers:
-            planning.require_saved_model(teacher)
-    run = rundir.choose(
+            require_saved_model(teacher)
+    run = TrainingDirectory.choose(
         options.out_dir,
         f"runs/{config.run_name}" if config else "",
         resume=options.resume,
         overwrite=options.overwrite,
-        taken=lambda path: not options.export_dir and exportdir.holds_files(exportdir.DEFAULT / path.name),
+        taken=lambda path: (
+            not options.export_dir and export_folder.holds_files(export_folder.DEFAULT / path.name)
+        ),
     )
     if options.resume:
         config, options = _stored(run, given, options)
         if run.state() == "finished":
-            print(f"{run.path} is finished; its results are in {run.evaluation}.")
+            print(f"{run.path} is finished; its results are in {run.results}.")
             return
     replace = options.resume or options.overwrite
-    exports = exportdir.choose(options.export_dir, run.path.name, replace=replace)
-    for section, line in [
-        *absl_flags.describe(config, given),
-        ("output", f"{run.path}, exports in {exports}"),
-    ]:
-        print(f"{section:<10}{line}", flush=True)
+    exports = export_folder.choose(options.export_dir, run.path.name, replace=replace)
+    lines = describe(config, given) | {"output": f"{run.path}, exports in {exports}"}
+    print(commands.plan_table(lines), flush=True)
     began = time.monotonic()
-    with planning.tell_how_to_continue("main", run):
+    with run.tell_how_to_continue():
         _train_and_finish(config, options, run, exports)
     print(f"\nFinished in {_duration(time.monotonic() - began)}.")
 
@@ -85,15 +77,15 @@ def _train_and_finish(config, options, run, exports):
     data = images.load(config.dataset, options.data_dir, config.val_fraction, config.image_size)
     print(f"{'images':<10}{_describe_images(data)}", flush=True)
     trainer = build_trainer(config, data, devices)  # refuses what does not fit before anything is written
-    exportdir.create(exports)
-    with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
+    export_folder.create(exports)
+    with run.locked(resume=options.resume, overwrite=options.overwrite):
         if not options.resume:
             run.write_config(config, options)
         try:
             train(trainer, config, options, run, data, devices.rewrite_bfloat16)
             _finish(config, run, exports, data)
         except TrainingInterrupted as stopped:
-            print(f"{stopped}. Continue with: {planning.resume_command('main', run)}")
+            print(f"{stopped}. Continue with: {run.resume_command}")
             sys.exit(128 + stopped.signal)
         except NonFiniteLoss as error:
             print(f"error: {error}", file=sys.stderr)
@@ -112,7 +104,7 @@ def _finish(config, run, exports, data):
     figures = results.draw_figures(config, run)
     exported = results.export_all(classifiers, records, config, data, exports)
     print(_table(records, gaps, config))
-    written = [run.metrics, run.evaluation, *figures, *(exports / name for name in exported)]
+    written = [run.metrics, run.results, *figures, *(exports / name for name in exported)]
     print("\nWrote " + "\n      ".join(map(str, written)))
     attack = {"name": f"PGD-{config.attack_steps}", "norm": config.norm, "epsilon": config.eps}
     attack |= {"relative_step": config.relative_step, "restarts": config.eval_restarts, "seed": config.seed}
@@ -122,17 +114,17 @@ def _finish(config, run, exports, data):
         "robust_overfitting": gaps,
         "exports": {name: str(p) for name, p in exported.items()},
     }
-    write_json(run.evaluation, provenance() | summary)
+    write_json(run.results, provenance() | summary)
 
 
 def _stored(run, given, options):
     """Reads a run's configuration; the flags given beside --resume must not contradict it."""
     record = run.read_config()
-    config = from_json(TrainConfig, record.get("config"))
+    config = TrainConfig.from_json(record.get("config"))
     if "periods" in given:
         given = {**given, "periods": period_epochs(given["periods"], config.epochs)}
-    planning.require_same(config, given, "run")
-    earlier = from_json(RunOptions, record.get("options"))
+    config.require_same(given, "run")
+    earlier = RunOptions.from_json(record.get("options"))
     keep = {name: getattr(options, name) or getattr(earlier, name) for name in KEPT_OPTIONS}
     return config, dataclasses.replace(options, **keep)
 
@@ -166,4 +158,4 @@ def _duration(seconds):
 
 
 if __name__ == "__main__":
-    absl_flags.run_command(main, TrainConfig, RunOptions)
+    commands.run_command(main, TrainConfig, RunOptions, epilogue=presets_help)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from advtf.errors import UsageError
+from advtf.errors import UsageError, nearest
 from advtf.storage.provenance import jsonable, versions
 
 FORMAT = "advtf-classifier"
@@ -98,3 +98,51 @@ def is_export(folder: Path) -> bool:
         return folder.is_dir() and read_manifest(folder) is not None
     except UsageError:
         return False
+
+
+def require_saved_model(path: str) -> None:
+    """Checks that there is a SavedModel.
+
+    Raises:
+        UsageError: there is none; the message names those beside it.
+    """
+    folder = Path(path)
+    if any(folder.glob("saved_model.pb*")):
+        return
+    there = folder if folder.is_dir() else folder.parent
+    names = sorted(found.parent.name for found in there.glob("*/saved_model.pb*"))
+    listed = f" {there} has {', '.join(names[:8])}." if names else ""
+    hint = listed + nearest(folder.name, names)
+    raise UsageError(f"model must be the folder of a SavedModel. Received: model={path}.{hint}")
+
+
+def training_settings(model: str) -> dict:
+    """Returns the settings that the export at this path was trained with; empty if it does not tell."""
+    return (read_manifest(Path(model)) or {}).get("config") or {}
+
+
+def require_dataset(dataset: str | None, model: str) -> str:
+    """Returns `dataset`, or the one the model was trained on.
+
+    Raises:
+        UsageError: neither is known.
+    """
+    dataset = dataset or training_settings(model).get("dataset")
+    if dataset is None:
+        raise UsageError(
+            f"dataset must be given, as {model} does not tell what it was trained on. Received: no --dataset."
+        )
+    return dataset
+
+
+def require_classes(model: str, classes: int, dataset: str, expected: int) -> None:
+    """Checks that a model distinguishes the classes of the data.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if classes != expected:
+        raise UsageError(
+            f"model must have the {expected} classes of {dataset}. "
+            f"Received: {model} with {classes}. Choose the --dataset it was trained on."
+        )

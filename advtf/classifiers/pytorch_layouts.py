@@ -62,7 +62,7 @@ class Layout:
         image = x = layers.image((image_size, image_size, channels))
         if normalisation:
             x = _normalised(x, *normalisation)
-        own = getattr(importlib.import_module(f"advtf.models.{MODELS[self.model]}"), self.model)
+        own = getattr(importlib.import_module(f"advtf.models.{MODELS[self.model].module}"), self.model)
         features = (self.features or own)(layers, x, **self.size)
         classes = sizes(state, self.modules["logits"])[0]
         return keras.Model(image, layers.logits(features, classes), name=self.model)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from advtf.data import augmentation
-from advtf.data.names import require_known, tfds_directory
+from advtf.data.registry import require_known, tfds_directory
 from advtf.errors import UsageError
 
 PROBE_SECONDS = 6.0

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from advtf.errors import UsageError
-from advtf.settings.fields import relative_step
+from advtf.settings.threat import relative_step
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,11 +14,10 @@ import numpy as np
 
 from advtf.evaluation.attacks import NAMES
 from advtf.evaluation.settings import AttackSettings
-from advtf.settings.fields import format_epsilon
+from advtf.settings.threat import format_epsilon
 from advtf.storage.files import write_atomically
 from advtf.storage.provenance import provenance
-from advtf.storage.runfiles import RunDirectory
-from advtf.training.settings import to_json
+from advtf.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from advtf.classifiers.classifier import Classifier
@@ -128,7 +127,7 @@ class Evaluation:
             "norm": self.settings.norm,
             "epsilon": self.settings.eps,
             "seed": self.settings.seed,
-            "settings": to_json(self.settings),
+            "settings": self.settings.to_json(),
             "examples": len(self.clean.wrong),
             "clean": {
                 "error": self.clean_error,
@@ -207,11 +206,11 @@ def write(
         _write_examples(run.examples, evaluation, classifier, x, y, chosen)
         written += [run.examples, run.figures / "extremes.png"]
         figures.extremes(run.examples, written[-1])
-    _write_numbers(run.evaluation, provenance() | source | evaluation.to_json())
+    _write_numbers(run.results, provenance() | source | evaluation.to_json())
     if len(evaluation.curve) > 2:  # more than ε = 0 and the ε evaluated
         written.append(run.figures / "robust_accuracy.png")
-        figures.robust_accuracy(run.evaluation, written[-1])
-    return [run.evaluation, *written]
+        figures.robust_accuracy(run.results, written[-1])
+    return [run.results, *written]
 
 
 def _extremes(evaluation, x):

@@ -6,16 +6,24 @@ No TensorFlow at import, so that a wrong flag is answered at once.
 import dataclasses
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advtf.data.names import require_known
+from advtf.classifiers.manifest import (
+    require_classes,
+    require_dataset,
+    require_saved_model,
+    training_settings,
+)
+from advtf.data.registry import require_known
 from advtf.errors import UsageError
-from advtf.evaluation.settings import AttackSettings, require_radius
-from advtf.settings import planning
-from advtf.settings.fields import format_epsilon, normalise, numbers, setting, switch, text, whole
-from advtf.storage import rundir
-from advtf.storage.runfiles import EVALUATION, RunDirectory
-from advtf.training.settings import DATASET_NAME, from_json
+from advtf.evaluation.settings import AttackSettings
+from advtf.settings.commands import CommandOptions, default_directory, plan_table
+from advtf.settings.fields import numbers, setting, switch, text, whole
+from advtf.settings.threat import format_epsilon, require_radius
+from advtf.storage.run_directory import RunDirectory
+from advtf.training.presets import attack_as_trained
+from advtf.training.settings import DATASET_NAME
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,38 +32,52 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(CommandOptions):
     """What the command attacks, and where it writes."""
 
     model: str | None = setting("target", text(), "SavedModel of a classifier or an ensemble", None)
     dataset: str | None = setting("target", DATASET_NAME, "test images; default those of its training", None)
-    data_dir: str | None = setting(
-        "target",
-        text(),
-        "prepared TFDS or Tiny ImageNet data; else TFDS_DATA_DIR, ~/tensorflow_datasets",
-        None,
-    )
     num_examples: int | None = setting("target", whole(1), "first test images only; default all", None)
     eps_grid: tuple[float, ...] = setting(
         "target", numbers("radii with commas between"), "more radii, for the curve of robust accuracy", ()
     )
     out_dir: str | None = setting("files", text(), "results; default runs/evaluate-<run>-<export>", None)
-    resume: bool = setting("files", switch(), "continue the evaluation in out_dir", False)
-    overwrite: bool = setting("files", switch(), "replace the evaluation in out_dir", False)
     save_examples: bool = setting("files", switch(), "keep all adversarial examples (NPZ)", False)
-    verbose: bool = setting("files", switch(), "show TensorFlow's start-up messages", False)
 
-    def __post_init__(self) -> None:
-        normalise(self)
-        if self.resume and self.overwrite:
-            raise UsageError(
-                "resume and overwrite exclude each other. Received: resume=True, overwrite=True."
-            )
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationDirectory(RunDirectory):
+    """The directory of an evaluation."""
+
+    kind = "evaluation"
+    command = "evaluate"
+    own_files = ("evaluation.json", "examples.npz", "adversarial_examples.npz", "config.json")
+    own_folders = ("figures", "state")
+
+    @property
+    def examples(self) -> Path:
+        """The broken test images with the smallest and the largest perturbations, with predictions (NPZ)."""
+        return self.path / "examples.npz"
+
+    @property
+    def all_examples(self) -> Path:
+        """Every image at its worst point (NPZ), where `save_examples` is set."""
+        return self.path / "adversarial_examples.npz"
+
+    @property
+    def attacked(self) -> Path:
+        """Batches that an unfinished evaluation has attacked."""
+        return self.path / "state"
+
+    @property
+    def figures(self) -> Path:
+        """PNG figures drawn from the files above."""
+        return self.path / "figures"
 
 
 def plan(
     given_settings: Mapping[str, Any], given_options: Mapping[str, Any]
-) -> tuple[RunDirectory, AttackSettings, EvaluateOptions]:
+) -> tuple[EvaluationDirectory, AttackSettings, EvaluateOptions]:
     """Decides what to run and where, without writing anything.
 
     Args:
@@ -65,36 +87,35 @@ def plan(
     Raises:
         UsageError: a bad setting, no such model, an unknown data set, or a directory that is in use.
     """
-    options = EvaluateOptions(**given_options)
-    AttackSettings(**given_settings)  # answers a mistake before any file is looked at
+    options = EvaluateOptions.of(given_options)
     if not (options.resume and options.out_dir):
         _require_model(options.model)
-    default = planning.default_directory("evaluate", options.model) if options.model else ""
+    default = default_directory("evaluate", options.model) if options.model else ""
     switches = {"resume": options.resume, "overwrite": options.overwrite}
-    run = rundir.choose(options.out_dir, default, kind=EVALUATION, **switches)
+    run = EvaluationDirectory.choose(options.out_dir, default, **switches)
     if options.resume:
         return run, *_stored(run, given_settings, given_options, options)
     settings, options = _completed(given_settings, options)
     require_known(options.dataset, options.data_dir)
     for epsilon in options.eps_grid:
-        require_radius(epsilon, settings.norm, "eps_grid")
+        require_radius("eps_grid", epsilon, settings.norm)
     return run, settings, options
 
 
 def _require_model(model):
     if model is None:
         raise UsageError("model must be given. Received: no --model. Name the SavedModel of a classifier.")
-    planning.require_saved_model(model)
+    require_saved_model(model)
 
 
 def _stored(run, given_settings, given_options, options):
     record = run.read_config()
-    settings = from_json(AttackSettings, record.get("config"))
-    earlier = from_json(EvaluateOptions, record.get("options"))
+    settings = AttackSettings.from_json(record.get("config"))
+    earlier = EvaluateOptions.from_json(record.get("options"))
     free = ("out_dir", "resume", "overwrite", "verbose", "data_dir", "save_examples")
     fixed = {name: value for name, value in given_options.items() if name not in free}
-    planning.require_same(settings, given_settings, "evaluation")
-    planning.require_same(earlier, fixed, "evaluation")
+    settings.require_same(given_settings, "evaluation")
+    earlier.require_same(fixed, "evaluation")
     kept = {name: getattr(options, name) or getattr(earlier, name) for name in ("data_dir", "save_examples")}
     return settings, dataclasses.replace(
         earlier, **kept, resume=True, overwrite=False, verbose=options.verbose
@@ -103,15 +124,17 @@ def _stored(run, given_settings, given_options, options):
 
 def _completed(given, options):
     """Fills what was not given: from the classifier's training if the export tells, else from presets."""
-    dataset = planning.require_dataset(options.dataset, options.model)
-    training = planning.training_settings(options.model)
-    attack = planning.attack_of_training(training, dataset, given.get("norm"), given.get("eps"))
+    dataset = require_dataset(options.dataset, options.model)
+    chosen = {name: given[name] for name in ("norm", "eps") if name in given}
+    radius = AttackSettings.of(chosen)
+    training, known = training_settings(options.model), {name: getattr(radius, name) for name in chosen}
+    attack = attack_as_trained(training, dataset, known.get("norm"), known.get("eps"))
     filled = {"norm": attack["norm"], "eps": attack["eps"]}
     filled |= {"pgd_steps": attack["attack_steps"], "pgd_step_size": attack["attack_step_size"]}
-    return AttackSettings(**{**filled, **given}), dataclasses.replace(options, dataset=dataset)
+    return AttackSettings.of({**filled, **given}), dataclasses.replace(options, dataset=dataset)
 
 
-def describe(settings: AttackSettings, options: EvaluateOptions, run: RunDirectory) -> str:
+def describe(settings: AttackSettings, options: EvaluateOptions, run: EvaluationDirectory) -> str:
     """Returns the plan in a few lines."""
     first = f", first {options.num_examples} test images" if options.num_examples else ", test images"
     effort = f"iterations {settings.steps}, restarts {settings.restarts}, queries {settings.queries}"
@@ -122,7 +145,7 @@ def describe(settings: AttackSettings, options: EvaluateOptions, run: RunDirecto
         "ball": f"{settings.norm}, ε {format_epsilon(settings.eps)}, seed {settings.seed}",
         "output": str(run.path),
     }
-    return planning.table(lines)
+    return plan_table(lines)
 
 
 def execute(run: RunDirectory, settings: AttackSettings, options: EvaluateOptions) -> None:
@@ -143,7 +166,7 @@ def execute(run: RunDirectory, settings: AttackSettings, options: EvaluateOption
     from advtf.storage import cache
 
     classifier, x, y = load(settings, options)
-    with rundir.locked(run, resume=options.resume, overwrite=options.overwrite):
+    with run.locked(resume=options.resume, overwrite=options.overwrite):
         if not options.resume:
             run.write_config(settings, options)
         evaluation = evaluate_classifier(
@@ -178,10 +201,10 @@ def load(
     from advtf.data import sets as data
     from advtf.data.augmentation import to_unit_float
 
-    size = planning.training_settings(options.model).get("image_size")
+    size = training_settings(options.model).get("image_size")
     images = data.load(options.dataset, options.data_dir, image_size=size)
     test = images.test.select(slice(options.num_examples))
     x = to_unit_float(test.images).numpy()
     classifier = as_classifier(options.model, x, test.labels, outputs=settings.outputs)
-    planning.require_classes(options.model, classifier.num_classes, options.dataset, images.num_classes)
+    require_classes(options.model, classifier.num_classes, options.dataset, images.num_classes)
     return classifier, x, test.labels

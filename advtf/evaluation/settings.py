@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any
 
-from advtf.errors import UsageError, one_of
+from advtf.errors import one_of
 from advtf.evaluation.attacks import NAMES, components_of
-from advtf.settings.fields import Parser, choice, normalise, real, setting, step_size, whole
-from advtf.training.rules import EPSILON_CEILING, require_step
+from advtf.settings.fields import Parser, Settings, choice, real, setting, step_size, whole
+from advtf.settings.threat import NORMS, require_radius, require_step
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -20,7 +20,7 @@ attack_names = Parser(_names, f"names of attacks with commas between: {', '.join
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AttackSettings:
+class AttackSettings(Settings):
     """Everything but the classifier and the images that determines the numbers of an evaluation.
 
     Raises:
@@ -30,33 +30,28 @@ class AttackSettings:
     attacks: tuple[str, ...] = setting(
         "attack", attack_names, f"with commas: {', '.join(NAMES)}", ("autoattack",)
     )
-    norm: str = setting("attack", choice(*EPSILON_CEILING), "norm of the perturbation", "linf")
-    eps: float | None = setting(
-        "attack", real(), "radius; default that of the data set, as in training", None
-    )
+    norm: str = setting("attack", choice(NORMS), "norm of the perturbation", "linf")
+    eps: float = setting("attack", real(), "radius", 8 / 255, "as in training, or of the data set")
     restarts: int = setting("attack", whole(1), "random starts of pgd, pgd100 and apgd", 1)
     steps: int = setting("attack", whole(1), "iterations of apgd and fab", 100)
     targets: int = setting("attack", whole(1, 9), "classes aimed at by apgd_t and fab_t", 9)
     queries: int = setting("attack", whole(1), "queries of square", 5000)
-    pgd_steps: int | None = setting("attack", whole(1), "iterations of pgd; default as in training", None)
-    pgd_step_size: str | None = setting(
-        "attack", step_size(), "step of pgd, 2/255 or eps/4; default as in training", None
+    pgd_steps: int = setting("attack", whole(1), "iterations of pgd", 10, "as in training")
+    pgd_step_size: str = setting(
+        "attack", step_size(), "step of pgd, 2/255 or eps/4", "0.25eps", "as in training"
     )
     outputs: str = setting(
-        "attack", choice("logits", "probabilities"), "what the classifier returns", "logits"
+        "attack", choice(("logits", "probabilities")), "what the classifier returns", "logits"
     )
     seed: int = setting("compute", whole(0, 2**31 - 1), "of random starts and of square", 0)
     batch_size: int = setting("compute", whole(1), "images attacked at a time", 250)
-    jit: str = setting("compute", choice("auto", "on", "off"), "XLA; auto: on a GPU", "auto")
+    jit: str = setting("compute", choice(("auto", "on", "off")), "XLA; auto: on a GPU", "auto")
 
-    def __post_init__(self) -> None:
-        normalise(self)
-        for name, value in (("eps", 8 / 255), ("pgd_steps", 10), ("pgd_step_size", "0.25eps")):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+    def check(self) -> None:
+        """Checks the attacks' names, the radius and the step."""
         for name in self.attacks:
             one_of("attacks", name, NAMES)
-        require_radius(self.eps, self.norm)
+        require_radius("eps", self.eps, self.norm)
         require_step("pgd_step_size", self.pgd_step_size, self.eps)
 
     @property
@@ -68,17 +63,3 @@ class AttackSettings:
     def components(self) -> tuple[str, ...]:
         """Every attack that is to run, once."""
         return tuple(dict.fromkeys(name for suite in self.suites.values() for name in suite))
-
-
-def require_radius(epsilon: float, norm: str, name: str = "eps") -> None:
-    """Refuses an absurd radius.
-
-    Raises:
-        UsageError: ε is above the ceiling of its norm.
-    """
-    if not 0 <= epsilon <= EPSILON_CEILING[norm]:
-        hint = f"; {epsilon:g} probably means {epsilon:g}/255" if epsilon > 0 else ""
-        raise UsageError(
-            f"{name} must be in [0, {EPSILON_CEILING[norm]:g}] for {norm}, as pixels are in [0, 1]. "
-            f"Received: {name}={epsilon:g}{hint}."
-        )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from advtf.figures.results import read_arrays, require_some, required
 from advtf.figures.style import BLUE, RUN_COLORS, VERMILLION, from_zero, legend, sheet
-from advtf.settings.fields import format_epsilon
+from advtf.settings.threat import format_epsilon
 
 PANELS = {
     "train_loss": "training loss\n$L_\\epsilon$ (nats)",

@@ -6,7 +6,7 @@ import numpy as np
 
 from advtf.figures.results import read_arrays, read_record, required
 from advtf.figures.style import BLACK, VERMILLION, WIDTH, amplified, sheet, show_picture, show_verdict
-from advtf.settings.fields import format_epsilon
+from advtf.settings.threat import format_epsilon
 
 KEYS = ("clean", "adversarial", "labels", "clean_predictions", "adversarial_predictions", "l2_sizes")
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from advtf.errors import UsageError
 from advtf.figures.results import require_some, required
 from advtf.figures.style import BLACK, RUN_COLORS, error_axis, from_zero, legend_above, line_handles, sheet
-from advtf.settings.fields import format_epsilon
+from advtf.settings.threat import format_epsilon
 from advtf.storage.files import write_atomically
 
 QUANTITIES = {

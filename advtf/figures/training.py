@@ -25,7 +25,7 @@ from advtf.figures.style import (
     show_picture,
     show_verdict,
 )
-from advtf.settings.fields import format_epsilon
+from advtf.settings.threat import format_epsilon
 from advtf.storage import jsonl
 
 MARKED_EPOCHS = 12  # up to which single epochs are marked; one epoch alone would have no line at all

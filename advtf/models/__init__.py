@@ -4,6 +4,7 @@ Importing this module is cheap (no TensorFlow), so that flags can be checked aga
 """
 
 import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from advtf.errors import UsageError, one_of
@@ -11,24 +12,32 @@ from advtf.errors import UsageError, one_of
 if TYPE_CHECKING:
     import keras
 
-MODELS: dict[str, str] = {  # name -> module of this package holding the function of that name
-    "lenet": "lenet",
-    "vgg": "vgg",
-    "resnet18": "resnet",
-    "preact_resnet18": "preact_resnet",
-    "wide_resnet": "wide_resnet",
-    "linear": "linear",
-    "mlp": "linear",
-}
 
-DEFAULT_WIDTH: dict[str, int | None] = {  # None: the model has no width
-    "lenet": 16,
-    "vgg": 8,
-    "resnet18": 8,
-    "preact_resnet18": 16,
-    "wide_resnet": 10,
-    "linear": None,
-    "mlp": 16,
+@dataclass(frozen=True)
+class Architecture:
+    """An entry of the registry.
+
+    Attributes:
+        module: module of this package that holds the function of the model's name.
+        width: default width factor; None: the model has no width.
+        family: its optimizer is that of the family in `advtf.training.presets.OPTIMIZERS`.
+        has_depth: whether its depth is a setting.
+    """
+
+    module: str
+    width: int | None = None
+    family: str = "resnet"
+    has_depth: bool = False
+
+
+MODELS: dict[str, Architecture] = {
+    "lenet": Architecture("lenet", width=16, family="small"),
+    "vgg": Architecture("vgg", width=8, family="vgg"),
+    "resnet18": Architecture("resnet", width=8),
+    "preact_resnet18": Architecture("preact_resnet", width=16),
+    "wide_resnet": Architecture("wide_resnet", width=10, has_depth=True),
+    "linear": Architecture("linear", family="small"),
+    "mlp": Architecture("linear", width=16, family="small"),
 }
 
 DEFAULT_DEPTH = 34  # of wide_resnet, the one model with a variable depth
@@ -41,7 +50,7 @@ def model_size(name: str, width: int | None = None, depth: int | None = None) ->
 
     Args:
         name: A key of `MODELS`.
-        width: Width factor, a positive integer; None takes `DEFAULT_WIDTH`. The linear model has none.
+        width: Width factor, a positive integer; None takes the model's own. The linear model has none.
         depth: Number of layers of wide_resnet, 6n + 4 (10, 16, ... 28, 34); None takes 34.
 
     Returns:
@@ -52,11 +61,11 @@ def model_size(name: str, width: int | None = None, depth: int | None = None) ->
     """
     one_of("model", name, MODELS)
     size = {}
-    if DEFAULT_WIDTH[name] is not None:
-        size["width"] = _positive("width", DEFAULT_WIDTH[name] if width is None else width)
+    if MODELS[name].width is not None:
+        size["width"] = _positive("width", MODELS[name].width if width is None else width)
     elif width is not None:
         raise UsageError(f"the {name} model has no width. Received: width={width}; leave it out.")
-    if name == "wide_resnet":
+    if MODELS[name].has_depth:
         size["depth"] = _wide_depth(DEFAULT_DEPTH if depth is None else depth)
     elif depth is not None:
         raise UsageError(
@@ -82,7 +91,7 @@ def build(
         name: A key of `MODELS`.
         input_shape: (height, width, channels) of an image.
         num_classes: Number of classes K, at least 2.
-        width: Width factor; None takes `DEFAULT_WIDTH[name]`.
+        width: Width factor; None takes the model's own.
         depth: Layers of wide_resnet; None takes 34.
         activation: One of `ACTIVATIONS`. It does not enter the seeds: a softplus twin has equal weights.
         seed: Seed of the initial weights, at least 0.
@@ -108,7 +117,7 @@ def build(
     from advtf.models.layers import Layers
 
     layers = Layers(activation=activation, seed=int(seed), synchronized=synchronized)
-    features = getattr(importlib.import_module(f"advtf.models.{MODELS[name]}"), name)
+    features = getattr(importlib.import_module(f"advtf.models.{MODELS[name].module}"), name)
     image = layers.image(shape)
     logits = layers.logits(features(layers, image, **size), int(num_classes))
     return keras.Model(image, logits, name=name)

@@ -1,39 +1,75 @@
-"""How one setting is declared, read from text or JSON, and shown. No TensorFlow, no NumPy.
+"""How one setting is declared, and how it is read once, from flag text, from JSON or from Python.
 
-A dataclass field made by `setting` carries its parser, its section and its help; the flags, the JSON
-reader and the printed plan are generated from that one declaration.
+A setting is a dataclass field made by `setting`: it carries its parser, its section and its help text. The
+flags, the JSON reader and the printed plan are generated from that one declaration. A dataclass of settings
+derives from `Settings`, whose constructor parses every value, completes what was left open, and checks the
+settings against each other. No TensorFlow and no NumPy here, so that a wrong flag is answered at once.
 """
 
 import dataclasses
 import math
 import re
 import typing
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Self
 
 from advtf.errors import UsageError, nearest
 
 _STEP = re.compile(r"(?P<factor>[^*e]*(?:e-?\d+)?)\*?eps(?:/(?P<divisor>.+))?")
 
 
+class _Open:
+    """The type of `OPEN`."""
+
+    def __repr__(self) -> str:
+        return "OPEN"
+
+
+OPEN: Any = _Open()  # the default of a setting whose value follows from others, see `Settings.completed`
+
+
 @dataclasses.dataclass(frozen=True)
 class Parser:
     """Reads one value from flag text, from JSON or from Python, and says what it accepts.
 
-    `convert` is idempotent and raises ValueError, TypeError or ArithmeticError for a bad value.
+    Attributes:
+        convert: raises ValueError, TypeError, LookupError or ArithmeticError for a bad value. It accepts its
+            own results, since JSON and `dataclasses.replace` hand them in again.
+        requirement: what is accepted, as an error message says it.
+        names: the names it chooses from, often a registry; it is read when it is needed, so that an entry
+            registered later is accepted, too.
+        boolean: whether the flag is written ``--name`` and ``--noname``.
     """
 
     convert: Callable[[Any], Any]
-    requirement: str
-    choices: tuple[str, ...] = ()
+    requirement: str | Callable[[], str]
+    names: Collection[str] = ()
     boolean: bool = False
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The names it chooses from at this moment."""
+        return tuple(self.names)
 
-def setting(section: str, parser: Parser, description: str, default: Any = dataclasses.MISSING) -> Any:
-    """Returns a dataclass field that is also a flag; without `default` its value comes from a preset."""
-    return dataclasses.field(
-        default=default, metadata={"section": section, "parser": parser, "help": description}
-    )
+
+def setting(
+    section: str,
+    parser: Parser,
+    description: str,
+    default: Any = OPEN,
+    default_text: str | None = None,
+) -> Any:
+    """Returns a dataclass field that is also a flag.
+
+    Args:
+        section: the heading of ``--help`` it is listed under.
+        parser: reads its values.
+        description: its help text.
+        default: its value if nobody gives one; `OPEN` if that follows from other settings.
+        default_text: what ``--help`` shows for the default; None shows the default itself.
+    """
+    metadata = {"section": section, "parser": parser, "help": description, "default_text": default_text}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def number(value: Any) -> float:
@@ -84,15 +120,15 @@ def whole(low: int, high: int | None = None) -> Parser:
     return Parser(convert, f"a whole number {span}")
 
 
-def choice(*names: str) -> Parser:
-    """One of the given names."""
+def choice(names: Collection[str]) -> Parser:
+    """One of `names`, a tuple of texts or a registry with such keys."""
 
     def convert(value: Any) -> str:
-        if value not in names:
+        if value not in tuple(names):
             raise ValueError("unknown name")
         return value
 
-    return Parser(convert, f"one of {', '.join(names)}", choices=names)
+    return Parser(convert, lambda: f"one of {', '.join(names)}", names)
 
 
 def switch() -> Parser:
@@ -130,7 +166,7 @@ def numbers(requirement: str) -> Parser:
     return Parser(convert, f"{requirement}, strictly increasing")
 
 
-def names(requirement: str) -> Parser:
+def texts(requirement: str) -> Parser:
     """Texts with commas between, each once; ``none`` is an empty list."""
 
     def convert(value: Any) -> tuple[str, ...]:
@@ -161,13 +197,6 @@ def step_size() -> Parser:
     return Parser(convert, "a positive size such as 0.01 or 2/255, or a part of ε such as eps/4 or 0.25eps")
 
 
-def relative_step(step: str, epsilon: float) -> float:
-    """Returns a step of `step_size` divided by ε; 1 for a length at ε = 0, where it has no effect."""
-    if step.endswith("eps"):
-        return float(step.removesuffix("eps"))
-    return float(step) / epsilon if epsilon else 1.0
-
-
 def is_optional(field: dataclasses.Field) -> bool:
     """Whether the declared type admits None."""
     return type(None) in typing.get_args(field.type)
@@ -186,24 +215,113 @@ def parse_value(field: dataclasses.Field, value: Any) -> Any:
         return parser.convert(value)
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError):
         hint = nearest(value, parser.choices)
-        raise UsageError(
-            f"{field.name} must be {parser.requirement}. Received: {field.name}={value}.{hint}"
-        ) from None
+        required = parser.requirement if isinstance(parser.requirement, str) else parser.requirement()
+        raise UsageError(f"{field.name} must be {required}. Received: {field.name}={value}.{hint}") from None
 
 
-def normalise(settings: Any) -> None:
-    """Parses every field of a frozen settings dataclass in place, from its ``__post_init__``.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The base of every dataclass of settings: values are parsed, completed and checked when it is made.
+
+    Values may be flag text (``eps="8/255"``) or values of the field's type.
 
     Raises:
-        UsageError: a field's parser refuses its value.
+        UsageError: a value that its parser refuses, or settings that contradict each other.
     """
-    for field in dataclasses.fields(settings):
-        object.__setattr__(settings, field.name, parse_value(field, getattr(settings, field.name)))
+
+    def __post_init__(self) -> None:
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        values = {name: getattr(self, name) for name in fields}
+        given = {
+            name: parse_value(fields[name], value) for name, value in values.items() if value is not OPEN
+        }
+        for name, value in (given | dict(self.completed(given))).items():
+            object.__setattr__(self, name, value)  # the only place where a frozen object is filled
+        self.check()
+
+    def completed(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the values of settings that were left open, and of those that follow from others.
+
+        Args:
+            given: the parsed values of all others.
+        """
+        return {}
+
+    def check(self) -> None:
+        """Checks the settings against each other.
+
+        Raises:
+            UsageError: two settings contradict each other.
+        """
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Makes the settings from what a user chose; None means that a setting was not chosen.
+
+        Raises:
+            UsageError: an unknown setting, a bad value or contradictory settings.
+        """
+        _refuse_unknown(cls, given)
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Makes the settings from what `to_json` returned.
+
+        Raises:
+            UsageError: an unknown, missing or bad setting.
+        """
+        if not isinstance(values, Mapping):
+            raise UsageError(f"{cls.__name__} must be a JSON object. Received: {type(values).__name__}.")
+        missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
+        if missing:
+            raise UsageError(f"{cls.__name__} needs every setting. Received: none for {', '.join(missing)}.")
+        _refuse_unknown(cls, values)
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the settings as JSON values."""
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def of_sections(self, *sections: str) -> dict[str, Any]:
+        """Returns the settings of these sections by name."""
+        fields = dataclasses.fields(self)
+        return {
+            field.name: getattr(self, field.name) for field in fields if field.metadata["section"] in sections
+        }
+
+    def require_same(self, given: Mapping[str, Any], noun: str) -> None:
+        """Checks that what is given beside ``--resume`` only repeats the settings a run was started with.
+
+        Args:
+            given: setting -> value or flag text.
+            noun: what the run is called.
+
+        Raises:
+            UsageError: a value differs.
+        """
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        for name, text in given.items():
+            stored, value = getattr(self, name), parse_value(fields[name], text)
+            if value != stored:
+                raise UsageError(
+                    f"--resume continues with the settings of the {noun}: {name}={show(stored)}. "
+                    f"Received: {name}={show(value)}. Leave it out, or start another {noun}."
+                )
 
 
-def format_epsilon(value: float) -> str:
-    """Returns ``8/255`` for a whole number of 255ths up to 64, a decimal such as ``0.4`` else."""
-    levels = value * 255
-    if round(value, 2) != value and 0 < value <= 64 / 255 and abs(levels - round(levels)) < 1e-9:
-        return f"{round(levels)}/255"
-    return f"{value:.4g}"
+def _refuse_unknown(cls: type, names: Collection[str]) -> None:
+    known = [field.name for field in dataclasses.fields(cls)]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{cls.__name__} has no such setting. Received: {name}.{nearest(name, known)}")
+
+
+def show(value: Any) -> str:
+    """Returns a setting's value as one would type it."""
+    if isinstance(value, tuple):
+        return ",".join(map(show, value)) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -13,7 +13,7 @@ from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError
 from advtf.figures.connectivity import path_between_minima
 from advtf.landscape.curves import CurveScan, CurveScanner, barrier, straight
-from advtf.settings.fields import format_epsilon
+from advtf.settings.threat import format_epsilon
 from advtf.studies.context import StudyContext
 from advtf.training.callbacks import NonFiniteLoss
 from advtf.training.curve import CurveSettings, TrainedCurve, require_connectable, train_curve
@@ -75,7 +75,7 @@ def _connected(
 ) -> tuple[TrainedCurve, CurveScan, CurveScan]:
     """The trained curve, its scan, and that of the straight line."""
     settings, state = context.settings, context.folder / "state" / f"curve{number}"
-    identity = settings.of("attack", "compute")
+    identity = settings.of_sections("attack", "compute")
     context.say(f"Curve {number}: from {start.name} to {end.name}")
     try:
         trained = train_curve(

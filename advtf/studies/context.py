@@ -74,7 +74,7 @@ class StudyContext:
         Returns:
             The file's path.
         """
-        settings = self.settings.of(*SHARED_SECTIONS, *STUDIES[self.name].sections)
+        settings = self.settings.of_sections(*SHARED_SECTIONS, *STUDIES[self.name].sections)
         record = provenance() | {"study": self.name} | dict(self.source) | {"settings": settings} | content
         path = self.folder / f"{name}.json"
         write_json(path, jsonable(record, name))

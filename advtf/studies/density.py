@@ -18,7 +18,7 @@ from advtf.landscape.density import (
     quadrature,
     smooth,
 )
-from advtf.settings.fields import format_epsilon
+from advtf.settings.threat import format_epsilon
 from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
 from advtf.studies.operators import Hessians
@@ -49,7 +49,7 @@ def run(context: StudyContext) -> list[Path]:
 def _measured(context: StudyContext) -> list[SpectralDensity]:
     settings, classifiers = context.settings, context.classifiers
     weights = [classifier.parameters.value() for classifier in classifiers]
-    identity = settings.of("attack", "compute", "density")
+    identity = settings.of_sections("attack", "compute", "density")
     cache = ResultCache(context.folder / "state", fingerprint(identity, *weights, context.x, context.y))
     found = []
     total = len(classifiers) * settings.density_probes * settings.density_steps

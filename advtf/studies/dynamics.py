@@ -12,10 +12,11 @@ from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError
 from advtf.figures import dynamics as figures
 from advtf.landscape.units import LayerUnits, UnitCounter
-from advtf.settings.fields import format_epsilon
-from advtf.storage.runfiles import RunDirectory
+from advtf.settings.threat import format_epsilon
+from advtf.storage.run_directory import RunDirectory
 from advtf.studies.context import StudyContext
 from advtf.studies.operators import attacked
+from advtf.training.directory import TrainingDirectory
 
 
 def run(context: StudyContext) -> list[Path]:
@@ -30,7 +31,7 @@ def run(context: StudyContext) -> list[Path]:
     """
     batch_size = context.settings.batch_size
     counters = [UnitCounter(_model(classifier), batch_size=batch_size) for classifier in context.classifiers]
-    folders = [RunDirectory(Path(folder)) for folder in context.settings.run_dirs]
+    folders = [TrainingDirectory(Path(folder)) for folder in context.settings.run_dirs]
     runs = dict(zip(labels(folders), folders, strict=True))
     summaries = {label: summary(folder.dynamics) for label, folder in runs.items()}
     units = [_units(context, *pair) for pair in zip(context.classifiers, counters, strict=True)]

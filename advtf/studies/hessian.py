@@ -16,7 +16,7 @@ from advtf.landscape.lanczos import lanczos
 from advtf.landscape.power import power_iteration
 from advtf.landscape.random_loss import RandomLoss, random_loss
 from advtf.landscape.statistics import estimate
-from advtf.settings.fields import format_epsilon
+from advtf.settings.threat import format_epsilon
 from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
 from advtf.studies.operators import Hessians
@@ -61,7 +61,7 @@ def peak_memory() -> int:
 
 def _cache(context: StudyContext) -> ResultCache:
     weights = [classifier.parameters.value() for classifier in context.classifiers]
-    identity = context.settings.of("attack", "compute", "hessian")
+    identity = context.settings.of_sections("attack", "compute", "hessian")
     return ResultCache(context.folder / "state", fingerprint(identity, *weights, context.x, context.y))
 
 

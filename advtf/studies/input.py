@@ -18,7 +18,7 @@ from advtf.figures.input import input_landscape
 from advtf.landscape.input_hessian import require_second_derivatives
 from advtf.landscape.inputs import REFERENCE_STEP, InputMeasures, InputMeter
 from advtf.landscape.twin import twin_classifier
-from advtf.settings.fields import format_epsilon
+from advtf.settings.threat import format_epsilon
 from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
 
@@ -80,7 +80,7 @@ def _measured(
     settings = context.settings
     weights = [classifier.parameters.value() for classifier in classifiers]
     images = [part for pair in splits.values() for part in pair]
-    identity = fingerprint(settings.of("attack", "compute", "input"), *weights, *images)
+    identity = fingerprint(settings.of_sections("attack", "compute", "input"), *weights, *images)
     cache = ResultCache(context.folder / "state", identity)
     lengths = [len(y) for _, y in splits.values()]
     total = len(classifiers) * sum(length + min(length, settings.hs_examples) for length in lengths)

@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from advtf import studies
-from advtf.data.names import require_known
+from advtf.classifiers.manifest import (
+    require_classes,
+    require_dataset,
+    require_saved_model,
+    training_settings,
+)
+from advtf.data.registry import require_known
 from advtf.errors import UsageError
-from advtf.settings import flags as absl_flags
-from advtf.settings import planning
-from advtf.storage import rundir
+from advtf.settings.commands import default_directory, plan_table
+from advtf.settings.threat import describe_pgd
 from advtf.storage.cache import fingerprint
-from advtf.storage.runfiles import ANALYSIS, RunDirectory
+from advtf.storage.run_directory import RunDirectory
 from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
-from advtf.training.settings import from_json
+from advtf.training.presets import attack_as_trained
 
 if TYPE_CHECKING:
     from advtf.classifiers.classifier import Classifier
@@ -27,9 +32,19 @@ OF_TRAINING = ("norm", "eps", "attack_steps", "attack_step_size", "random_start"
 SHARED = ("target", "attack", "compute")  # the sections of settings that concern every study
 
 
+@dataclasses.dataclass(frozen=True)
+class AnalysisDirectory(RunDirectory):
+    """The directory of an analysis: a folder of results for each study, and `analysis.json`, written last."""
+
+    kind = "analysis"
+    command = "analyze"
+    own_files = ("analysis.json", "config.json")
+    own_folders = studies.STUDIES
+
+
 def plan(
     given_settings: Mapping[str, Any], given_options: Mapping[str, Any]
-) -> tuple[RunDirectory, AnalyzeSettings, AnalyzeOptions]:
+) -> tuple[AnalysisDirectory, AnalyzeSettings, AnalyzeOptions]:
     """Decides what to run and where, without writing anything.
 
     Args:
@@ -40,13 +55,12 @@ def plan(
         UsageError: a bad setting, a study that cannot be done, no such model, an unknown data set, or a
             directory that is in use.
     """
-    options, settings = AnalyzeOptions(**given_options), AnalyzeSettings(**given_settings)
+    options, settings = AnalyzeOptions.of(given_options), AnalyzeSettings.of(given_settings)
     if not (options.resume and options.out_dir):
         _require_studies(settings)
-    run = rundir.choose(
+    run = AnalysisDirectory.choose(
         options.out_dir,
         _default_directory(settings),
-        kind=ANALYSIS,
         resume=options.resume,
         overwrite=options.overwrite,
     )
@@ -54,7 +68,7 @@ def plan(
         given = {name: getattr(settings, name) for name in given_settings}
         settings, options = _stored(run, given, options)
     else:
-        training = planning.training_settings(settings.model[0]) if settings.model else {}
+        training = training_settings(settings.model[0]) if settings.model else {}
         settings = completed(dataclasses.replace(settings, dataset=_dataset(settings)), training)
     studies.check(settings, len(settings.model))
     if settings.dataset:
@@ -67,26 +81,26 @@ def _require_studies(settings):
         known = ", ".join(studies.STUDIES)
         raise UsageError(f"study must be given. Received: no --study. Name one or more of {known}.")
     for path in settings.model:
-        planning.require_saved_model(path)
+        require_saved_model(path)
 
 
 def _default_directory(settings):
     if settings.model:
-        return planning.default_directory("analyze", settings.model[0])
+        return default_directory("analyze", settings.model[0])
     return f"runs/analyze-{'-'.join(settings.study)}"
 
 
-def stored_settings(run: RunDirectory) -> AnalyzeSettings:
+def stored_settings(run: AnalysisDirectory) -> AnalyzeSettings:
     """Returns the settings an analysis was begun with.
 
     Raises:
         UsageError: config.json is damaged, or of another version.
     """
-    return from_json(AnalyzeSettings, run.read_config().get("config"))
+    return AnalyzeSettings.from_json(run.read_config().get("config"))
 
 
 def _stored(run, given, options):
-    earlier = from_json(AnalyzeOptions, run.read_config().get("options"))
+    earlier = AnalyzeOptions.from_json(run.read_config().get("options"))
     settings = extended(stored_settings(run), given)
     _require_studies(settings)
     kept = {"data_dir": options.data_dir or earlier.data_dir, "out_dir": earlier.out_dir}
@@ -100,10 +114,10 @@ def extended(stored: AnalyzeSettings, given: Mapping[str, Any]) -> AnalyzeSettin
         UsageError: `given` differs from `stored` in what other studies depend on.
     """
     added = tuple(name for name in given.get("study", ()) if name not in stored.study)
-    unused = stored.of(*(_sections(added) - _sections(stored.study)))
+    unused = stored.of_sections(*(_sections(added) - _sections(stored.study)))
     free = {name: value for name, value in given.items() if name in unused}
     fixed = {name: value for name, value in given.items() if name != "study" and name not in free}
-    planning.require_same(stored, fixed, "analysis")
+    stored.require_same(fixed, "analysis")
     return dataclasses.replace(stored, study=stored.study + added, **free)
 
 
@@ -112,9 +126,7 @@ def _sections(names):
 
 
 def _dataset(settings):
-    return (
-        planning.require_dataset(settings.dataset, settings.model[0]) if settings.model else settings.dataset
-    )
+    return require_dataset(settings.dataset, settings.model[0]) if settings.model else settings.dataset
 
 
 def completed(settings: AnalyzeSettings, training: Mapping) -> AnalyzeSettings:
@@ -124,20 +136,21 @@ def completed(settings: AnalyzeSettings, training: Mapping) -> AnalyzeSettings:
         training: settings of that training; empty if unknown.
     """
     dataset = settings.dataset or training.get("dataset") or "arrays"
-    attack = planning.attack_of_training(training, dataset, settings.norm, settings.eps)
+    attack = attack_as_trained(training, dataset, settings.norm, settings.eps)
     missing = {name: attack[name] for name in OF_TRAINING if getattr(settings, name) is None}
     return dataclasses.replace(settings, **missing)
 
 
-def describe(settings: AnalyzeSettings, run: RunDirectory) -> str:
+def describe(settings: AnalyzeSettings, run: AnalysisDirectory) -> str:
     """Returns the plan in a few lines."""
     lines = {"study": ", ".join(settings.study)}
     if settings.model:
         lines["model"] = ", ".join(settings.model)
     if settings.dataset:
         lines["data"] = f"{settings.dataset}, first {settings.num_examples:,} {settings.split} images"
-        lines["attack"] = f"{absl_flags.describe_attack(settings)}, seed {settings.seed}"
-    return planning.table({**lines, "output": str(run.path)})
+        pgd = (getattr(settings, name) for name in OF_TRAINING)
+        lines["attack"] = f"{describe_pgd(*pgd)}, seed {settings.seed}"
+    return plan_table({**lines, "output": str(run.path)})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,12 +216,12 @@ def load(settings: AnalyzeSettings, options: AnalyzeOptions) -> Material:
     source = {"classifiers": list(settings.model)}
     if settings.dataset is None:
         return Material(classifiers, source=source)
-    training = planning.training_settings(settings.model[0]) if settings.model else {}
+    training = training_settings(settings.model[0]) if settings.model else {}
     # The loss is that of the training: what was held out then is left out here, too.
     held_out = training.get("val_fraction", 0.0) if training.get("dataset") == settings.dataset else 0.0
     images = data.load(settings.dataset, options.data_dir, held_out, training.get("image_size"))
     for path, classifier in zip(settings.model, classifiers, strict=True):
-        planning.require_classes(path, classifier.num_classes, settings.dataset, images.num_classes)
+        require_classes(path, classifier.num_classes, settings.dataset, images.num_classes)
     chosen = getattr(images, settings.split).select(slice(settings.num_examples))
     test = images.test.select(slice(settings.num_examples))
     source |= {"dataset": settings.dataset, "split": settings.split}
@@ -218,7 +231,11 @@ def load(settings: AnalyzeSettings, options: AnalyzeOptions) -> Material:
 
 
 def begin(
-    run: RunDirectory, settings: AnalyzeSettings, options: AnalyzeOptions, material: Material, resume: bool
+    run: AnalysisDirectory,
+    settings: AnalyzeSettings,
+    options: AnalyzeOptions,
+    material: Material,
+    resume: bool,
 ) -> None:
     """Writes config.json; of an analysis that continues, checks the material and adds new studies.
 
@@ -239,6 +256,6 @@ def begin(
     run.write_config(settings, options, identity=identity)
 
 
-def is_finished(run: RunDirectory, settings: AnalyzeSettings) -> bool:
+def is_finished(run: AnalysisDirectory, settings: AnalyzeSettings) -> bool:
     """Whether there is nothing left to do."""
     return run.state() == "finished" and tuple(run.read_config()["config"]["study"]) == settings.study

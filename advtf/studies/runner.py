@@ -12,7 +12,7 @@ from advtf.attacks.pgd import pgd
 from advtf.errors import UsageError
 from advtf.storage.files import write_json
 from advtf.storage.provenance import provenance
-from advtf.storage.runfiles import RunDirectory
+from advtf.storage.run_directory import RunDirectory
 from advtf.studies import STUDIES
 from advtf.studies.context import StudyContext
 from advtf.studies.run import Material

@@ -5,23 +5,22 @@ No TensorFlow here, so that a wrong flag is answered at once.
 
 import dataclasses
 
-from advtf.errors import UsageError, one_of
-from advtf.evaluation.settings import require_radius
+from advtf.errors import one_of
+from advtf.settings.commands import CommandOptions
 from advtf.settings.fields import (
+    Settings,
     choice,
-    names,
-    normalise,
     numbers,
     real,
-    relative_step,
     setting,
     step_size,
     switch,
     text,
+    texts,
     whole,
 )
+from advtf.settings.threat import NORMS, relative_step, require_radius, require_step
 from advtf.studies import STUDIES
-from advtf.training.rules import EPSILON_CEILING, require_step
 from advtf.training.settings import DATASET_NAME
 
 _AS_TRAINED = "default as in training"
@@ -32,7 +31,7 @@ ASSESSED = ("pgd", "fgsm", "fgsm_r", "fgsm_n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnalyzeSettings:
+class AnalyzeSettings(Settings):
     """Everything but the classifiers' weights and the images that determines the numbers of an analysis.
 
     A section named after a study concerns that study only. `advtf.studies.run` fills what is None here
@@ -42,28 +41,26 @@ class AnalyzeSettings:
         UsageError: a bad value, an unknown study, a radius out of range, or a step too long for it.
     """
 
-    study: tuple[str, ...] = setting("target", names("studies"), f"with commas: {', '.join(STUDIES)}", ())
-    model: tuple[str, ...] = setting("target", names("paths"), "SavedModels, with commas between", ())
+    study: tuple[str, ...] = setting("target", texts("studies"), f"with commas: {', '.join(STUDIES)}", ())
+    model: tuple[str, ...] = setting("target", texts("paths"), "SavedModels, with commas between", ())
     dataset: str | None = setting("target", DATASET_NAME, f"images; {_AS_TRAINED}", None)
-    split: str = setting("target", choice("train", "test"), "images the loss is the mean over", "train")
+    split: str = setting("target", choice(("train", "test")), "images the loss is the mean over", "train")
     num_examples: int = setting("target", whole(1), "of them and of the test images, the first ones", 2000)
 
-    norm: str | None = setting(
-        "attack", choice(*EPSILON_CEILING), f"norm of the perturbation; {_AS_TRAINED}", None
-    )
+    norm: str | None = setting("attack", choice(NORMS), f"norm of the perturbation; {_AS_TRAINED}", None)
     eps: float | None = setting("attack", real(), f"radius of the perturbation; {_AS_TRAINED}", None)
     attack_steps: int | None = setting("attack", whole(1), f"gradient steps of PGD; {_AS_TRAINED}", None)
     attack_step_size: str | None = setting("attack", step_size(), f"2/255 or eps/4; {_AS_TRAINED}", None)
     random_start: str | None = setting(
-        "attack", choice("uniform", "step", "none"), f"start of PGD; {_AS_TRAINED}", None
+        "attack", choice(("uniform", "step", "none")), f"start of PGD; {_AS_TRAINED}", None
     )
 
     eigenvalues: int = setting("hessian", whole(1), "how many, at each end asked for", 20)
     eigen_method: str = setting(
-        "hessian", choice("lanczos", "power"), "power: with deflation, as in the paper", "lanczos"
+        "hessian", choice(("lanczos", "power")), "power: with deflation, as in the paper", "lanczos"
     )
     eigen_end: str = setting(
-        "hessian", choice("largest", "smallest", "both"), "end of the spectrum", "largest"
+        "hessian", choice(("largest", "smallest", "both")), "end of the spectrum", "largest"
     )
     eigen_tol: float = setting(
         "hessian", real(0, 1, open_low=True), "largest residual, as a part of the eigenvalue of norm", 1e-3
@@ -82,24 +79,27 @@ class AnalyzeSettings:
     runs: int = setting("similarity", whole(1), "attacks from other random starts", 4)
 
     surface: str = setting(
-        "surface", choice("eigen", "random", "filter", "towards"), "directions; towards other models", "eigen"
+        "surface",
+        choice(("eigen", "random", "filter", "towards")),
+        "directions; towards other models",
+        "eigen",
     )
     surface_dims: int = setting("surface", whole(1, 2), "directions", 2)
     surface_radius: float = setting("surface", real(open_low=True), "largest step along each", 0.2)
     surface_points: int = setting("surface", whole(3), "points along each direction", 21)
 
     run_dirs: tuple[str, ...] = setting(
-        "dynamics", names("folders"), "training runs with dynamics.npz, with commas between", ()
+        "dynamics", texts("folders"), "training runs with dynamics.npz, with commas between", ()
     )
 
-    curve: str = setting("connectivity", choice("bezier", "chain"), "kind of the path", "bezier")
+    curve: str = setting("connectivity", choice(("bezier", "chain")), "kind of the path", "bezier")
     curve_order: int = setting("connectivity", whole(2, 10), "order; 2: one point is trained", 2)
     curve_epochs: int = setting("connectivity", whole(1), "length of the curve's training", 100)
     curve_lr: float = setting("connectivity", real(open_low=True), "learning rate (Adam)", 1e-3)
     curve_points: int = setting("connectivity", whole(2), "points of the scan", 51)
 
     assessed_attack: str = setting(
-        "input", choice(*ASSESSED), "whose effectiveness is measured; pgd: as configured", "pgd"
+        "input", choice(ASSESSED), "whose effectiveness is measured; pgd: as configured", "pgd"
     )
     reference_steps: int = setting("input", whole(1), "of the PGD that effectiveness is relative to", 50)
     hs_examples: int = setting("input", whole(0), "images of the Hessian spectrum; 0: none", 200)
@@ -108,14 +108,14 @@ class AnalyzeSettings:
 
     seed: int = setting("compute", whole(0, 2**31 - 1), "of attacks, directions and start vectors", 0)
     batch_size: int = setting("compute", whole(1), "images at a time", 250)
-    jit: str = setting("compute", choice("auto", "on", "off"), "XLA; auto: on a GPU", "auto")
+    jit: str = setting("compute", choice(("auto", "on", "off")), "XLA; auto: on a GPU", "auto")
 
-    def __post_init__(self) -> None:
-        normalise(self)
+    def check(self) -> None:
+        """Checks the studies' names, the radius and the step."""
         for name in self.study:
             one_of("study", name, STUDIES)
         if self.eps is not None:
-            require_radius(self.eps, self.norm or max(EPSILON_CEILING, key=EPSILON_CEILING.get))
+            require_radius("eps", self.eps, self.norm or max(NORMS, key=NORMS.get))
             if self.attack_step_size is not None:
                 require_step("attack_step_size", self.attack_step_size, self.eps)
 
@@ -124,30 +124,10 @@ class AnalyzeSettings:
         """The attack's step size divided by ε; 1 at ε = 0, where it has no effect."""
         return relative_step(self.attack_step_size, self.eps)
 
-    def of(self, *sections: str) -> dict:
-        """Returns the settings of these sections by name."""
-        fields = dataclasses.fields(self)
-        return {f.name: getattr(self, f.name) for f in fields if f.metadata["section"] in sections}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnalyzeOptions:
+class AnalyzeOptions(CommandOptions):
     """Where the command reads and writes and what it shows; none of it changes the numbers."""
 
-    data_dir: str | None = setting(
-        "files",
-        text(),
-        "prepared TFDS or Tiny ImageNet data; else TFDS_DATA_DIR, ~/tensorflow_datasets",
-        None,
-    )
     out_dir: str | None = setting("files", text(), "results; default runs/analyze-<run>-<export>", None)
     resume: bool = setting("files", switch(), "continue the analysis in out_dir, or add to it", False)
-    overwrite: bool = setting("files", switch(), "replace the analysis in out_dir", False)
-    verbose: bool = setting("files", switch(), "show TensorFlow's start-up messages", False)
-
-    def __post_init__(self) -> None:
-        normalise(self)
-        if self.resume and self.overwrite:
-            raise UsageError(
-                "resume and overwrite exclude each other. Received: resume=True, overwrite=True."
-            )

@@ -17,7 +17,7 @@ from advtf.classifiers.parameters import unit_direction
 from advtf.errors import UsageError
 from advtf.figures.similarity import perturbation_similarity
 from advtf.landscape.similarity import PerturbationSimilarity
-from advtf.settings.fields import format_epsilon
+from advtf.settings.threat import format_epsilon
 from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
 from advtf.studies.directions import top_eigenvectors
@@ -62,7 +62,7 @@ def _measured(context: StudyContext, splits: dict, eigenvectors: list[np.ndarray
     settings, classifiers = context.settings, context.classifiers
     known = [*(classifier.parameters.value() for classifier in classifiers), *eigenvectors]
     images = [part for pair in splits.values() for part in pair]
-    identity = fingerprint(settings.of("attack", "compute", "similarity"), *known, *images)
+    identity = fingerprint(settings.of_sections("attack", "compute", "similarity"), *known, *images)
     cache = ResultCache(context.folder / "state", identity)
     per_run = len(DIRECTIONS) * len(settings.offsets)
     axes = len(classifiers), len(splits), settings.runs

@@ -29,7 +29,7 @@ from advtf.landscape.surface import (
     surface,
     symmetric_axis,
 )
-from advtf.settings.fields import format_epsilon
+from advtf.settings.threat import format_epsilon
 from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
 from advtf.studies.directions import top_eigenvectors
@@ -178,7 +178,7 @@ def _require_equal(moved, wanted, x):
 
 
 def _scan(context, objective, cut):
-    settings = context.settings.of("attack", "compute", "surface")
+    settings = context.settings.of_sections("attack", "compute", "surface")
     logits = np.asarray(
         context.classifiers[0].logits_fn(context.x[:PROBES])
     )  # depend on all that is not moved

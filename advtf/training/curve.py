@@ -19,7 +19,8 @@ from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.classifiers.classifier import Classifier
 from advtf.classifiers.export import TOLERANCE
 from advtf.classifiers.parameters import unchanged
-from advtf.data.sets import Split, steps_per_epoch_of, training_batches
+from advtf.data.batches import steps_per_epoch_of, training_batches
+from advtf.data.sets import Split
 from advtf.errors import UsageError, require_real, require_whole
 from advtf.landscape.batch_statistics import norm_layers, of_the_batch
 from advtf.landscape.curves import Curve, straight

@@ -1,86 +1,98 @@
-"""From a training's settings to its objective and its adversary."""
+"""The objectives and the training adversaries by name: what each needs, and what it defaults to.
 
-from collections.abc import Callable
+To add an objective, write its function (see `advtf.training.objectives`) and an entry of `OBJECTIVES`; to add
+an adversary, write the attack and an entry of `ADVERSARIES`. The flags, their help, the checks and the plan
+of a run follow from the entries. TensorFlow is imported when something is built, not before, so that a wrong
+flag is answered at once.
 
-from advtf.attacks.attack import Attack
-from advtf.attacks.losses import cross_entropy, kl_divergence
-from advtf.attacks.pgd import fgsm, fgsm_n, noisy, pgd, pgd_from_gradient
-from advtf.classifiers.export import load_classifier
+Strengths are those of Li & Spratling 2023 (section 5.1); of TRADES and MART those of their papers. Those of
+igr and cure are the published ones over the batch size there, 100: the squared gradient is that of the
+batch's mean loss in the paper, of each example's here, where no batch size matters. The paper's numbers leave
+no other
+reading: 1000 ‖∇ₓL‖₂² would be above 100 nats at its ‖∇ₓL‖₁ of 21.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 from advtf.errors import UsageError
-from advtf.training import objectives, regularizers
-from advtf.training.objectives import Objective
-from advtf.training.settings import TrainConfig
 
-# Compare clean and adversarial logits; their attack climbs the loss.
-PAIRED = ("at_minus_st", "advlc", "mart")
+if TYPE_CHECKING:
+    from advtf.attacks.attack import Attack
+    from advtf.training.objectives import Objective
+    from advtf.training.settings import TrainConfig
 
 
-def build_objective(config: TrainConfig, num_classes: int) -> Objective:
-    """Returns the objective of a configuration; loads the teachers of kdsa.
+class Strength(NamedTuple):
+    """The default weight of a penalty, which differs by the adversary.
 
-    Raises:
-        UsageError: a teacher cannot be loaded, or has another number of classes.
+    Attributes:
+        single_step: against an adversary of one step, such as FGSM-N.
+        multi_step: against PGD, and without an adversary.
     """
-    strength = config.strength
-    builders = {
-        "standard": lambda: objectives.standard,
-        "at": lambda: objectives.adversarial,
-        "at_minus_st": lambda: objectives.adversarial_minus_standard(strength),
-        "trades": lambda: objectives.trades(strength),
-        "mart": lambda: objectives.mart(strength),
-        "advlc": lambda: regularizers.advlc(strength, config.advlc_fraction, config.advlc_distance),
-        "igr": lambda: regularizers.igr(strength),
-        "cure": lambda: regularizers.cure(strength),
-        "gradalign": lambda: regularizers.gradalign(strength),
-        "logitalign": lambda: regularizers.logitalign(strength),
-        "consistency": lambda: regularizers.consistency(strength, config.temperature),
-        "kdsa": lambda: regularizers.kdsa(_teachers(config, num_classes), temperature=config.temperature),
-    }
-    return builders[config.objective]()
+
+    single_step: float
+    multi_step: float
 
 
-def build_adversary(config: TrainConfig, loss: Callable | None = None) -> Attack:
-    """Returns the attack on training batches; it climbs KL(f(x) ‖ f(x')) for trades, cross-entropy else.
+@dataclass(frozen=True)
+class ObjectiveEntry:
+    """An entry of `OBJECTIVES`.
 
-    Args:
-        loss: what it climbs instead.
+    Attributes:
+        build: ``build(config, num_classes)`` -> `advtf.training.objectives.Objective`, or a plain function of
+            ``(logits_fn, batch)``.
+        strength: default of ``--strength``; None: the objective has no strength.
+        settings: further settings that it uses; an objective that does not use them refuses them.
+        defaults: the values of settings that are None unless they are given.
+        needs_adversary: whether it makes no sense with ``--adversary=none``.
+        adversary_loss: name in `advtf.attacks.losses` of what the adversary climbs.
+        needs_random_start: whether the adversary must not start at the clean image.
+        shares_clean_pass: whether its forward pass over the clean images can be the attack's first one.
+        check: ``check(config)`` raises UsageError for settings that it cannot work with.
     """
-    loss = loss or (kl_divergence if config.objective == "trades" else cross_entropy)
-    builders = {
-        "pgd": lambda: pgd(
-            config.norm, config.attack_steps, config.relative_step, config.random_start, loss=loss
-        ),
-        "fgsm": lambda: fgsm(config.norm, loss=loss),
-        "fgsm_r": lambda: fgsm(config.norm, "uniform", loss=loss),
-        "fgsm_n": lambda: fgsm_n(config.norm, loss=loss),
-        "none": lambda: _no_attack,
-    }
-    return builders[config.adversary]()
+
+    build: Callable[["TrainConfig", int], "Objective | Callable"]
+    strength: Strength | None = None
+    settings: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    needs_adversary: bool = True
+    adversary_loss: str = "cross_entropy"
+    needs_random_start: bool = False
+    shares_clean_pass: bool = False
+    check: Callable[["TrainConfig"], None] = lambda config: None
 
 
-def build_onwards(config: TrainConfig) -> Callable | None:
-    """Returns the adversary from its first gradient, where the objective makes that pass anyway; else None.
+def _objective(name: str) -> Callable[["TrainConfig", int], "Objective"]:
+    """Builds an objective that has no settings."""
 
-    So it is with attacks in training mode that begin at what the objective takes for clean images: FGSM, PGD
-    without a random start, and FGSM-N with `noised_clean`, as in the published code.
-    """
-    if config.attack_mode != "training" or config.awp or config.objective not in PAIRED:
-        return None
-    step = {"fgsm": (1, 1.0), "fgsm_n": (1, 1.0), "pgd": (config.attack_steps, config.relative_step)}
-    at_clean = {"fgsm": True, "fgsm_n": config.noised_clean, "pgd": config.random_start == "none"}
-    return pgd_from_gradient(config.norm, *step[config.adversary]) if at_clean.get(config.adversary) else None
+    def build(config: "TrainConfig", num_classes: int) -> "Objective":
+        from advtf.training import objectives
+
+        return getattr(objectives, name)
+
+    return build
 
 
-def clean_view(config: TrainConfig) -> Callable | None:
-    """Returns what turns images into the clean images the objective sees; None keeps them."""
-    return noisy(config.norm) if config.noised_clean else None
+def _of_strength(name: str, **settings: str) -> Callable[["TrainConfig", int], "Objective"]:
+    """Builds an objective of λ = strength; `settings` maps its other arguments to the settings of that
+    name."""
+
+    def build(config: "TrainConfig", num_classes: int) -> "Objective":
+        from advtf.training import objectives, regularizers
+
+        function = getattr(objectives, name, None) or getattr(regularizers, name)
+        others = {argument: getattr(config, setting) for argument, setting in settings.items()}
+        return function(config.strength, **others)
+
+    return build
 
 
-def _no_attack(logits_fn, x, y, epsilon, seed):
-    return x
+def _kdsa(config: "TrainConfig", num_classes: int) -> "Objective":
+    from advtf.classifiers.export import load_classifier
+    from advtf.training.regularizers import kdsa
 
-
-def _teachers(config, num_classes):
     teachers = [load_classifier(path) for path in config.teachers]
     for teacher in teachers:
         if teacher.num_classes != num_classes:
@@ -88,4 +100,165 @@ def _teachers(config, num_classes):
                 f"teachers must have the {num_classes} classes of the data. "
                 f"Received: {teacher.path} with {teacher.num_classes}."
             )
-    return teachers
+    return kdsa(teachers, temperature=config.temperature)
+
+
+def _check_kdsa(config: "TrainConfig") -> None:
+    if not config.teachers:
+        raise UsageError("kdsa needs two teachers. Received: no --teachers=STANDARD,ROBUST.")
+
+
+def _check_consistency(config: "TrainConfig") -> None:
+    if not config.augment:
+        raise UsageError("consistency compares two augmentations. Received: augment=False; add --augment.")
+
+
+OBJECTIVES: dict[str, ObjectiveEntry] = {
+    "standard": ObjectiveEntry(_objective("standard"), needs_adversary=False),
+    "at": ObjectiveEntry(_objective("adversarial")),
+    "at_minus_st": ObjectiveEntry(
+        _of_strength("adversarial_minus_standard"),
+        Strength(0.5, 0.5),  # our choice: figure 2 goes from 0 to 1
+        shares_clean_pass=True,
+    ),
+    "advlc": ObjectiveEntry(
+        _of_strength("advlc", fraction="advlc_fraction", distance="advlc_distance"),
+        Strength(0.55, 0.4),
+        ("advlc_fraction", "advlc_distance"),
+        shares_clean_pass=True,
+    ),
+    "igr": ObjectiveEntry(_of_strength("igr"), Strength(12.0, 10.0), needs_adversary=False),
+    "cure": ObjectiveEntry(_of_strength("cure"), Strength(15.0, 15.0), needs_adversary=False),
+    "gradalign": ObjectiveEntry(_of_strength("gradalign"), Strength(7.0, 6.0), needs_adversary=False),
+    "logitalign": ObjectiveEntry(_of_strength("logitalign"), Strength(100.0, 50.0)),
+    "consistency": ObjectiveEntry(
+        _of_strength("consistency", temperature="temperature"),
+        Strength(50.0, 50.0),
+        ("temperature",),
+        {"temperature": 1.0},
+        check=_check_consistency,
+    ),
+    "kdsa": ObjectiveEntry(
+        _kdsa, settings=("temperature", "teachers"), defaults={"temperature": 2.0}, check=_check_kdsa
+    ),
+    "trades": ObjectiveEntry(
+        _of_strength("trades"), Strength(6.0, 6.0), adversary_loss="kl_divergence", needs_random_start=True
+    ),
+    "mart": ObjectiveEntry(_of_strength("mart"), Strength(5.0, 5.0), shares_clean_pass=True),
+}
+
+
+@dataclass(frozen=True)
+class AdversaryEntry:
+    """An entry of `ADVERSARIES`.
+
+    Attributes:
+        build: ``build(config, loss)`` -> ``attack(logits_fn, x, y, epsilon, seed) -> x_adv`` that climbs
+            `loss`.
+        single_step: whether it takes one gradient step; strengths default by it.
+        starts_at_clean: ``starts_at_clean(config)`` -> whether it starts at the images themselves.
+        first_gradient_at_clean: ``first_gradient_at_clean(config)`` -> whether its first gradient is taken at
+            the images that the objective sees as clean ones.
+        steps: ``steps(config)`` -> number of steps and length of a step divided by ε.
+    """
+
+    build: Callable[["TrainConfig", Callable], "Attack"]
+    single_step: bool = True
+    starts_at_clean: Callable[["TrainConfig"], bool] = lambda config: False
+    first_gradient_at_clean: Callable[["TrainConfig"], bool] = lambda config: False
+    steps: Callable[["TrainConfig"], tuple[int, float]] = lambda config: (1, 1.0)
+
+
+def _pgd(config: "TrainConfig", loss: Callable) -> "Attack":
+    from advtf.attacks.pgd import pgd
+
+    return pgd(config.norm, config.attack_steps, config.relative_step, config.random_start, loss=loss)
+
+
+def _fgsm(config: "TrainConfig", loss: Callable) -> "Attack":
+    from advtf.attacks.pgd import fgsm
+
+    return fgsm(config.norm, loss=loss)
+
+
+def _fgsm_r(config: "TrainConfig", loss: Callable) -> "Attack":
+    from advtf.attacks.pgd import fgsm
+
+    return fgsm(config.norm, "uniform", loss=loss)
+
+
+def _fgsm_n(config: "TrainConfig", loss: Callable) -> "Attack":
+    from advtf.attacks.pgd import fgsm_n
+
+    return fgsm_n(config.norm, loss=loss)
+
+
+def _no_attack(config: "TrainConfig", loss: Callable) -> "Attack":
+    return lambda logits_fn, x, y, epsilon, seed: x
+
+
+def _without_start(config: "TrainConfig") -> bool:
+    return config.random_start == "none"
+
+
+ADVERSARIES: dict[str, AdversaryEntry] = {
+    "pgd": AdversaryEntry(
+        _pgd,
+        single_step=False,
+        starts_at_clean=_without_start,
+        first_gradient_at_clean=_without_start,
+        steps=lambda config: (config.attack_steps, config.relative_step),
+    ),
+    "fgsm": AdversaryEntry(
+        _fgsm, starts_at_clean=lambda config: True, first_gradient_at_clean=lambda config: True
+    ),
+    "fgsm_r": AdversaryEntry(_fgsm_r),
+    "fgsm_n": AdversaryEntry(_fgsm_n, first_gradient_at_clean=lambda config: config.noised_clean),
+    "none": AdversaryEntry(_no_attack, single_step=False),
+}
+
+
+def build_objective(config: "TrainConfig", num_classes: int) -> "Objective":
+    """Returns the objective of a configuration; loads the teachers of kdsa.
+
+    Raises:
+        UsageError: a teacher cannot be loaded, or has another number of classes.
+    """
+    from advtf.training.objectives import as_objective
+
+    return as_objective(OBJECTIVES[config.objective].build(config, num_classes))
+
+
+def build_adversary(config: "TrainConfig", loss: Callable | None = None) -> "Attack":
+    """Returns the attack on training batches; it climbs KL(f(x) ‖ f(x')) for trades, cross-entropy else.
+
+    Args:
+        config: the settings of the training.
+        loss: what it climbs instead.
+    """
+    from advtf.attacks import losses
+
+    loss = loss or getattr(losses, OBJECTIVES[config.objective].adversary_loss)
+    return ADVERSARIES[config.adversary].build(config, loss)
+
+
+def build_onwards(config: "TrainConfig") -> Callable | None:
+    """Returns the adversary from its first gradient, where the objective makes that pass anyway; else None.
+
+    So it is with attacks in training mode that begin at what the objective takes for clean images: FGSM, PGD
+    without a random start, and FGSM-N with `noised_clean`, as in the published code.
+    """
+    from advtf.attacks.pgd import pgd_from_gradient
+
+    adversary = ADVERSARIES[config.adversary]
+    if config.attack_mode != "training" or config.awp or not OBJECTIVES[config.objective].shares_clean_pass:
+        return None
+    shared = adversary.first_gradient_at_clean(config)
+    return pgd_from_gradient(config.norm, *adversary.steps(config)) if shared else None
+
+
+def clean_view(config: "TrainConfig") -> Callable | None:
+    """Returns what turns images into the clean images the objective sees; None keeps them."""
+    from advtf.attacks.pgd import noisy
+
+    return noisy(config.norm) if config.noised_clean else None

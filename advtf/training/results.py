@@ -12,19 +12,20 @@ import tensorflow as tf
 from advtf.attacks.robust_error import RobustError, robust_error
 from advtf.classifiers.ensemble import build_ensemble
 from advtf.classifiers.export import export_classifier
-from advtf.data.sets import ImageData, evaluation_batches
+from advtf.data.batches import evaluation_batches
+from advtf.data.sets import ImageData
 from advtf.figures import training as plots
 from advtf.storage.files import write_atomically
-from advtf.storage.rundir import RunDirectory
 from advtf.training.callbacks import load_snapshot
+from advtf.training.directory import TrainingDirectory
 from advtf.training.run import SAMPLE_IMAGES, build_attack, build_classifier, period_ends
-from advtf.training.settings import TrainConfig, to_json
+from advtf.training.settings import TrainConfig
 
 EVALUATION_BATCH = 250  # images at a time
 
 
 def load_classifiers(
-    config: TrainConfig, run: RunDirectory, data: ImageData
+    config: TrainConfig, run: TrainingDirectory, data: ImageData
 ) -> dict[str, tuple[keras.Model, dict]]:
     """Loads the run's snapshots, and builds the ensemble of those at the ends of the periods.
 
@@ -77,7 +78,9 @@ def _inference(classifier):
     return lambda x: classifier(x, training=False)
 
 
-def write_examples(classifier: keras.Model, config: TrainConfig, data: ImageData, run: RunDirectory) -> None:
+def write_examples(
+    classifier: keras.Model, config: TrainConfig, data: ImageData, run: TrainingDirectory
+) -> None:
     """Saves the first test images, clean and attacked, with predictions, for the figure of examples."""
     x, y = next(iter(evaluation_batches(data.test, SAMPLE_IMAGES, limit=SAMPLE_IMAGES)))
     logits_fn = _inference(classifier)
@@ -96,7 +99,7 @@ def write_examples(classifier: keras.Model, config: TrainConfig, data: ImageData
     write_atomically(run.examples, lambda file: np.savez(file, **arrays))
 
 
-def draw_figures(config: TrainConfig, run: RunDirectory) -> list[Path]:
+def draw_figures(config: TrainConfig, run: TrainingDirectory) -> list[Path]:
     """Draws the learning curves, the schedules and the adversarial examples; returns the files' paths."""
     run.figures.mkdir(exist_ok=True)
     paths = [run.figures / f"{name}.png" for name in ("learning_curves", "schedule", "adversarial_examples")]
@@ -154,7 +157,7 @@ def export_all(
             kind="ensemble" if name == "ensemble" else "classifier",
             metadata={
                 "dataset": data.name,
-                "config": to_json(config),
+                "config": config.to_json(),
                 "test": records[name],
                 **{key: record[key] for key in ("epoch", "members") if key in record},
             },

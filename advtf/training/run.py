@@ -16,16 +16,16 @@ from advtf.attacks.attack import Attack
 from advtf.attacks.losses import cross_entropy
 from advtf.attacks.pgd import pgd
 from advtf.data.augmentation import to_unit_float
-from advtf.data.sets import ImageData, evaluation_batches, steps_per_epoch_of, training_batches
+from advtf.data.batches import evaluation_batches, steps_per_epoch_of, training_batches
+from advtf.data.sets import ImageData
 from advtf.errors import UsageError
 from advtf.runtime import Runtime, bfloat16_rewrite
 from advtf.storage import jsonl
-from advtf.storage.rundir import RunDirectory
 from advtf.training import callbacks as cb
 from advtf.training import methods
 from advtf.training.averaging import WeightAverage, WeightAveraging
-from advtf.training.averaging_settings import swa_start_epoch
 from advtf.training.checkpoint import Checkpoint, CheckpointFolder, stop_on_signals
+from advtf.training.directory import TrainingDirectory
 from advtf.training.logs import JsonLines, TensorBoard
 from advtf.training.optimizers import build_optimizer
 from advtf.training.schedules import epsilon_schedule, rate_schedule
@@ -129,7 +129,7 @@ def train(
     trainer: AdversarialTrainer,
     config: TrainConfig,
     options: RunOptions,
-    run: RunDirectory,
+    run: TrainingDirectory,
     data: ImageData,
     rewrite: bool = False,
     report=print,
@@ -178,7 +178,7 @@ def build_callbacks(
     trainer: AdversarialTrainer,
     config: TrainConfig,
     options: RunOptions,
-    run: RunDirectory,
+    run: TrainingDirectory,
     data: ImageData,
     validation: tf.data.Dataset | None,
     steps_per_epoch: int,
@@ -272,7 +272,7 @@ def _averaging(config, run, trainer, data, validation, steps_per_epoch, in_float
     swa = config.averaging == "swa"
     callback = WeightAveraging(
         WeightAverage(trainer.classifier, config.averaging, config.ema_decay),
-        start=swa_start_epoch(config) * steps_per_epoch if swa else 0,
+        start=config.swa_start_epoch * steps_per_epoch if swa else 0,
         every=(config.swa_every or steps_per_epoch) if swa else 1,
         snapshots=cb.Snapshots(run.snapshots, [config.epochs], prefix=f"{config.averaging}_"),
         images=to_unit_float(data.train.images[:STATISTICS_IMAGES]).numpy(),

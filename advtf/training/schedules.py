@@ -4,18 +4,19 @@ A schedule is written in `t` = d/D, the progress within a period of D epochs (0 
 `epsilon_schedule` and `rate_schedule` check the settings once and return `position in epochs -> value`;
 with period boundaries both restart, and each curve is scaled to the length of its period (PAS, the periodic
 strategy of Liu et al. 2020). A position may be fractional: step / steps_per_epoch changes the value per step.
+
+`EPSILONS` and `RATES` hold the schedules by name: to add one, write its function of `t` and an entry.
 """
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 from advtf.errors import UsageError, one_of
-
-EPSILON_KINDS = ("constant", "linear", "cosine")
-RATE_KINDS = ("constant", "step", "exponential", "cosine", "warmup")
 
 # Positions are k/steps_per_epoch and milestones are decimals. In floats 1.4/7 falls just short of 0.2 and a
 # milestone is missed by one step; the rational number meant is recovered exactly up to this denominator.
@@ -74,6 +75,71 @@ def warmup_rate(t: float, rate: float, warmup: float) -> float:
     return rate * min(t / warmup, 1.0)
 
 
+@dataclass(frozen=True)
+class EpsilonKind:
+    """An entry of `EPSILONS`.
+
+    Attributes:
+        curve: ``curve(t, minimum, maximum, target)`` -> ε at progress t, at most target.
+        has_ends: whether the curve uses minimum and maximum.
+    """
+
+    curve: Callable[[float, float, float, float], float]
+    has_ends: bool = True
+
+
+EPSILONS: dict[str, EpsilonKind] = {
+    "constant": EpsilonKind(lambda t, minimum, maximum, target: constant_epsilon(t, target), has_ends=False),
+    "linear": EpsilonKind(linear_epsilon),
+    "cosine": EpsilonKind(cosine_epsilon),
+}
+
+UNUSED = {"lr_milestones": (), "lr_factor": 1.0, "lr_warmup": 0.0}  # by a schedule that does not need them
+
+
+@dataclass(frozen=True)
+class RateKind:
+    """An entry of `RATES`.
+
+    Attributes:
+        curve: ``curve(t, rate, milestones, factor, warmup)`` -> learning rate at progress t; warmup is a
+            fraction of the period.
+        defaults: the settings among `UNUSED` that it uses, with their presets.
+        milestones: what an error calls them, and how many it takes; None: it takes none.
+    """
+
+    curve: Callable[[float, float, Sequence[float], float, float], float]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    milestones: tuple[str, Callable[[int], bool]] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The preset of each setting among `UNUSED`."""
+        return {**UNUSED, **self.defaults}
+
+
+# Positions are fractions of a period. ResNet18 of Liu et al. 2020: ÷10 at 100 and 150 of 200 epochs; VGG:
+# falls to a tenth between them; warm-up (figure 13): the first 10 epochs of 100.
+_TENTH = {"lr_milestones": (0.5, 0.75), "lr_factor": 0.1}
+RATES: dict[str, RateKind] = {
+    "constant": RateKind(lambda t, rate, *_: constant_rate(t, rate)),
+    "step": RateKind(
+        lambda t, rate, milestones, factor, _: step_rate(t, rate, milestones, factor),
+        _TENTH,
+        ("milestones, e.g. 0.5,0.75", lambda count: count > 0),
+    ),
+    "exponential": RateKind(
+        lambda t, rate, milestones, factor, _: exponential_rate(t, rate, *milestones, factor),
+        _TENTH,
+        ("milestones begin,end", lambda count: count == 2),
+    ),
+    "cosine": RateKind(lambda t, rate, *_: cosine_rate(t, rate)),
+    "warmup": RateKind(
+        lambda t, rate, milestones, factor, warmup: warmup_rate(t, rate, warmup), {"lr_warmup": 0.1}
+    ),
+}
+
+
 def period_progress(position: float, boundaries: Sequence[float], epochs: float) -> float:
     """Returns the progress t = d/D within the period that holds `position`.
 
@@ -104,7 +170,7 @@ def epsilon_schedule(
     """Builds ε as a function of the position in epochs (Liu et al. 2020, eq. 5, restarted in each period).
 
     Args:
-        kind: one of `EPSILON_KINDS`.
+        kind: a key of `EPSILONS`.
         target: the radius trained for, >= 0, in input units; values never exceed it.
         minimum: where a linear or cosine curve starts, in [0, target].
         maximum: where the unclipped curve ends, >= minimum; None means target. Above target, the curve
@@ -114,18 +180,17 @@ def epsilon_schedule(
     Raises:
         UsageError: an unknown kind, a value out of range, or a curve's ends given for a constant ε.
     """
-    one_of("epsilon schedule", kind, EPSILON_KINDS)
+    one_of("epsilon schedule", kind, EPSILONS)
     edges = _checked_edges(boundaries, epochs)
     _require(_at_least(target, 0.0), "epsilon target must be a finite number >= 0", f"target={target}")
-    if kind == "constant":
+    curve, has_ends = EPSILONS[kind].curve, EPSILONS[kind].has_ends
+    if not has_ends:
         received = f"minimum={minimum}, maximum={maximum}"
-        _require(minimum == 0 and maximum is None, "a constant epsilon takes no minimum or maximum", received)
-        return lambda position: constant_epsilon(0.0, target)
+        _require(minimum == 0 and maximum is None, f"a {kind} epsilon takes no minimum or maximum", received)
     maximum = target if maximum is None else maximum
     received = f"minimum={minimum}, maximum={maximum}, target={target}"
     _require(0 <= minimum <= target, "epsilon minimum must lie between 0 and target", received)
     _require(_at_least(maximum, minimum), "epsilon maximum must be a finite number >= minimum", received)
-    curve = {"linear": linear_epsilon, "cosine": cosine_epsilon}[kind]
     return lambda position: curve(float(_locate(_exact(position), edges)[0]), minimum, maximum, target)
 
 
@@ -142,48 +207,31 @@ def rate_schedule(
     """Builds the learning rate as a function of the position in epochs, restarted in each period.
 
     Args:
-        kind: one of `RATE_KINDS`.
+        kind: a key of `RATES`.
         rate: the base rate, > 0.
         milestones: fractions of a period. step: where the rate is multiplied by `factor`;
             exponential: where the decay to rate · factor begins and ends.
         factor: > 0.
-        warmup: for `warmup` only: epochs (>= 1) or a fraction (< 1) of each period, not above its length.
-        boundaries, epochs: as for `period_progress`.
+        warmup: for a kind that uses it: epochs (>= 1) or a fraction (< 1) of each period, not above its
+        length. boundaries, epochs: as for `period_progress`.
 
     Raises:
         UsageError: an unknown kind, a value out of range, or a setting that `kind` does not use.
     """
-    one_of("learning rate schedule", kind, RATE_KINDS)
+    one_of("learning rate schedule", kind, RATES)
     edges = _checked_edges(boundaries, epochs)
     _require(math.isfinite(rate) and rate > 0, "learning rate must be a finite number > 0", f"rate={rate}")
     _require(math.isfinite(factor) and factor > 0, "factor must be a finite number > 0", f"factor={factor}")
     milestones = _checked_milestones(kind, milestones)
     _check_warmup(kind, warmup, edges)
-    curve = _rate_curve(kind, rate, milestones, factor, warmup)
+    curve = RATES[kind].curve
 
     def value(position: float) -> float:
         progress, length = _locate(_exact(position), edges)
-        return curve(float(progress), length)
+        share = warmup if warmup < 1 else float(_exact(warmup) / length)
+        return curve(float(progress), rate, milestones, factor, share)
 
     return value
-
-
-def _rate_curve(
-    kind: str, rate: float, milestones: tuple[float, ...], factor: float, warmup: float
-) -> Callable[[float, Fraction], float]:
-    """Returns (progress, period length in epochs) -> learning rate."""
-    match kind:
-        case "constant":
-            return lambda t, length: constant_rate(t, rate)
-        case "step":
-            return lambda t, length: step_rate(t, rate, milestones, factor)
-        case "exponential":
-            return lambda t, length: exponential_rate(t, rate, *milestones, factor)
-        case "cosine":
-            return lambda t, length: cosine_rate(t, rate)
-    if warmup < 1:
-        return lambda t, length: warmup_rate(t, rate, warmup)
-    return lambda t, length: warmup_rate(t, rate, float(_exact(warmup) / length))
 
 
 def _exact(value: float) -> Fraction:
@@ -224,12 +272,11 @@ def _checked_edges(boundaries: Sequence[float], epochs: float) -> list[Fraction]
 def _checked_milestones(kind: str, milestones: Sequence[float]) -> tuple[float, ...]:
     milestones = tuple(milestones)
     received = f"milestones={milestones}"
-    if kind not in ("step", "exponential"):
+    if RATES[kind].milestones is None:
         _require(not milestones, f"a {kind} learning rate takes no milestones", received)
-    if kind == "step":
-        _require(len(milestones) > 0, "a step learning rate needs milestones, e.g. 0.5,0.75", received)
-    if kind == "exponential":
-        _require(len(milestones) == 2, "an exponential learning rate needs milestones begin,end", received)
+    else:
+        needed, enough = RATES[kind].milestones
+        _require(enough(len(milestones)), f"a learning rate of kind {kind} needs {needed}", received)
     inside = all(0 <= m <= 1 for m in milestones)
     increasing = all(a < b for a, b in pairwise(milestones))
     _require(inside and increasing, "milestones must be increasing fractions of a period in [0, 1]", received)
@@ -238,7 +285,7 @@ def _checked_milestones(kind: str, milestones: Sequence[float]) -> tuple[float, 
 
 def _check_warmup(kind: str, warmup: float, edges: list[Fraction]) -> None:
     received = f"warmup={warmup}"
-    if kind != "warmup":
+    if "lr_warmup" not in RATES[kind].defaults:
         _require(warmup == 0, f"a {kind} learning rate takes no warmup", received)
         return
     positive = math.isfinite(warmup) and warmup > 0

@@ -1,44 +1,65 @@
-"""The settings of a training run: two frozen dataclasses, checked when made; flags and JSON follow from them.
+"""The settings of a training run: declared once, completed by presets and registries, checked when made.
 
-No TensorFlow and no NumPy here, so that a wrong flag is answered at once. `advtf.settings.flags` makes the
-flags, `advtf.training.presets` holds the values that depend on the data set and the model.
+`TrainConfig` holds everything that determines the numbers of a run, `RunOptions` where it reads and writes.
+The flags of ``python -m advtf.main`` and the JSON of `config.json` follow from their fields. No TensorFlow
+and no NumPy here, so that a wrong flag is answered at once.
 """
 
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from advtf.errors import UsageError, nearest
-from advtf.models import ACTIVATIONS, MODELS
+from advtf.errors import UsageError
+from advtf.models import ACTIVATIONS, MODELS, model_size
+from advtf.settings.commands import CommandOptions
 from advtf.settings.fields import (
+    OPEN,
+    Parser,
+    Settings,
     choice,
-    normalise,
     number,
     numbers,
-    parse_value,
     real,
-    relative_step,
     setting,
+    show,
     step_size,
     switch,
     text,
     whole,
 )
-from advtf.training.averaging_settings import AveragingSettings
-from advtf.training.method_settings import MethodSettings, fill_method
-from advtf.training.presets import preset
-from advtf.training.rules import check
+from advtf.settings.threat import (
+    NORMS,
+    describe_pgd,
+    format_epsilon,
+    relative_step,
+    require_radius,
+    require_step,
+)
+from advtf.training.methods import ADVERSARIES, OBJECTIVES
+from advtf.training.presets import DEPENDS_ON, preset, preset_table
+from advtf.training.schedules import EPSILONS, RATES, UNUSED, epsilon_schedule, rate_schedule
 
-Settings = TypeVar("Settings")
 DATASET_NAME = text(
     r"[A-Za-z0-9_]+([/:][A-Za-z0-9_.-]+)*", "a data set name such as digits, mnist or cifar10"
 )
+DISTANCES = ("top", "l1", "l2", "kl", "js", "nuclear")
+
+
+def _paths(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    paths = tuple(part for part in parts if part and part != "none")
+    if len(paths) not in (0, 2):
+        raise ValueError("two paths")
+    return paths
+
+
+TWO_PATHS = Parser(_paths, "two SavedModels with a comma between: the standard teacher, the robust one")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig(AveragingSettings, MethodSettings):
-    """Everything that determines the numbers of a training run; `resolve` fills what is not given.
+class TrainConfig(Settings):
+    """Everything that determines the numbers of a training run; what is not given is a preset.
 
     Values may be flag text (``eps="8/255"``); fractional `periods` become whole epochs.
 
@@ -50,28 +71,48 @@ class TrainConfig(AveragingSettings, MethodSettings):
     image_size: int | None = setting("data", whole(8), "resize images to this square, in pixels", None)
     val_fraction: float = setting("data", real(0, 0.5), "part of the training data held out for validation")
     select_on: str = setting(
-        "data", choice("validation", "test"), "images that pick the best epoch", "validation"
+        "data", choice(("validation", "test")), "images that pick the best epoch", "validation"
     )
     augment: bool = setting("data", switch(), "random crop and horizontal flip of training images")
     batch_size: int = setting("data", whole(1), "images per step, over all devices")
 
-    model: str = setting("model", choice(*MODELS), "the architecture")
+    model: str = setting("model", choice(MODELS), "the architecture")
     width: int | None = setting("model", whole(1), "width factor; of wide_resnet the widening")
     depth: int | None = setting("model", whole(10), "number of layers; wide_resnet only")
-    activation: str = setting("model", choice(*ACTIVATIONS), "the nonlinearity", "relu")
+    activation: str = setting("model", choice(ACTIVATIONS), "the nonlinearity", "relu")
 
-    norm: str = setting("attack", choice("linf", "l2"), "norm of the perturbation", "linf")
+    norm: str = setting("attack", choice(NORMS), "norm of the perturbation", "linf")
     eps: float = setting("attack", real(), "radius of the perturbation, for pixels in [0, 1]")
     attack_steps: int = setting("attack", whole(1), "gradient steps of the PGD attack")
     attack_step_size: str = setting("attack", step_size(), "0.01, 2/255, or a part of ε: eps/4, 0.25eps")
     random_start: str = setting(
         "attack",
-        choice("uniform", "step", "none"),
+        choice(("uniform", "step", "none")),
         "start of PGD: in the ball, within one step, at x",
         "uniform",
     )
 
-    eps_sched: str = setting("epsilon", choice("constant", "linear", "cosine"), "ε over a period", "cosine")
+    objective: str = setting("method", choice(OBJECTIVES), "what is minimised", "at")
+    adversary: str = setting("method", choice(ADVERSARIES), "who attacks the training batches", "pgd")
+    strength: float | None = setting("method", real(), "weight of the penalty; default the paper's", None)
+    strength_ramp: bool = setting("method", switch(), "raise the strength linearly from 0", False)
+    advlc_fraction: float = setting(
+        "method", real(0, 1, open_low=True), "advlc: N as a part of the batch", 0.1
+    )
+    advlc_distance: str = setting("method", choice(DISTANCES), "advlc: distance of the logits", "top")
+    temperature: float | None = setting(
+        "method", real(open_low=True), "of consistency and kdsa; default 1 and 2", None
+    )
+    teachers: tuple[str, ...] = setting("method", TWO_PATHS, "kdsa: standard,robust SavedModel", ())
+    noised_clean: bool = setting(
+        "method", switch(), "fgsm_n: the objective's clean images are the noised ones, as published", False
+    )
+    attack_mode: str = setting(
+        "method", choice(("inference", "training")), "mode of BatchNorm during the attack", "inference"
+    )
+    awp: float = setting("method", real(), "γ of adversarial weight perturbation, such as 0.005", 0.0)
+
+    eps_sched: str = setting("epsilon", choice(EPSILONS), "ε over a period")
     eps_min: float = setting("epsilon", real(), "ε at the start of a period", 0.0)
     eps_max: float | None = setting("epsilon", real(), "end of the curve, which is clipped at eps")
     epochs: int = setting("epsilon", whole(1), "length of the training")
@@ -82,16 +123,12 @@ class TrainConfig(AveragingSettings, MethodSettings):
         "where ε and the learning rate restart: epochs, or fractions of the training",
     )
     schedule_unit: str = setting(
-        "epsilon", choice("epoch", "step"), "how often the schedules advance", "epoch"
+        "epsilon", choice(("epoch", "step")), "how often the schedules advance", "epoch"
     )
 
-    optimizer: str = setting("optimizer", choice("sgd", "adam"), "the optimizer")
+    optimizer: str = setting("optimizer", choice(("sgd", "adam")), "the optimizer")
     lr: float = setting("optimizer", real(open_low=True), "learning rate")
-    lr_sched: str = setting(
-        "optimizer",
-        choice("constant", "step", "exponential", "cosine", "warmup"),
-        "learning rate over a period",
-    )
+    lr_sched: str = setting("optimizer", choice(RATES), "learning rate over a period")
     lr_milestones: tuple[int | float, ...] = setting(
         "optimizer",
         numbers("fractions of a period such as 0.5,0.75"),
@@ -109,26 +146,72 @@ class TrainConfig(AveragingSettings, MethodSettings):
     )
     reset_optimizer: bool = setting("optimizer", switch(), "clear momentum and moments at each period", False)
 
-    precision: str = setting(
-        "compute", choice("float32", "bfloat16"), "arithmetic of the training", "float32"
+    averaging: str = setting(
+        "averaging", choice(("none", "swa", "ema")), "swa: mean of weights; ema: exponential", "none"
     )
-    jit: str = setting("compute", choice("auto", "on", "off"), "XLA; auto: on a single GPU", "auto")
-    strategy: str = setting("compute", choice("none", "mirrored"), "mirrored: all local GPUs", "none")
+    swa_start: float = setting(  # epoch 50 of 200, as in Li & Spratling 2023
+        "averaging", real(), "swa: first epoch, or a fraction of the training", 0.25
+    )
+    swa_every: int | None = setting(
+        "averaging", whole(1), "swa: steps between weights; none: an epoch's", None
+    )
+    ema_decay: float = setting(
+        "averaging", real(0, 0.999999), "ema: part of the old average kept in a step", 0.999
+    )
+
+    precision: str = setting(
+        "compute", choice(("float32", "bfloat16")), "arithmetic of the training", "float32"
+    )
+    jit: str = setting("compute", choice(("auto", "on", "off")), "XLA; auto: on a single GPU", "auto")
+    strategy: str = setting("compute", choice(("none", "mirrored")), "mirrored: all local GPUs", "none")
     seed: int = setting("compute", whole(0, 2**31 - 1), "of weights, order, augmentation and attacks", 0)
 
     eval_examples: int | None = setting("evaluation", whole(1), "first test images only; none: all", None)
     eval_restarts: int = setting("evaluation", whole(1), "random starts of the final PGD", 1)
 
-    def __post_init__(self) -> None:
-        normalise(self)
-        fill_method(self)
-        object.__setattr__(self, "periods", period_epochs(self.periods, self.epochs))
-        check(self)
+    def completed(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns presets for what is not given, the objective's defaults, and the periods in epochs."""
+        values = preset(given["dataset"], **{name: given[name] for name in DEPENDS_ON if name in given})
+        if given["select_on"] == "test":
+            values["val_fraction"] = 0.0  # nothing needs to be held out
+        values = {**values, **given}
+        found = {name: values[name] for name in values if name not in given}
+        entry = OBJECTIVES[given["objective"]]
+        if given["strength"] is None and entry.strength:
+            single_step = ADVERSARIES[given["adversary"]].single_step
+            found["strength"] = entry.strength[0 if single_step else 1]
+        found |= {name: value for name, value in entry.defaults.items() if given[name] is None}
+        return found | {"periods": period_epochs(values["periods"], values["epochs"])}
+
+    def check(self) -> None:
+        """Checks the settings against each other; the order is that in which a reader would notice."""
+        model_size(self.model, self.width, self.depth)
+        _check_threat(self)
+        _check_epsilon_schedule(self)
+        _check_rate_schedule(self)
+        _check_optimizer(self)
+        _check_method(self)
+        _check_averaging(self)
+        if self.select_on == "test" and self.val_fraction:
+            raise UsageError(
+                "select_on=test leaves validation images without a use. "
+                f"Received: val_fraction={self.val_fraction:g}; use --val_fraction=0."
+            )
+        if self.strategy == "mirrored" and self.jit == "on":
+            raise UsageError(
+                "jit=on works on one device only. Received: jit=on, strategy=mirrored; use --jit=auto."
+            )
 
     @property
     def relative_step(self) -> float:
         """The attack's step size divided by ε; 1 at ε = 0, where it has no effect."""
         return relative_step(self.attack_step_size, self.eps)
+
+    @property
+    def swa_start_epoch(self) -> int:
+        """After how many epochs the first weights enter the average of SWA (halves round up)."""
+        start = self.swa_start
+        return math.floor(start * self.epochs + 0.5) if start < 1 else int(start)
 
     @property
     def run_name(self) -> str:
@@ -138,21 +221,13 @@ class TrainConfig(AveragingSettings, MethodSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Where a run reads and writes and what it shows; none of it changes the numbers."""
+class RunOptions(CommandOptions):
+    """Where a training run reads and writes and what it shows; none of it changes the numbers."""
 
-    data_dir: str | None = setting(
-        "files",
-        text(),
-        "prepared TFDS or Tiny ImageNet data; else TFDS_DATA_DIR, ~/tensorflow_datasets",
-        None,
-    )
     out_dir: str | None = setting(
         "files", text(), "results; default runs/<dataset>-<model>-<eps_sched>-seed<seed>", None
     )
     export_dir: str | None = setting("files", text(), "exported models; default saved_models/<run>", None)
-    resume: bool = setting("files", switch(), "continue the run in out_dir", False)
-    overwrite: bool = setting("files", switch(), "replace the run in out_dir", False)
     checkpoint_minutes: float = setting(
         "files", real(open_low=True), "between checkpoints inside an epoch", 10.0
     )
@@ -162,38 +237,10 @@ class RunOptions:
     input_every: int | None = setting(
         "files", whole(1), "log the input loss landscape every so many epochs; none: never", None
     )
-    input_examples: int = setting("files", whole(1), "of it: training and validation images", 200)
+    input_examples: int = setting(
+        "files", whole(1), "training and validation images of the input loss landscape", 200
+    )
     histograms: bool = setting("files", switch(), "weight histograms in TensorBoard", False)
-    verbose: bool = setting("files", switch(), "show TensorFlow's start-up messages", False)
-
-    def __post_init__(self) -> None:
-        normalise(self)
-        if self.resume and self.overwrite:
-            raise UsageError(
-                "resume and overwrite exclude each other. Received: resume=True, overwrite=True."
-            )
-
-
-def resolve(given: Mapping[str, Any]) -> TrainConfig:
-    """Completes what the user chose with presets and defaults.
-
-    Args:
-        given: setting -> value or flag text; None means not given.
-
-    Raises:
-        UsageError: an unknown setting, a bad value or contradictory settings.
-    """
-    chosen = _parsed(TrainConfig, given)
-    names = ("model", "norm", "eps", "eps_sched", "optimizer", "lr_sched")
-    base = preset(chosen.get("dataset", "digits"), **{name: chosen[name] for name in names if name in chosen})
-    if chosen.get("select_on") == "test":
-        base["val_fraction"] = 0.0  # nothing needs to be held out
-    return TrainConfig(**{**base, **chosen})
-
-
-def resolve_options(given: Mapping[str, Any]) -> RunOptions:
-    """As `resolve`, for where and how to run."""
-    return RunOptions(**_parsed(RunOptions, given))
 
 
 def period_epochs(periods: Sequence[float], epochs: int) -> tuple[int, ...]:
@@ -216,36 +263,195 @@ def period_epochs(periods: Sequence[float], epochs: int) -> tuple[int, ...]:
     return tuple(periods)
 
 
-def to_json(config: TrainConfig | RunOptions) -> dict[str, Any]:
-    """Returns the settings as JSON values."""
-    values = dataclasses.asdict(config)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+def _check_threat(config: TrainConfig) -> None:
+    require_radius("eps", config.eps, config.norm)
+    require_radius("eps_min", config.eps_min, config.norm)
+    if config.eps_max is not None:
+        require_radius("eps_max", config.eps_max, config.norm, times=2)
+    require_step("attack_step_size", config.attack_step_size, config.eps)
 
 
-def from_json(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
-    """Rebuilds settings written by `to_json`.
+def _check_epsilon_schedule(config: TrainConfig) -> None:
+    with_ends = [name for name, kind in EPSILONS.items() if kind.has_ends]
+    _refuse_unused(config, ("eps_max", "eps_min"), "eps_sched", with_ends, {"eps_max": None, "eps_min": 0.0})
+    peak = config.eps if config.eps_max is None else config.eps_max
+    if config.eps_min > min(config.eps, peak):
+        raise UsageError(
+            f"eps_min must be at most eps and eps_max. Received: eps_min={config.eps_min:g} with "
+            f"eps={config.eps:g}, eps_max={peak:g}."
+        )
+    epsilon_schedule(
+        config.eps_sched,
+        target=config.eps,
+        minimum=config.eps_min,
+        maximum=config.eps_max,
+        boundaries=config.periods,
+        epochs=config.epochs,
+    )
+
+
+def _check_rate_schedule(config: TrainConfig) -> None:
+    for name in UNUSED:
+        users = [kind for kind, entry in RATES.items() if name in entry.defaults]
+        _refuse_unused(config, (name,), "lr_sched", users, UNUSED)
+    rate_schedule(
+        config.lr_sched,
+        config.lr,
+        milestones=config.lr_milestones,
+        factor=config.lr_factor,
+        warmup=config.lr_warmup,
+        boundaries=config.periods,
+        epochs=config.epochs,
+    )
+
+
+def _check_optimizer(config: TrainConfig) -> None:
+    if config.optimizer == "adam" and (config.nesterov or config.momentum):
+        name, value = ("nesterov", True) if config.nesterov else ("momentum", config.momentum)
+        raise UsageError(f"{name} needs optimizer=sgd. Received: {name}={value} with optimizer=adam.")
+    if config.nesterov and not config.momentum:
+        raise UsageError("nesterov needs momentum above 0. Received: nesterov=True with momentum=0.")
+    if config.decoupled_weight_decay and not config.weight_decay:
+        raise UsageError(
+            "decoupled_weight_decay needs weight_decay above 0. "
+            "Received: weight_decay=0; try --weight_decay=1e-3."
+        )
+
+
+def _check_method(config: TrainConfig) -> None:
+    entry, adversary = OBJECTIVES[config.objective], ADVERSARIES[config.adversary]
+    if config.adversary == "none" and entry.needs_adversary:
+        raise UsageError(
+            f"{config.objective} needs an adversary. Received: adversary=none. "
+            "Use --objective=standard, or --adversary=pgd."
+        )
+    if entry.needs_random_start and adversary.starts_at_clean(config):
+        raise UsageError(
+            f"{config.objective} needs a random start: its divergence has no gradient at the clean image. "
+            f"Received: adversary={config.adversary}, random_start={config.random_start}; "
+            "use --random_start=uniform."
+        )
+    if config.noised_clean and config.adversary != "fgsm_n":
+        raise UsageError(f"noised_clean needs adversary=fgsm_n. Received: adversary={config.adversary}.")
+    with_strength = [name for name, each in OBJECTIVES.items() if each.strength]
+    _refuse_unused(config, ("strength", "strength_ramp"), "objective", with_strength)
+    for name in dict.fromkeys(name for each in OBJECTIVES.values() for name in each.settings):
+        users = [objective for objective, each in OBJECTIVES.items() if name in each.settings]
+        _refuse_unused(config, (name,), "objective", users)
+    entry.check(config)
+    if config.awp and config.strategy == "mirrored":
+        raise UsageError(
+            f"awp works on one device. Received: awp={config.awp:g} with strategy=mirrored; use none."
+        )
+
+
+def _check_averaging(config: TrainConfig) -> None:
+    _refuse_unused(config, ("swa_start", "swa_every"), "averaging", ["swa"])
+    _refuse_unused(config, ("ema_decay",), "averaging", ["ema"])
+    start = config.swa_start
+    whole_epoch = start < 1 or start == int(start)
+    if config.averaging == "swa" and not (whole_epoch and config.swa_start_epoch < config.epochs):
+        raise UsageError(
+            f"swa_start must be a fraction of the training or a whole epoch below epochs={config.epochs}. "
+            f"Received: swa_start={start:g}."
+        )
+
+
+def _refuse_unused(
+    config: TrainConfig,
+    names: Iterable[str],
+    chooser: str,
+    users: Sequence[str],
+    unused: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuses settings that the choice made by another setting would ignore.
+
+    Args:
+        config: the settings.
+        names: settings that only `users` use.
+        chooser: the setting that chooses.
+        users: its values that use them.
+        unused: the values that stand for "not given"; None: the declared defaults.
 
     Raises:
-        UsageError: an unknown, missing or bad setting.
+        UsageError: one of the settings is given and not used.
     """
-    if not isinstance(values, Mapping):
-        raise UsageError(f"{cls.__name__} must be a JSON object. Received: {type(values).__name__}.")
-    missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
-    if missing:
-        raise UsageError(f"{cls.__name__} needs every setting. Received: none for {', '.join(missing)}.")
-    _refuse_unknown(cls, values)
-    return cls(**values)
-
-
-def _parsed(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    _refuse_unknown(cls, given)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    parsed = {name: parse_value(fields[name], value) for name, value in given.items() if value is not None}
-    return {name: value for name, value in parsed.items() if value is not None}
-
-
-def _refuse_unknown(cls: type, names: Iterable[str]) -> None:
-    known = [field.name for field in dataclasses.fields(cls)]
+    if getattr(config, chooser) in users:
+        return
+    declared = {field.name: field.default for field in dataclasses.fields(config)}
     for name in names:
-        if name not in known:
-            raise UsageError(f"{cls.__name__} has no such setting. Received: {name}.{nearest(name, known)}")
+        value = getattr(config, name)
+        if value != (unused or declared)[name]:
+            raise UsageError(
+                f"{name} needs {chooser}={' or '.join(users)}. "
+                f"Received: {name}={show(value)} with {chooser}={getattr(config, chooser)}."
+            )
+
+
+def presets_help() -> Iterable[str]:
+    """Returns the table of presets that ``--help`` ends with."""
+    fields = dataclasses.fields(TrainConfig)
+    return preset_table([field.name for field in fields if field.default is OPEN and field.name != "depth"])
+
+
+def describe(config: TrainConfig, given: Iterable[str]) -> dict[str, str]:
+    """Returns the plan of a run by section; the last entry names what was given explicitly."""
+    chosen = ", ".join(name for name in given if name not in ("dataset", "model")) or "none"
+    pgd = (config.norm, config.eps, config.attack_steps, config.attack_step_size, config.random_start)
+    compute = f"{config.precision}, jit {config.jit}, strategy {config.strategy}, seed {config.seed}"
+    return {
+        "data": _describe_data(config),
+        "model": _describe_model(config),
+        "attack": describe_pgd(*pgd),
+        "method": _describe_method(config),
+        "epsilon": _describe_epsilon(config),
+        "optimizer": _describe_optimizer(config),
+        "compute": compute,
+        "given": f"{chosen} (the rest: values for {config.dataset} with {config.model})",
+    }
+
+
+def _describe_data(config: TrainConfig) -> str:
+    size = f" at {config.image_size}x{config.image_size}" if config.image_size else ""
+    augment = ", crop and flip" if config.augment else ""
+    held_out = f"{config.val_fraction:.3g} held out"
+    best = "best epoch by the test images" if config.select_on == "test" else held_out
+    return f"{config.dataset}{size}, batch {config.batch_size}, {best}{augment}"
+
+
+def _describe_model(config: TrainConfig) -> str:
+    size = [f"{name} {value}" for name in ("width", "depth") if (value := getattr(config, name)) is not None]
+    return ", ".join([config.model, *size, config.activation])
+
+
+def _describe_method(config: TrainConfig) -> str:
+    strength = "" if config.strength is None else f" {config.strength:g}{' ramped' * config.strength_ramp}"
+    awp = f", awp {config.awp:g}" if config.awp else ""
+    average = "" if config.averaging == "none" else f"; weights averaged ({config.averaging})"
+    return f"{config.objective}{strength} against {config.adversary}{awp}{average}"
+
+
+def _describe_epsilon(config: TrainConfig) -> str:
+    target = format_epsilon(config.eps)
+    curve = f"{config.eps_sched} {target}"
+    if EPSILONS[config.eps_sched].has_ends:
+        peak = config.eps if config.eps_max is None else config.eps_max
+        start, end = format_epsilon(config.eps_min), format_epsilon(peak)
+        curve = f"{config.eps_sched} from {start} to {end}, at most {target}"
+    periods = f", restarts at {show(config.periods)}" if config.periods else ""
+    return f"{curve}, {config.epochs} epochs{periods}, set every {config.schedule_unit}"
+
+
+def _describe_optimizer(config: TrainConfig) -> str:
+    warmup_unit = "epochs" if config.lr_warmup >= 1 else "of a period"
+    detail = {
+        "step": f", times {config.lr_factor:g} at {show(config.lr_milestones)} of a period",
+        "exponential": f", times {config.lr_factor:g} between {show(config.lr_milestones)} of a period",
+        "warmup": f", from 0 over {config.lr_warmup:g} {warmup_unit}",
+    }.get(config.lr_sched, "")
+    momentum = (
+        f", momentum {config.momentum:g}{' (Nesterov)' if config.nesterov else ''}" if config.momentum else ""
+    )
+    rate = f"lr {config.lr:g} {config.lr_sched}{detail}"
+    decay = f"{'decoupled ' if config.decoupled_weight_decay else ''}weight decay {config.weight_decay:g}"
+    return f"{config.optimizer}{momentum}, {rate}, {decay}"

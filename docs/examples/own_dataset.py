@@ -6,6 +6,7 @@ python docs/examples/own_dataset.py --dataset=bars
 from runpy import run_module
 
 import numpy as np
+
 from advtf.data.registry import DATASETS, DataSet
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from advtf.runtime import import_tensorflow
-from advtf.settings.flags import exit_on_usage_error
+from advtf.settings.commands import exit_on_usage_error
 from advtf.storage.files import write_json
 from launch.common.arguments import parser, require_compared_libraries
 from launch.common.timing import seconds_of, timed_in_turn

@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 from advtf.runtime import progress, start
-from advtf.settings.flags import exit_on_usage_error
+from advtf.settings.commands import exit_on_usage_error
 from launch.common.arguments import parser
 from launch.common.timing import timed_in_turn
 
@@ -29,7 +29,7 @@ def adversarial_batch(chosen):
     from advtf.data import sets as data
     from advtf.data.augmentation import to_unit_float
     from advtf.landscape.objective import adversarial_examples
-    from advtf.settings.fields import relative_step
+    from advtf.settings.threat import relative_step
 
     classifier = as_classifier(chosen.model, movable=True)
     training = classifier.config

@@ -28,10 +28,10 @@ from pathlib import Path
 import numpy as np
 
 from advtf.runtime import Runtime, start
-from advtf.settings.flags import exit_on_usage_error
+from advtf.settings.commands import exit_on_usage_error
 from advtf.storage.files import write_json
 from advtf.storage.provenance import provenance
-from advtf.training.settings import TrainConfig, resolve
+from advtf.training.settings import TrainConfig
 from launch.common.arguments import parser
 from launch.common.objectives import OBJECTIVES, settings_of
 from launch.common.timing import timed_in_turn
@@ -126,7 +126,7 @@ class Steps:
         if self._published and objective != "trades":  # which needs a random start
             noised = adversary == "fgsm_n"
             needs |= {"attack_mode": "training", "random_start": "none", "noised_clean": noised}
-        return resolve({**self._given, "adversary": adversary, **needs})
+        return TrainConfig.of({**self._given, "adversary": adversary, **needs})
 
     def _teachers(self) -> str:
         from advtf.classifiers.export import export_classifier
@@ -135,7 +135,7 @@ class Steps:
         paths = [self._folder / name for name in ("standard", "robust")]
         for path in paths:
             if not path.exists():
-                classifier = build_classifier(resolve(self._given), self.data)
+                classifier = build_classifier(TrainConfig.of(self._given), self.data)
                 export_classifier(classifier, path, sample=self.data.test.images)
         return ",".join(map(str, paths))
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from advtf.runtime import start
-from advtf.settings.flags import exit_on_usage_error
-from advtf.storage.rundir import RunDirectory
-from advtf.training.settings import resolve, resolve_options
+from advtf.settings.commands import exit_on_usage_error
+from advtf.training.directory import TrainingDirectory
+from advtf.training.settings import RunOptions, TrainConfig
 from launch.common.arguments import parser
 from launch.common.timing import timed_in_turn
 
@@ -90,7 +90,7 @@ def fit_overhead(config, data, runtime):
 
     trainer.train_function = timed
     with tempfile.TemporaryDirectory() as folder:
-        train(trainer, config, resolve_options({}), RunDirectory(Path(folder)), data)
+        train(trainer, config, RunOptions.of({}), TrainingDirectory(Path(folder)), data)
         end = time.perf_counter()
     steps = sum(after - before for before, after in spans[1:])  # the first step traces
     between = spans[-1][1] - spans[0][1] - steps
@@ -111,7 +111,7 @@ def main():
     x = rng.random((128 * chosen.fit_steps, 32, 32, 3), np.float32)
     y = rng.integers(0, 10, len(x)).astype(np.int32)
     data = from_arrays(x, y, x[:8], y[:8], num_classes=10)
-    config = resolve({"dataset": "cifar10", "model": "resnet18", "epochs": 1, "eps_sched": "constant"})
+    config = TrainConfig.of({"dataset": "cifar10", "model": "resnet18", "epochs": 1, "eps_sched": "constant"})
     attack = f"PGD-{config.attack_steps}"
     print(f"{runtime.device}; resnet18 w={config.width}, batch {config.batch_size}, {attack}")
 

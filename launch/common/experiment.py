@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advtf.settings.flags import exit_on_usage_error
-from advtf.storage.runfiles import ANALYSIS, TRAINING, RunDirectory
+from advtf.settings.commands import exit_on_usage_error
+from advtf.storage.run_directory import RunDirectory
+from advtf.training.directory import TrainingDirectory
 from launch.common import arguments
-
-COMMANDS = {TRAINING: "advtf.main", ANALYSIS: "advtf.analyze"}
 
 
 @dataclass(frozen=True)
@@ -26,19 +25,19 @@ class Run:
     Attributes:
         path: of the directory.
         flags: of the command, without those that choose or continue the directory.
-        kind: TRAINING or ANALYSIS, which tells the command.
+        kind: of the directory, which tells the command.
         anew: replace what is there instead of continuing it.
     """
 
     path: str
     flags: tuple[str, ...]
-    kind: str = TRAINING
+    kind: type[RunDirectory] = TrainingDirectory
     anew: bool = False
 
     @property
     def files(self) -> RunDirectory:
         """The files of the run, by name."""
-        return RunDirectory(Path(self.path), self.kind)
+        return self.kind(Path(self.path))
 
     @property
     def export(self) -> str:
@@ -51,7 +50,14 @@ class Run:
             how = ["--overwrite"]
         else:
             how = ["--resume"] if self.files.state() in ("finished", "unfinished") else []
-        return [sys.executable, "-m", COMMANDS[self.kind], *self.flags, f"--out_dir={self.path}", *how]
+        return [
+            sys.executable,
+            "-m",
+            f"advtf.{self.kind.command}",
+            *self.flags,
+            f"--out_dir={self.path}",
+            *how,
+        ]
 
 
 @dataclass(frozen=True)

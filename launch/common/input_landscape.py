@@ -50,18 +50,18 @@ def load(chosen):
     Raises:
         UsageError: the model or the images cannot be loaded, or ε is 0.
     """
+    from advtf.classifiers.manifest import require_dataset, require_saved_model, training_settings
     from advtf.errors import UsageError
     from advtf.runtime import start
-    from advtf.settings import planning
     from advtf.studies import run as analysis_run
     from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
 
-    planning.require_saved_model(chosen.model)
+    require_saved_model(chosen.model)
     names = ("eps", "split", "num_examples", "batch_size", "seed")
     given = {name: getattr(chosen, name) for name in names}
     settings = AnalyzeSettings(model=(chosen.model,), **given)
-    settings = dataclasses.replace(settings, dataset=planning.require_dataset(None, chosen.model))
-    settings = analysis_run.completed(settings, planning.training_settings(chosen.model))
+    settings = dataclasses.replace(settings, dataset=require_dataset(None, chosen.model))
+    settings = analysis_run.completed(settings, training_settings(chosen.model))
     if not settings.eps:
         raise UsageError("eps must be above 0. Received: eps=0, as in training. Pass --eps=0.1 for example.")
     start("float32", "off")

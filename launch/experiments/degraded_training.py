@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from advtf.figures.input_experiments import degraded_training
-from advtf.settings.flags import exit_on_usage_error
+from advtf.settings.commands import exit_on_usage_error
 from launch.common.input_landscape import (
     HEADER,
     Landscape,
@@ -91,6 +91,7 @@ class Training:
 
     def __init__(self, classifier, settings, chosen):
         from advtf.data import sets as data
+        from advtf.data.batches import steps_per_epoch_of
         from advtf.errors import UsageError
 
         self.classifier, self.settings, self.chosen = classifier, settings, chosen
@@ -101,11 +102,11 @@ class Training:
             )
         fraction, size = self.config["val_fraction"], self.config["image_size"]
         self.split = data.load(settings.dataset, chosen.data_dir, fraction, size).train
-        self.steps = chosen.steps or data.steps_per_epoch_of(self.split, self.config["batch_size"])
+        self.steps = chosen.steps or steps_per_epoch_of(self.split, self.config["batch_size"])
 
     def run(self, attack):
         """Trains the classifier's model on the attack; yields at each moment, the first before any step."""
-        from advtf.data.sets import training_batches
+        from advtf.data.batches import training_batches
         from advtf.training.trainer import AdversarialTrainer
 
         trainer = AdversarialTrainer(self.classifier.model, attack, self.settings.eps, seed=self.chosen.seed)

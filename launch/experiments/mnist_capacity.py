@@ -12,8 +12,9 @@ and dead layers, to runs/capacity-units, and runs/capacity.png shows the test er
 import itertools
 
 from advtf.figures.capacity import capacity
+from advtf.studies.run import AnalysisDirectory
 from launch.common.arguments import data_flags, runs_parser
-from launch.common.experiment import ANALYSIS, Experiment, Figure, Run, main
+from launch.common.experiment import Experiment, Figure, Run, main
 
 SCHEDULES = ("constant", "cosine", "linear")
 WIDTHS = (16, 8, 4, 2)
@@ -40,7 +41,7 @@ def experiment(chosen):
     figure = Figure(capacity, [run.path for run in runs], "runs/capacity.png")
     models = f"--model={','.join(run.export for run in runs)}"
     flags = ("--study=dynamics", models, f"--num_examples={chosen.unit_examples}", *data)
-    units = Run("runs/capacity-units", flags, ANALYSIS, anew=True)  # of the models chosen this time
+    units = Run("runs/capacity-units", flags, AnalysisDirectory, anew=True)  # of the models chosen this time
     return Experiment((*runs, units), (figure,))
 
 

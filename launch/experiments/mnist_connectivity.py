@@ -11,8 +11,9 @@ runs/mnist-<schedule>-connectivity.png compares the curves (cf. Liu et al. 2020,
 """
 
 from advtf.figures.connectivity import path_between_minima
+from advtf.studies.run import AnalysisDirectory
 from launch.common.arguments import data_flags, runs_parser
-from launch.common.experiment import ANALYSIS, Experiment, Figure, Run, main
+from launch.common.experiment import Experiment, Figure, Run, main
 from launch.experiments.mnist_epsilons import training
 
 EPSILONS = ("0", "0.2", "0.4")
@@ -28,7 +29,7 @@ def experiment(chosen):
             for seed, suffix in enumerate(("", "-seed1"))
         ]
         models = f"--model={','.join(end.export for end in ends)}"
-        study = Run(f"{name}-eps{epsilon}", (models, *STUDY, *data_flags(chosen)), ANALYSIS)
+        study = Run(f"{name}-eps{epsilon}", (models, *STUDY, *data_flags(chosen)), AnalysisDirectory)
         runs += [*ends, study]
         results[f"ε = {epsilon}"] = study.files.path / "connectivity" / "connectivity.npz"
     return Experiment((*runs,), (Figure(path_between_minima, results, f"{name}.png"),))

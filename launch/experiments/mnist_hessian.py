@@ -11,8 +11,9 @@ at random θ (cf. Liu et al. 2020, Figs. 3 and 9).
 """
 
 from advtf.figures.hessian import spectra
+from advtf.studies.run import AnalysisDirectory
 from launch.common.arguments import data_flags, runs_parser
-from launch.common.experiment import ANALYSIS, Experiment, Figure, Run, main
+from launch.common.experiment import Experiment, Figure, Run, main
 from launch.experiments.mnist_epsilons import EPSILONS, training
 
 
@@ -22,7 +23,7 @@ def experiment(chosen):
     for epsilon in EPSILONS:
         model = training(chosen, epsilon)
         flags = (f"--model={model.export}", "--study=hessian", *data_flags(chosen), *chosen.flags)
-        study = Run(f"{name}-eps{epsilon}", flags, ANALYSIS)
+        study = Run(f"{name}-eps{epsilon}", flags, AnalysisDirectory)
         runs += [model, study]
         results[f"ε = {epsilon}"] = study.files.path / "hessian" / "hessian.json"
     return Experiment((*runs,), (Figure(spectra, results, f"{name}.png"),))

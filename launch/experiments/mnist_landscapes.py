@@ -13,8 +13,9 @@ runs/mnist-<schedule>-surface.png the surfaces (cf. Fig. 12).
 
 from advtf.figures.similarity import perturbation_similarity
 from advtf.figures.surface import loss_surface
+from advtf.studies.run import AnalysisDirectory
 from launch.common.arguments import data_flags, runs_parser
-from launch.common.experiment import ANALYSIS, Experiment, Figure, Run, main
+from launch.common.experiment import Experiment, Figure, Run, main
 from launch.experiments.mnist_epsilons import EPSILONS, training
 
 
@@ -26,7 +27,7 @@ def experiment(chosen):
         model = training(chosen, epsilon)
         studies = "surface" if epsilon == "0" else "similarity,surface"
         flags = (f"--model={model.export}", f"--study={studies}", *data_flags(chosen), *chosen.flags)
-        study = Run(f"{name}-landscape-eps{epsilon}", flags, ANALYSIS)
+        study = Run(f"{name}-landscape-eps{epsilon}", flags, AnalysisDirectory)
         runs += [model, study]
         surfaces[f"ε = {epsilon}"] = study.files.path / "surface" / "surface.npz"
         if epsilon != "0":

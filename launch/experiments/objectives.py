@@ -32,13 +32,13 @@ from pathlib import Path
 
 from advtf.errors import UsageError
 from advtf.runtime import start
+from advtf.settings.commands import exit_on_usage_error
 from advtf.settings.fields import number
-from advtf.settings.flags import exit_on_usage_error
-from advtf.storage import jsonl, rundir
+from advtf.storage import jsonl
 from advtf.storage.files import write_atomically, write_json
 from advtf.storage.provenance import provenance
-from advtf.storage.runfiles import RunDirectory
-from advtf.training.settings import RunOptions, TrainConfig, from_json, resolve, to_json
+from advtf.training.directory import TrainingDirectory
+from advtf.training.settings import RunOptions, TrainConfig
 from launch.common import arguments
 from launch.common.objectives import OBJECTIVES, settings_of
 
@@ -107,7 +107,7 @@ class Trainings:
         from advtf.landscape.inputs import InputMeter
         from advtf.training.run import build_attack, build_classifier
 
-        config = resolve(self._given)
+        config = TrainConfig.of(self._given)
         self._data = data.load(config.dataset, data_dir, config.val_fraction, config.image_size)
         test = self._data.test.select(slice(config.eval_examples))
         self._x, self._y = to_unit_float(test.images).numpy(), test.labels
@@ -132,14 +132,14 @@ class Trainings:
             UsageError: the folder holds a run with other settings.
             TrainingInterrupted: stopped by a signal; the next call continues.
         """
-        run, config = RunDirectory(self._out / str(task)), self.config(task)
+        run, config = TrainingDirectory(self._out / str(task)), self.config(task)
         record = run.path / "comparison.json"
-        with rundir.locked(run, resume=True):
+        with run.locked(resume=True):
             if not run.config.exists():
                 run.write_config(config, RunOptions())
             _require_same(run, config)
             if not record.exists():
-                found = {"config": to_json(config), "examples": len(self._x)}
+                found = {"config": config.to_json(), "examples": len(self._x)}
                 write_json(record, found | self._trained(run, config))
         gc.collect()  # the graphs of a training go with it
         return json.loads(record.read_text())
@@ -154,7 +154,7 @@ class Trainings:
         if objective == "kdsa":
             teachers = Task("standard", "none", task.seed), Task("at", task.adversary, task.seed)
             chosen["teachers"] = ",".join(map(self._exported, teachers, ("last", "best")))
-        return resolve(chosen | own)
+        return TrainConfig.of(chosen | own)
 
     def _exported(self, task, snapshot):
         from advtf.classifiers.export import export_classifier
@@ -162,7 +162,7 @@ class Trainings:
         path = self._out / "teachers" / f"{task}-{snapshot}"
         if not path.exists():
             self.result(task)
-            self._load(RunDirectory(self._out / str(task)), snapshot)
+            self._load(TrainingDirectory(self._out / str(task)), snapshot)
             export_classifier(self._classifier, path, sample=self._x[:8])
         return str(path)
 
@@ -210,8 +210,8 @@ class Trainings:
         return found | ({"inputs": self._meter(self._x, self._y).summary()} if "last" in snapshot else {})
 
 
-def _require_same(run: RunDirectory, config: TrainConfig) -> None:
-    if from_json(TrainConfig, run.read_config()["config"]) != config:
+def _require_same(run: TrainingDirectory, config: TrainConfig) -> None:
+    if TrainConfig.from_json(run.read_config()["config"]) != config:
         raise UsageError(
             f"the runs in the folder must have the settings given. Received: {run.path} with others. "
             "Choose another --out."

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from advtf.figures.input_experiments import pgd_convergence
-from advtf.settings.flags import exit_on_usage_error
+from advtf.settings.commands import exit_on_usage_error
 from launch.common.input_landscape import Records, identity, load, parser
 
 

@@ -11,7 +11,7 @@ runs/random-loss-<dataset>-<model>.json. Published: CIFAR-10 2.3034, 2.3044, 2.3
 
 from pathlib import Path
 
-from advtf.settings.flags import exit_on_usage_error
+from advtf.settings.commands import exit_on_usage_error
 from launch.common.arguments import parser
 
 EPSILONS = {"mnist": ("0", "0.1", "0.2", "0.3", "0.4"), "cifar10": ("0", "2/255", "4/255", "8/255")}
@@ -29,12 +29,12 @@ def main():
     chosen = made.parse_args()
 
     from advtf.runtime import start
-    from advtf.training.settings import resolve
+    from advtf.training.settings import TrainConfig
 
     start("float32", "off")
     names = ("dataset", "model", "width", "seed")
     given = {name: getattr(chosen, name) for name in names}
-    configs = [resolve({**given, "eps": epsilon}) for epsilon in EPSILONS[chosen.dataset]]
+    configs = [TrainConfig.of({**given, "eps": epsilon}) for epsilon in EPSILONS[chosen.dataset]]
     measured = list(measure(chosen, configs))
 
     from advtf.storage.files import write_json
@@ -53,7 +53,7 @@ def measure(chosen, configs):
     from advtf.data import sets as data
     from advtf.data.augmentation import to_unit_float
     from advtf.landscape.random_loss import random_loss
-    from advtf.settings.fields import format_epsilon
+    from advtf.settings.threat import format_epsilon
     from advtf.training.run import build_attack, build_classifier
 
     images = data.load(chosen.dataset, chosen.data_dir)

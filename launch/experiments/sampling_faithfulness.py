@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from advtf.figures.input_experiments import sampling_faithfulness
-from advtf.settings.flags import exit_on_usage_error
+from advtf.settings.commands import exit_on_usage_error
 from launch.common.input_landscape import Landscape, Records, identity, load, parser
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)

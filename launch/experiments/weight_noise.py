@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from advtf.figures.input_experiments import weight_noise
-from advtf.settings.flags import exit_on_usage_error
+from advtf.settings.commands import exit_on_usage_error
 from launch.common.input_landscape import (
     HEADER,
     Landscape,

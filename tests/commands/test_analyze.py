@@ -16,8 +16,8 @@ from advtf.attacks.losses import cross_entropy
 from advtf.classifiers.export import export_classifier
 from advtf.data import sets as data
 from advtf.errors import UsageError
-from advtf.storage.runfiles import ANALYSIS, RunDirectory
 from advtf.studies import run as analysis_run
+from advtf.studies.run import AnalysisDirectory
 
 COMMAND = "advtf.analyze"
 FEW = {"attack_steps": 3, "attack_step_size": "eps/2"}
@@ -71,7 +71,7 @@ def test_a_killed_command_continues_with_what_is_left(inside, tmp_path, two, cap
     two[1].fail = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         analyze._run(*plan(out, study="first,second", num_examples=50, **FEW))
-    run = RunDirectory(tmp_path / "out", ANALYSIS)
+    run = AnalysisDirectory(tmp_path / "out")
     assert run.state() == "unfinished"
     with pytest.raises(UsageError, match="Add --overwrite to replace it or --resume"):
         plan(out, study="first,second")
@@ -113,7 +113,7 @@ def test_a_study_that_fails_ends_in_its_error_and_can_be_continued(inside, tmp_p
         analyze._run(*plan(out, study="first,second", num_examples=50))
     printed = capsys.readouterr().out
     assert "second.json" in printed.split("Wrote ")[1] and "first.json" not in printed
-    assert RunDirectory(tmp_path / "out", ANALYSIS).state() == "unfinished"
+    assert AnalysisDirectory(tmp_path / "out").state() == "unfinished"
     analyze._run(*analysis_run.plan({}, {**out, "resume": True}))
     assert (len(two[0].contexts), len(two[1].contexts)) == (2, 1)
 

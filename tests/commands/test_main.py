@@ -16,8 +16,8 @@ import advtf
 from advtf import main
 from advtf.data.sets import load
 from advtf.errors import UsageError
-from advtf.storage import rundir
-from advtf.training.settings import RunOptions, TrainConfig, from_json, resolve
+from advtf.training.directory import TrainingDirectory
+from advtf.training.settings import RunOptions, TrainConfig
 
 COMMAND = "advtf.main"
 EPOCHS, STEPS = 6, 20
@@ -41,7 +41,7 @@ def finished(folder):
     """The quick start, shortened; returns its directory and what it printed."""
     code, out, error = command.run(COMMAND, folder, *QUICK_START)
     assert (code, error) == (0, "")
-    return rundir.RunDirectory(folder / "runs" / NAME), out
+    return TrainingDirectory(folder / "runs" / NAME), out
 
 
 # The quick start
@@ -66,7 +66,7 @@ def test_the_plan_the_progress_and_the_results_are_all_there_is_to_read(finished
 def test_the_files_of_the_contract_exist(finished, folder):
     run, out = finished
     names = {path.name for path in run.path.iterdir()}
-    every = {".lock", *rundir.OWN_FILES["training"], *rundir.OWN_FOLDERS["training"]}
+    every = {".lock", *run.own_files, *run.own_folders}
     assert names == every - {"dynamics.npz"}  # where asked for
     assert [path.name for path in sorted(run.checkpoints.iterdir())] == [
         "step-0000000119.npz",
@@ -90,7 +90,7 @@ def test_the_files_of_the_contract_exist(finished, folder):
     for line in out.split("Wrote ")[1].split("Finished")[0].split():
         assert (folder / line).exists()
     stored = json.loads(run.config.read_text())
-    assert from_json(TrainConfig, stored["config"]) == resolve({"epochs": EPOCHS, "eps": EPSILON})
+    assert TrainConfig.from_json(stored["config"]) == TrainConfig.of({"epochs": EPOCHS, "eps": EPSILON})
     assert stored["command"] == " ".join(QUICK_START) and "tensorflow" in stored["versions"]
 
 
@@ -107,7 +107,7 @@ def test_every_epoch_has_its_record(finished):
 
 def test_exports_have_the_reported_errors(finished, folder):
     run, _ = finished
-    evaluation = json.loads(run.evaluation.read_text())
+    evaluation = json.loads(run.results.read_text())
     test = load("digits").test
     batches = advtf.evaluation_batches(test, 359)
     attack = advtf.pgd("linf", 10, 0.25)
@@ -163,7 +163,7 @@ def stop(process, checkpoints, step, number, delay=0.0):
 @pytest.mark.slow
 def test_killed_runs_resume_to_the_bits_of_one_that_was_not(finished, folder):
     whole, _ = finished
-    run = rundir.RunDirectory(folder / "runs" / f"{NAME}-2")  # the quick start again: the next number
+    run = TrainingDirectory(folder / "runs" / f"{NAME}-2")  # the quick start again: the next number
     hint = f"Continue with: python -m advtf.main --out_dir=runs/{NAME}-2 --resume"
     code, out, error = stop(command.start(COMMAND, folder, *QUICK_START), run.checkpoints, 7, signal.SIGTERM)
     assert (code, error) == (143, "") and "SIGTERM" in out and hint in out
@@ -187,7 +187,7 @@ def test_killed_runs_resume_to_the_bits_of_one_that_was_not(finished, folder):
     assert (code, error) == (0, "") and "Continuing after step" in out
     assert epoch_values(run.metrics) == epoch_values(whole.metrics), f"killed after {moment} s"
     assert snapshot_bits(run.snapshots) == snapshot_bits(whole.snapshots)
-    records = [json.loads(r.evaluation.read_text())["results"] for r in (run, whole)]
+    records = [json.loads(r.results.read_text())["results"] for r in (run, whole)]
     assert records[0] == records[1]
     assert (folder / "saved_models" / f"{NAME}-2" / "ensemble" / "manifest.json").exists()
 
@@ -221,7 +221,7 @@ def test_mistakes_cost_one_line_and_change_nothing(tmp_path, arguments, message)
     for name in ("foreign", "taken", "damaged"):
         (work / name).mkdir(parents=True)
     (work / "foreign" / "thesis.tex").write_text("years of work")
-    settings = {"config": dataclasses.asdict(resolve({"epochs": 6})), "options": {}}
+    settings = {"config": dataclasses.asdict(TrainConfig.of({"epochs": 6})), "options": {}}
     for name, record in (("taken", settings), ("damaged", {"config": {}})):
         text = json.dumps({"versions": {"advtf": "0.1.0"}, **record})
         (work / name / "config.json").write_text(text)
@@ -235,8 +235,8 @@ def test_mistakes_cost_one_line_and_change_nothing(tmp_path, arguments, message)
 
 def run_in_process(folder, settings, **options):
     """What the command does once its flags are understood."""
-    run = rundir.RunDirectory(folder / "run")
-    main._train_and_finish(resolve(settings), RunOptions(**options), run, folder / "exports")
+    run = TrainingDirectory(folder / "run")
+    main._train_and_finish(TrainConfig.of(settings), RunOptions(**options), run, folder / "exports")
 
 
 @pytest.mark.parametrize(
@@ -253,13 +253,13 @@ def test_what_does_not_fit_the_data_destroys_nothing(finished, folder, settings,
     before = tree(folder)
     run, _ = finished
     with pytest.raises(UsageError, match=message):
-        main._train_and_finish(resolve(settings), RunOptions(overwrite=True), run, folder / "exports")
+        main._train_and_finish(TrainConfig.of(settings), RunOptions(overwrite=True), run, folder / "exports")
     assert tree(folder) == before
 
 
 def test_a_directory_in_use_is_refused(tmp_path):
-    run = rundir.RunDirectory(tmp_path / "run")
-    with rundir.locked(run), pytest.raises(UsageError, match=f"used by process {os.getpid()}"):
+    run = TrainingDirectory(tmp_path / "run")
+    with run.locked(), pytest.raises(UsageError, match=f"used by process {os.getpid()}"):
         run_in_process(tmp_path, dict(model="linear"))
     assert run.state() == "new"
 

@@ -15,7 +15,7 @@ from advtf.training.callbacks import Snapshots, WeightStatistics
 from advtf.training.checkpoint import Checkpoint, CheckpointFolder, TrainingInterrupted
 from advtf.training.logs import TensorBoard
 from advtf.training.run import build_trainer
-from advtf.training.settings import resolve
+from advtf.training.settings import TrainConfig
 
 # Everything that could lose its place: momentum, per-step schedules, augmentation, restarts, rate drops.
 SGD = dict(
@@ -131,4 +131,4 @@ def test_settings_that_do_not_fit_the_data_are_refused_before_a_model_is_built()
     digits = data.load("digits", val_fraction=0.1)
     for settings in (dict(batch_size=2000), dict(steps_per_epoch=21)):
         with pytest.raises(UsageError, match=f"Received: {next(iter(settings))}="):
-            build_trainer(resolve(settings), digits, RUNTIME)
+            build_trainer(TrainConfig.of(settings), digits, RUNTIME)

@@ -9,9 +9,9 @@ from advtf import models
 from advtf.data import sets as data
 from advtf.data import tfds as tfds_images
 from advtf.data import tiny_imagenet
-from advtf.data.names import require_known
+from advtf.data.registry import require_known
 from advtf.errors import UsageError
-from advtf.training.settings import resolve
+from advtf.training.settings import TrainConfig
 
 Image = pytest.importorskip("PIL.Image")
 CLASSES = ("n03", "n01", "n02")  # as in the real file, not in order
@@ -142,17 +142,17 @@ def test_an_unpacked_folder_is_known(folder):
 
 
 def test_the_preset_is_the_papers():
-    config = resolve(dict(dataset="tiny_imagenet"))
+    config = TrainConfig.of(dict(dataset="tiny_imagenet"))
     expected = dict(
         model="preact_resnet18", width=16, eps=8 / 255, eps_sched="constant", eps_max=None, attack_steps=10,
         relative_step=0.25, epochs=200, batch_size=100, augment=True, optimizer="sgd", lr=0.1, momentum=0.9,
         lr_sched="step", lr_milestones=(0.5, 0.75), lr_factor=0.1, weight_decay=1e-4,
     )  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
-    assert resolve(dict(dataset="tiny_imagenet", eps_sched="cosine")).eps_max == 16 / 255
+    assert TrainConfig.of(dict(dataset="tiny_imagenet", eps_sched="cosine")).eps_max == 16 / 255
     for model in models.MODELS:
         for kind in ("constant", "linear", "cosine"):
-            resolve(dict(dataset="tiny_imagenet", model=model, eps_sched=kind))
+            TrainConfig.of(dict(dataset="tiny_imagenet", model=model, eps_sched=kind))
 
 
 @pytest.mark.parametrize(

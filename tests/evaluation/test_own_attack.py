@@ -18,7 +18,7 @@ from advtf.attacks.random import uniform
 from advtf.errors import UsageError
 from advtf.evaluation.attacks import ATTACKS, EvaluationAttack
 from advtf.evaluation.settings import AttackSettings
-from advtf.settings.flags import define_flags, given_flags
+from advtf.settings.commands import define_flags, given_flags
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """

@@ -5,7 +5,7 @@ import re
 import pytest
 from helpers.flagfiles import FOLDER, ROOT, content, experiments, header, names, parsed
 
-from advtf.training.settings import RunOptions, TrainConfig, resolve, resolve_options
+from advtf.training.settings import RunOptions, TrainConfig
 
 INCLUDE = re.compile(r"--flagfile=flags/(.+)\.flags")
 
@@ -23,7 +23,9 @@ def included(name):
 @pytest.mark.parametrize("name", names())
 def test_parses_and_resolves(name):
     settings, options = parsed(name)
-    assert isinstance(resolve(settings), TrainConfig) and isinstance(resolve_options(options), RunOptions)
+    assert isinstance(TrainConfig.of(settings), TrainConfig) and isinstance(
+        RunOptions.of(options), RunOptions
+    )
 
 
 @pytest.mark.parametrize("name", experiments())

@@ -3,7 +3,7 @@
 import pytest
 from helpers.flagfiles import content, experiments, header, parsed
 
-from advtf.training.settings import resolve
+from advtf.training.settings import TrainConfig
 
 RESNET, WIDE_RESNET = "li2023/cifar10/preact_resnet18", "li2023/cifar10/wrn34_10"
 EXPORTS = "saved_models/cifar10_preact_resnet18"
@@ -115,7 +115,7 @@ def test_every_row_has_a_flagfile_and_every_flagfile_is_expected():
 @pytest.mark.parametrize("name", EXPECTED)
 def test_resolves_to_the_papers_settings(name):
     settings, options = parsed(name)
-    config = resolve(settings)
+    config = TrainConfig.of(settings)
     for setting, value in (SHARED | EXPECTED[name]).items():
         assert getattr(config, setting) == pytest.approx(value), setting
     assert options == {"out_dir": f"runs/{run_name(name)}"}

@@ -6,7 +6,7 @@ import pytest
 from helpers.flagfiles import content, experiments, header, parsed
 
 from advtf.training.presets import preset
-from advtf.training.settings import resolve
+from advtf.training.settings import TrainConfig
 
 SCHEDULES = ("constant", "cosine", "linear")
 MNIST = dict(
@@ -83,7 +83,7 @@ def test_the_folder_holds_exactly_these_experiments():
 @pytest.mark.parametrize("name", EXPECTED)
 def test_resolves_to_the_published_settings(name):
     settings, options = parsed(name)
-    config, updates = resolve(settings), 500 if "mnist" in name else 2000
+    config, updates = TrainConfig.of(settings), 500 if "mnist" in name else 2000
     assert options == ({"dynamics_steps": updates} if "dynamics" in name else {})
     for setting, value in EXPECTED[name].items():
         assert getattr(config, setting) == pytest.approx(value), setting
@@ -108,7 +108,7 @@ def test_header_quotes_the_published_errors(name):
 
 
 def test_epochs_alone_rescale_a_recipe():
-    config = resolve(parsed("liu2020/cifar10/vgg/cosine_periodic", "--epochs=20")[0])
+    config = TrainConfig.of(parsed("liu2020/cifar10/vgg/cosine_periodic", "--epochs=20")[0])
     assert (config.periods, config.lr_milestones) == ((10, 15), (0.5, 0.75))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from advtf import studies
 from advtf.classifiers import manifest
-from advtf.training.settings import resolve, to_json
+from advtf.training.settings import TrainConfig
 
 IMAGES = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
 LABELS = np.arange(6, dtype=np.int32)
@@ -18,7 +18,7 @@ def fake_export(place, *, shape=(8, 8, 1), classes=10, **training):
     """A folder that planning takes for an export; `training` are settings of its training, if it tells."""
     place.mkdir(parents=True)
     (place / "saved_model.pb").write_bytes(b"")
-    config = {"config": to_json(resolve(training))} if training else {}
+    config = {"config": TrainConfig.of(training).to_json()} if training else {}
     manifest.write_manifest(place, manifest.make_manifest(place.name, "classifier", shape, classes, config))
     return str(place)
 

@@ -1,7 +1,7 @@
 """What the tests of the evaluation share: a small trained network, few iterations, one export."""
 
 from advtf.classifiers.export import export_classifier
-from advtf.training.settings import resolve, to_json
+from advtf.training.settings import TrainConfig
 from helpers.attack import digits_network
 
 EPSILON = 0.08
@@ -18,6 +18,6 @@ def export_digits(place):
     """Exports the network under `place` and returns `place`."""
     model, x, _ = digits()
     network = {"dataset": "digits", "width": 2, "activation": "softplus"}
-    config = to_json(resolve({**network, "eps": EPSILON, "attack_steps": 7}))
+    config = TrainConfig.of({**network, "eps": EPSILON, "attack_steps": 7}).to_json()
     export_classifier(model, place / EXPORT, metadata={"config": config}, sample=x[:4])
     return place

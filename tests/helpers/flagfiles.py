@@ -5,7 +5,7 @@ from pathlib import Path
 
 from absl import flags
 
-from advtf.settings.flags import define_flags, given_flags
+from advtf.settings.commands import define_flags, given_flags
 from advtf.training.settings import RunOptions, TrainConfig
 
 ROOT = Path(__file__).parents[2]

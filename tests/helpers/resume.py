@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from advtf.data import sets as data
 from advtf.runtime import Runtime
-from advtf.storage.rundir import RunDirectory
 from advtf.training.callbacks import load_snapshot
+from advtf.training.directory import TrainingDirectory
 from advtf.training.run import build_classifier, build_trainer, train
-from advtf.training.settings import RunOptions, resolve
+from advtf.training.settings import RunOptions, TrainConfig
 
 RUNTIME = Runtime("CPU", tf.distribute.get_strategy(), "float32", False, "auto")
 EVERY_STEP = 1e-9  # minutes between checkpoints
@@ -23,15 +23,15 @@ class Crash(BaseException):
 
 @dataclass
 class Attempt:
-    run: RunDirectory
+    run: TrainingDirectory
     reports: list
 
 
 def attempt(folder, settings, minutes=EVERY_STEP, **options):
     """Trains in `folder`, as the command would: from the newest checkpoint if there is one."""
-    config = resolve(settings)
+    config = TrainConfig.of(settings)
     digits = data.load("digits", val_fraction=config.val_fraction)
-    run, reports = RunDirectory(folder), []
+    run, reports = TrainingDirectory(folder), []
     folder.mkdir(exist_ok=True)
     options = RunOptions(checkpoint_minutes=minutes, **options)
     trainer = build_trainer(config, digits, RUNTIME)

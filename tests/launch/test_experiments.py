@@ -10,9 +10,9 @@ import pytest
 from absl import flags
 from helpers.command import ROOT, run
 
-from advtf.settings.flags import define_flags, given_flags
+from advtf.settings.commands import define_flags, given_flags
 from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
-from advtf.training.settings import RunOptions, TrainConfig, resolve
+from advtf.training.settings import RunOptions, TrainConfig
 from launch.common import arguments
 from launch.common.experiment import ANALYSIS, TRAINING, Experiment, Figure, Run, carry_out
 
@@ -43,7 +43,7 @@ def parsed(one):
     with contextlib.chdir(ROOT):
         assert values(["test", *one.flags, f"--out_dir={one.path}"]) == ["test"]
     settings, options = (given_flags(values, cls) for cls in SETTINGS[one.kind])
-    return (resolve(settings) if one.kind == TRAINING else AnalyzeSettings(**settings)), options
+    return (TrainConfig.of(settings) if one.kind == TRAINING else AnalyzeSettings(**settings)), options
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -125,7 +125,7 @@ def test_what_was_begun_is_resumed_and_what_was_not_is_started(commands, tmp_pat
     runs.append(Run("runs/study", ("--study=hessian",), ANALYSIS, anew=True))
     for one in runs[1:]:
         one.files.path.mkdir(parents=True)
-        one.files.write_config(resolve({}), RunOptions())
+        one.files.write_config(TrainConfig.of({}), RunOptions())
     runs[2].files.results.write_text("{}")
     carry_out(Experiment((*runs,), ()))
     assert commands[0] == [

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from advtf.errors import UsageError
-from advtf.models import ACTIVATIONS, DEFAULT_WIDTH, MODELS, build, model_size
+from advtf.models import ACTIVATIONS, MODELS, build, model_size
 
 TINY = {"lenet": 2, "vgg": 1, "resnet18": 1, "preact_resnet18": 1, "wide_resnet": 1, "linear": None, "mlp": 1}
 
@@ -42,7 +42,6 @@ def test_parameter_counts(name, shape, width, depth, count):
 
 
 def test_default_sizes():
-    assert set(DEFAULT_WIDTH) == set(MODELS)
     assert model_size("resnet18") == {"width": 8}
     assert model_size("wide_resnet") == {"width": 10, "depth": 34}
     assert model_size("linear") == {}

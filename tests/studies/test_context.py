@@ -9,7 +9,6 @@ from helpers.analysis import read
 from advtf.errors import UsageError
 from advtf.studies.context import StudyContext
 from advtf.studies.settings import AnalyzeSettings
-from advtf.training.settings import from_json, to_json
 
 SETTINGS = AnalyzeSettings(
     study="hessian,density", norm="l2", eps="0.5", attack_step_size="eps/4", eigenvalues=7, runs=3
@@ -79,4 +78,4 @@ def test_the_relative_step_follows_the_radius():
 
 
 def test_settings_survive_their_json():
-    assert from_json(AnalyzeSettings, json.loads(json.dumps(to_json(SETTINGS)))) == SETTINGS
+    assert AnalyzeSettings.from_json(json.loads(json.dumps(SETTINGS.to_json()))) == SETTINGS

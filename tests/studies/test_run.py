@@ -9,11 +9,10 @@ from helpers.analysis import IMAGES, LABELS, fake_classifier, fake_export, regis
 from helpers.run import tree
 
 from advtf.errors import UsageError
-from advtf.settings import planning
-from advtf.storage.runfiles import ANALYSIS, RunDirectory
 from advtf.studies import run as analysis_run
-from advtf.studies.run import Material, plan
+from advtf.studies.run import AnalysisDirectory, Material, plan
 from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
+from advtf.training.directory import TrainingDirectory
 
 TRAINED = {"dataset": "mnist", "eps": 0.3, "attack_steps": 33, "random_start": "none"}
 
@@ -111,7 +110,7 @@ def test_some_studies_need_no_model(inside):
     ],
 )
 def test_bad_plans_are_refused_and_write_nothing(inside, settings, options, message):
-    RunDirectory(inside / "t").path.mkdir()
+    TrainingDirectory(inside / "t").path.mkdir()
     record = {"versions": {"advtf": "0"}, "config": {}, "options": {}}
     (inside / "t" / "config.json").write_text(json.dumps(record))
     before = tree(inside)
@@ -185,7 +184,7 @@ def test_only_new_studies_may_bring_settings(two):
 
 
 def test_other_weights_or_images_are_not_continued(two, tmp_path):
-    run, options = RunDirectory(tmp_path, ANALYSIS), AnalyzeOptions()
+    run, options = AnalysisDirectory(tmp_path), AnalyzeOptions()
     settings, material = completed(), Material([fake_classifier()], IMAGES, LABELS)
     analysis_run.begin(run, settings, options, material, resume=False)
     assert run.state() == "unfinished" and analysis_run.stored_settings(run) == settings
@@ -200,7 +199,7 @@ def test_other_weights_or_images_are_not_continued(two, tmp_path):
 
 
 def test_adding_a_study_unfinishes_the_analysis(two, tmp_path):
-    run, settings, material = RunDirectory(tmp_path, ANALYSIS), completed(), Material([])
+    run, settings, material = AnalysisDirectory(tmp_path), completed(), Material([])
     analysis_run.begin(run, settings, AnalyzeOptions(), material, resume=False)
     run.results.write_text("{}")
     assert analysis_run.is_finished(run, settings)
@@ -215,6 +214,4 @@ def test_the_plan_in_a_few_lines(inside):
     lines = analysis_run.describe(settings, run).splitlines()
     assert [line.split()[0] for line in lines] == ["study", "model", "data", "attack", "output"]
     assert "mnist, first 1,500 train images" in lines[2] and "ε 0.3, 33 steps of 0.01" in lines[3]
-    assert planning.resume_command("analyze", run) == (
-        "python -m advtf.analyze --out_dir=runs/analyze-r-last --resume"
-    )
+    assert run.resume_command == ("python -m advtf.analyze --out_dir=runs/analyze-r-last --resume")

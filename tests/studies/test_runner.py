@@ -7,10 +7,9 @@ from helpers.analysis import IMAGES, LABELS, fake_classifier, read, register
 from helpers.run import tree
 
 from advtf.errors import UsageError
-from advtf.storage.runfiles import ANALYSIS, RunDirectory
 from advtf.studies import run as analysis_run
 from advtf.studies import runner
-from advtf.studies.run import Material
+from advtf.studies.run import AnalysisDirectory, Material
 from advtf.studies.settings import AnalyzeSettings
 
 
@@ -87,7 +86,7 @@ def test_one_that_fails_does_not_lose_the_others(two, tmp_path):
 
 
 def test_finishing_lists_the_files_of_all_studies(two, tmp_path):
-    run = RunDirectory(tmp_path, ANALYSIS)
+    run = AnalysisDirectory(tmp_path)
     two[1].fail = UsageError("no")
     go(tmp_path)
     material = Material([], source={"classifiers": ["a"]})

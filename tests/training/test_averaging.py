@@ -13,10 +13,9 @@ from advtf.errors import UsageError
 from advtf.landscape.batch_statistics import BatchStatistics
 from advtf.training import results
 from advtf.training.averaging import WeightAverage, WeightAveraging
-from advtf.training.averaging_settings import swa_start_epoch
 from advtf.training.callbacks import Snapshots, WeightStatistics
 from advtf.training.run import STATISTICS_IMAGES
-from advtf.training.settings import resolve
+from advtf.training.settings import TrainConfig
 
 SETTINGS = dict(
     model="mlp", width=1, attack_steps=2, epochs=4, steps_per_epoch=5, batch_size=32, periods=(), lr=0.01,
@@ -124,7 +123,7 @@ def test_a_training_with_average_has_the_bits_of_one_without(tmp_path, whole):
 
 
 def test_the_average_is_validated_saved_and_measured(whole):
-    config = resolve(SETTINGS)
+    config = TrainConfig.of(SETTINGS)
     records = epoch_values(whole.metrics)
     assert ["swa_val_robust_accuracy" in record for record in records] == [False, True, True, True]
     best = max(records[1:], key=lambda record: record["swa_val_robust_accuracy"])
@@ -165,7 +164,7 @@ def test_batch_norm_has_the_statistics_of_the_average(tmp_path):
         averaging="ema", ema_decay=0.5, lr=0.05,
     )  # fmt: skip
     run = attempt(tmp_path / "run", settings, minutes=10).run
-    classifier, _, digits = trained_snapshot(run, "ema_last", resolve(settings))
+    classifier, _, digits = trained_snapshot(run, "ema_last", TrainConfig.of(settings))
     norms = [layer for layer in classifier.layers if isinstance(layer, keras.layers.BatchNormalization)]
     found = [(n.moving_mean.numpy(), n.moving_variance.numpy()) for n in norms]
     images = to_unit_float(digits.train.images[:STATISTICS_IMAGES]).numpy()
@@ -182,8 +181,8 @@ def test_batch_norm_has_the_statistics_of_the_average(tmp_path):
 def test_the_start_of_swa_is_an_epoch_or_a_fraction():
     starts = {0: 0, 0.25: 50, 0.1225: 25, 60: 60}
     for given, epoch in starts.items():
-        config = resolve(dict(dataset="cifar10", averaging="swa", swa_start=given, epochs=200))
-        assert swa_start_epoch(config) == epoch
+        config = TrainConfig.of(dict(dataset="cifar10", averaging="swa", swa_start=given, epochs=200))
+        assert config.swa_start_epoch == epoch
 
 
 @pytest.mark.parametrize(
@@ -199,4 +198,4 @@ def test_the_start_of_swa_is_an_epoch_or_a_fraction():
 )
 def test_contradictions_are_refused(settings, message):
     with pytest.raises(UsageError, match=message):
-        resolve(settings)
+        TrainConfig.of(settings)

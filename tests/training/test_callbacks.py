@@ -34,7 +34,7 @@ from advtf.training.checkpoint import CheckpointFolder, load_state
 from advtf.training.logs import JsonLines
 from advtf.training.optimizers import SGD
 from advtf.training.run import build_classifier
-from advtf.training.settings import resolve
+from advtf.training.settings import TrainConfig
 from advtf.training.trainer import AdversarialTrainer
 
 STEPS = 3  # per epoch
@@ -428,8 +428,8 @@ def test_a_run_logs_them_when_asked_to(tmp_path, objective):
     first, second = epoch_values(run.metrics)
     names = {f"{prefix}{name}" for prefix in ("", "val_") for name in LANDSCAPE_MEASURES}
     assert not names & set(first) and names <= set(second)
-    digits = sets.load("digits", val_fraction=resolve(settings).val_fraction)
-    classifier = build_classifier(resolve(settings), digits)
+    digits = sets.load("digits", val_fraction=TrainConfig.of(settings).val_fraction)
+    classifier = build_classifier(TrainConfig.of(settings), digits)
     load_snapshot(run.snapshots / "last.npz", classifier)
     x, y = to_unit_float(digits.validation.images[:6]).numpy(), digits.validation.labels[:6]
     wanted = input_measures(lambda x: classifier(x, training=False), x, y, 0.1, attack=pgd(steps=2)).summary()

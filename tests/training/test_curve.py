@@ -13,7 +13,8 @@ from advtf import models
 from advtf.attacks.pgd import pgd
 from advtf.classifiers.classifier import as_classifier
 from advtf.classifiers.parameters import unchanged
-from advtf.data.sets import Split, training_batches
+from advtf.data.batches import training_batches
+from advtf.data.sets import Split
 from advtf.errors import UsageError
 from advtf.landscape.curves import Curve
 from advtf.landscape.hessian import softmax_cross_entropy

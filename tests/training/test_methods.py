@@ -1,7 +1,7 @@
 """Which objective and which adversary follow from the settings of a training."""
 
 from advtf.training.methods import build_onwards
-from advtf.training.settings import resolve
+from advtf.training.settings import TrainConfig
 
 
 def test_sharing_follows_from_the_settings():
@@ -16,4 +16,4 @@ def test_sharing_follows_from_the_settings():
         ({"objective": "mart", "random_start": "none"}, True),
         ({"objective": "mart", "random_start": "uniform"}, False),
     ):
-        assert bool(build_onwards(resolve(published | settings))) is expected
+        assert bool(build_onwards(TrainConfig.of(published | settings))) is expected

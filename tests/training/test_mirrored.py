@@ -75,11 +75,10 @@ for name, strategy in {"single": single, "mirrored": mirrored.strategy}.items():
 import dataclasses
 from advtf.data import sets as images
 from advtf.storage import jsonl
-from advtf.training.settings import RunOptions, resolve
-from advtf.storage.rundir import RunDirectory
+from advtf.training.settings import RunOptions, TrainConfig
 from advtf.training import run as whole
 
-config = resolve({
+config = TrainConfig.of({
     "epochs": 2, "steps_per_epoch": 2, "periods": "1", "random_start": "none", "attack_steps": 2, "width": 1,
     "schedule_unit": "step", "reset_optimizer": True, "seed": 3, "averaging": "ema", "ema_decay": 0.5,
 })
@@ -87,7 +86,7 @@ digits = images.load("digits", val_fraction=0.1)
 for name, runtime in {
     "single": dataclasses.replace(mirrored, strategy=single), "mirrored": mirrored
 }.items():
-    run = RunDirectory(Path(tempfile.mkdtemp()))
+    run = TrainingDirectory(Path(tempfile.mkdtemp()))
     trainer = whole.build_trainer(config, digits, runtime)
     whole.train(trainer, config, RunOptions(dynamics_steps=2), run, digits, report=lambda line: None)
     report[name]["epochs"] = jsonl.read(run.metrics)

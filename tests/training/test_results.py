@@ -5,14 +5,14 @@ from helpers.resume import attempt, trained_snapshot
 
 from advtf.data.augmentation import to_unit_float
 from advtf.training import results
-from advtf.training.settings import resolve
+from advtf.training.settings import TrainConfig
 
 
 @pytest.mark.slow
 def test_the_best_epoch_can_be_chosen_on_the_test_images(tmp_path):
     settings = dict(model="mlp", width=1, attack_steps=1, epochs=2, steps_per_epoch=4, batch_size=32,
                     periods=(), lr=0.01, select_on="test")  # fmt: skip
-    config = resolve(settings)
+    config = TrainConfig.of(settings)
     assert config.val_fraction == 0
     run = attempt(tmp_path / "run", settings, minutes=10).run
     classifier, record, digits = trained_snapshot(run, "best", config)

@@ -10,10 +10,11 @@ from helpers.run import epoch_values
 
 from advtf import runtime
 from advtf.classifiers.export import export_classifier
-from advtf.data.sets import load, training_batches
-from advtf.training.method_settings import STRENGTHS
+from advtf.data.batches import training_batches
+from advtf.data.sets import load
+from advtf.training.methods import OBJECTIVES
 from advtf.training.run import build_classifier, build_trainer
-from advtf.training.settings import resolve
+from advtf.training.settings import TrainConfig
 
 STEPS, BATCH = 12, 64
 SMALL = {"dataset": "digits", "model": "mlp", "width": 1, "eps": 0.05, "attack_steps": 2, "epochs": 1}
@@ -31,7 +32,7 @@ def teachers(tmp_path_factory):
     """Two exported classifiers of other seeds."""
     folder = tmp_path_factory.mktemp("teachers")
     for seed in (1, 2):
-        classifier = build_classifier(resolve({**SMALL, "seed": seed}), digits())
+        classifier = build_classifier(TrainConfig.of({**SMALL, "seed": seed}), digits())
         export_classifier(classifier, folder / str(seed), sample=digits().test.images[:4])
     return f"{folder / '1'},{folder / '2'}"
 
@@ -39,7 +40,7 @@ def teachers(tmp_path_factory):
 def trainer_of(name, teachers, **settings):
     needs = {"consistency": {"augment": True}, "kdsa": {"teachers": teachers}}.get(name, {})
     needs |= {"noised_clean": True} if name == "advlc" else {}
-    config = resolve({**SMALL, "objective": name, **needs, **settings})
+    config = TrainConfig.of({**SMALL, "objective": name, **needs, **settings})
     return build_trainer(config, digits(), runtime.start()), config
 
 
@@ -49,7 +50,7 @@ def stream(config, views):
     )
 
 
-@pytest.mark.parametrize("name, awp", [*((name, 0.0) for name in STRENGTHS), ("at", 0.01)])
+@pytest.mark.parametrize("name, awp", [*((name, 0.0) for name in OBJECTIVES), ("at", 0.01)])
 def test_loss_on_a_held_batch_falls(name, awp, teachers):
     adversary = ADVERSARIES.get(name, "pgd")
     trainer, config = trainer_of(name, teachers, adversary=adversary, awp=awp)

@@ -11,33 +11,25 @@ from fractions import Fraction
 import pytest
 
 from advtf.errors import UsageError
-from advtf.models import DEFAULT_WIDTH, MODELS
-from advtf.settings.fields import format_epsilon, number
-from advtf.settings.flags import describe
+from advtf.models import MODELS
+from advtf.settings.fields import OPEN, number
+from advtf.settings.threat import format_epsilon
 from advtf.training.presets import preset
-from advtf.training.settings import (
-    RunOptions,
-    TrainConfig,
-    from_json,
-    period_epochs,
-    resolve,
-    resolve_options,
-    to_json,
-)
+from advtf.training.settings import RunOptions, TrainConfig, describe, period_epochs
 
 COMMAND = '''"""Describes itself."""
 import sys
 from absl import flags
-from advtf.settings.flags import given_flags, run_command
-from advtf.training.settings import RunOptions, TrainConfig, resolve, resolve_options
+from advtf.settings.commands import given_flags, run_command
+from advtf.training.settings import RunOptions, TrainConfig
 
 def main(argv):
-    config = resolve(given_flags(flags.FLAGS, TrainConfig))
-    options = resolve_options(given_flags(flags.FLAGS, RunOptions))
+    config = TrainConfig.of(given_flags(flags.FLAGS, TrainConfig))
+    options = RunOptions.of(given_flags(flags.FLAGS, RunOptions))
     print(config.eps, config.augment, options.out_dir, config.attack_step_size)
 
 try:
-    run_command(main, TrainConfig, RunOptions)
+    run_command(main, TrainConfig, RunOptions, epilogue=presets_help)
 finally:
     heavy = {"tensorflow", "keras", "numpy"} & set(sys.modules)
     if heavy:
@@ -80,13 +72,13 @@ def test_number_refuses_everything_else(value):
     ],
 )
 def test_step_size_is_absolute_or_a_part_of_epsilon(size, canonical, relative):
-    config = resolve(dict(eps=0.1, attack_step_size=size))
+    config = TrainConfig.of(dict(eps=0.1, attack_step_size=size))
     assert config.attack_step_size == canonical
     assert config.relative_step == pytest.approx(relative, rel=1e-12)
 
 
 def test_relative_step_keeps_the_absolute_size_when_epsilon_changes():
-    small, large = (resolve(dict(eps=eps, attack_step_size="0.01")) for eps in (0.1, 0.4))
+    small, large = (TrainConfig.of(dict(eps=eps, attack_step_size="0.01")) for eps in (0.1, 0.4))
     assert small.relative_step * small.eps == pytest.approx(large.relative_step * large.eps) == 0.01
 
 
@@ -119,19 +111,19 @@ def test_format_epsilon(value, shown):
 )
 def test_periods_become_epochs(periods, epochs, starts):
     assert period_epochs(periods, epochs) == starts
-    assert resolve(dict(periods=periods, epochs=epochs)).periods == starts
+    assert TrainConfig.of(dict(periods=periods, epochs=epochs)).periods == starts
 
 
 def test_none_switches_preset_periods_off():
-    assert resolve({}).periods == (15, 23)
-    assert resolve(dict(periods="none")).periods == ()
+    assert TrainConfig.of({}).periods == (15, 23)
+    assert TrainConfig.of(dict(periods="none")).periods == ()
 
 
 # Presets
 
 
 def test_preset_of_digits_is_the_quick_start():
-    config = resolve({})
+    config = TrainConfig.of({})
     assert (config.dataset, config.model, config.width, config.eps, config.eps_max) == (
         "digits", "lenet", 4, 0.1, pytest.approx(0.15),
     )  # fmt: skip
@@ -140,7 +132,7 @@ def test_preset_of_digits_is_the_quick_start():
 
 @pytest.mark.parametrize(("eps", "steps"), [(0.1, 20), (0.2, 30), (0.3, 40), (0.4, 50), (0.0, 10)])
 def test_mnist_attack_steps_follow_the_radius(eps, steps):
-    config = resolve(dict(dataset="mnist", eps=eps))
+    config = TrainConfig.of(dict(dataset="mnist", eps=eps))
     assert (config.attack_steps, config.attack_step_size) == (steps, "0.01")
 
 
@@ -162,7 +154,7 @@ def test_mnist_attack_steps_follow_the_radius(eps, steps):
     ],
 )
 def test_presets_follow_what_is_given(given, expected):
-    config = resolve(given)
+    config = TrainConfig.of(given)
     assert {name: getattr(config, name) for name in expected} == expected
 
 
@@ -171,19 +163,17 @@ def test_presets_follow_what_is_given(given, expected):
     "dataset", ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_cropped"]
 )
 def test_every_preset_is_valid_and_complete(dataset, model):
-    required = {
-        field.name for field in dataclasses.fields(TrainConfig) if field.default is dataclasses.MISSING
-    }
+    required = {field.name for field in dataclasses.fields(TrainConfig) if field.default is OPEN}
     assert set(preset(dataset, model)) == required
     for norm in ("linf", "l2"):
         for kind in ("constant", "linear", "cosine"):
-            config = resolve(dict(dataset=dataset, model=model, norm=norm, eps_sched=kind))
-            assert config.width == (4 if (dataset, model) == ("digits", "lenet") else DEFAULT_WIDTH[model])
+            config = TrainConfig.of(dict(dataset=dataset, model=model, norm=norm, eps_sched=kind))
+            assert config.width == (4 if (dataset, model) == ("digits", "lenet") else MODELS[model].width)
 
 
 def test_standard_training_is_epsilon_zero():
     for dataset in ("digits", "mnist", "cifar10"):
-        assert resolve(dict(dataset=dataset, eps=0)).eps_max == 0.0
+        assert TrainConfig.of(dict(dataset=dataset, eps=0)).eps_max == 0.0
 
 
 # Bad input
@@ -261,7 +251,7 @@ def test_standard_training_is_epsilon_zero():
 )
 def test_bad_settings_are_one_line_that_says_what_was_received(given, words):
     with pytest.raises(UsageError) as caught:
-        resolve(given)
+        TrainConfig.of(given)
     message = str(caught.value)
     assert "\n" not in message
     assert "Received" in message
@@ -279,14 +269,14 @@ def test_bad_settings_are_one_line_that_says_what_was_received(given, words):
 )
 def test_bad_options(given, word):
     with pytest.raises(UsageError, match="Received") as caught:
-        resolve_options(given)
+        RunOptions.of(given)
     assert word in str(caught.value)
 
 
 def test_replacing_a_field_checks_again():
     with pytest.raises(UsageError, match="eps=9"):
-        dataclasses.replace(resolve({}), eps=9)
-    assert dataclasses.replace(resolve({}), eps="8/255").eps == 8 / 255
+        dataclasses.replace(TrainConfig.of({}), eps=9)
+    assert dataclasses.replace(TrainConfig.of({}), eps="8/255").eps == 8 / 255
 
 
 # JSON
@@ -295,16 +285,18 @@ def test_replacing_a_field_checks_again():
 @pytest.mark.parametrize(
     "config",
     [
-        resolve({}),
-        resolve(dict(dataset="cifar10", model="vgg", eps="8/255", periods="0.5,0.75", eps_sched="constant")),
-        resolve(dict(model="linear", attack_step_size="2/255", random_start="none", eval_examples=50)),
-        resolve_options(dict(out_dir="runs/x", resume=True)),
+        TrainConfig.of({}),
+        TrainConfig.of(
+            dict(dataset="cifar10", model="vgg", eps="8/255", periods="0.5,0.75", eps_sched="constant")
+        ),
+        TrainConfig.of(dict(model="linear", attack_step_size="2/255", random_start="none", eval_examples=50)),
+        RunOptions.of(dict(out_dir="runs/x", resume=True)),
     ],
     ids=["digits", "vgg", "linear", "options"],
 )
 def test_json_round_trip(config):
-    values = json.loads(json.dumps(to_json(config), allow_nan=False))
-    assert from_json(type(config), values) == config
+    values = json.loads(json.dumps(config.to_json(), allow_nan=False))
+    assert type(config).from_json(values) == config
 
 
 @pytest.mark.parametrize(
@@ -318,26 +310,26 @@ def test_json_round_trip(config):
     ],
 )
 def test_json_is_read_strictly(change, word):
-    values = to_json(resolve({}))
+    values = TrainConfig.of({}).to_json()
     change(values)
     with pytest.raises(UsageError) as caught:
-        from_json(TrainConfig, values)
+        TrainConfig.from_json(values)
     assert word in str(caught.value)
 
 
 def test_json_that_is_no_object():
     with pytest.raises(UsageError, match="list"):
-        from_json(TrainConfig, [1, 2])
+        TrainConfig.from_json([1, 2])
 
 
 # The printed plan
 
 
 def test_the_plan_is_short_and_says_what_matters():
-    config = resolve(dict(dataset="cifar10", eps="8/255", periods="0.5,0.75"))
+    config = TrainConfig.of(dict(dataset="cifar10", eps="8/255", periods="0.5,0.75"))
     plan = describe(config, ["dataset", "eps", "periods"])
     lines = dict(plan)
-    assert len(plan) <= 8
+    assert len(lines) <= 8
     assert "8/255" in lines["attack"] and "10 steps of 2/255" in lines["attack"]
     assert "cosine from 0 to 16/255" in lines["epsilon"] and "100,150" in lines["epsilon"]
     assert "momentum 0.9, lr 0.1 step, times 0.1 at 0.5,0.75" in lines["optimizer"]

@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from advtf.errors import UsageError
-from advtf.storage.rundir import choose, locked
-from advtf.storage.runfiles import OWN_FILES, OWN_FOLDERS, RunDirectory
-from advtf.training.settings import RunOptions, resolve
+from advtf.evaluation.run import EvaluationDirectory
+from advtf.studies.run import AnalysisDirectory
+from advtf.training.directory import TrainingDirectory
+from advtf.training.settings import RunOptions, TrainConfig
 
+KINDS = {each.kind: each for each in (TrainingDirectory, EvaluationDirectory, AnalysisDirectory)}
 OURS = {"versions": {"advtf": "0.1.0"}}
 HOLDER = """
 import sys
 from pathlib import Path
-from advtf.storage.rundir import RunDirectory, locked
-with locked(RunDirectory(Path(sys.argv[1]))):
+with TrainingDirectory(Path(sys.argv[1])).locked():
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -51,7 +52,7 @@ def tree(path):
 
 def pick(path, default="runs/x", *, resume=False, overwrite=False, taken=lambda _: False):
     out_dir = None if path is None else str(path)
-    return choose(out_dir, str(default), resume=resume, overwrite=overwrite, taken=taken)
+    return TrainingDirectory.choose(out_dir, str(default), resume=resume, overwrite=overwrite, taken=taken)
 
 
 # States
@@ -69,7 +70,7 @@ def pick(path, default="runs/x", *, resume=False, overwrite=False, taken=lambda 
     ],
 )
 def test_states(tmp_path, content, state):
-    assert RunDirectory(make(tmp_path / "run", content)).state() == state
+    assert TrainingDirectory(make(tmp_path / "run", content)).state() == state
 
 
 @pytest.mark.parametrize(
@@ -77,13 +78,13 @@ def test_states(tmp_path, content, state):
 )
 def test_a_config_of_something_else_is_foreign(tmp_path, config):
     (tmp_path / "config.json").write_bytes(config.encode("latin-1"))
-    assert RunDirectory(tmp_path).state() == "foreign"
+    assert TrainingDirectory(tmp_path).state() == "foreign"
 
 
 def test_a_run_killed_in_its_first_write_is_still_new(tmp_path):
     make(tmp_path / "run", "locked")
     (tmp_path / "run" / ".config.json.partial").write_text('{"vers')
-    assert RunDirectory(tmp_path / "run").state() == "new"
+    assert TrainingDirectory(tmp_path / "run").state() == "new"
 
 
 def test_a_file_is_no_directory(tmp_path):
@@ -159,7 +160,7 @@ def test_resuming_the_default_needs_a_run(tmp_path):
 
 
 def test_a_second_process_is_refused_until_the_first_ends(tmp_path):
-    run = RunDirectory(tmp_path / "deep" / "run")
+    run = TrainingDirectory(tmp_path / "deep" / "run")
     command = [sys.executable, "-c", HOLDER, str(run.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
@@ -167,33 +168,33 @@ def test_a_second_process_is_refused_until_the_first_ends(tmp_path):
         for overwrite in (False, True):
             with (
                 pytest.raises(UsageError, match=f"used by process {holder.pid}. "),
-                locked(run, overwrite=overwrite),
+                run.locked(overwrite=overwrite),
             ):
                 pytest.fail("two processes in one directory")
         assert tree(tmp_path) == before
         holder.kill()
-    with locked(run, resume=True):
+    with run.locked(resume=True):
         assert (run.path / ".lock").read_text() == str(os.getpid())
-    with locked(run, resume=True):  # and again after an orderly end
+    with run.locked(resume=True):  # and again after an orderly end
         pass
 
 
 def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
-    run = RunDirectory(make(tmp_path / "run", "finished"))
+    run = TrainingDirectory(make(tmp_path / "run", "finished"))
     for name in ("snapshots", "tensorboard", "figures"):
         (run.path / name / "deeper").mkdir(parents=True)
     run.examples.write_bytes(b"x")
     (run.path / "notes.txt").write_text("mine")
     (run.path / "plots").mkdir()
     (tmp_path / "neighbour").write_text("untouched")
-    with locked(run, overwrite=True):
+    with run.locked(overwrite=True):
         assert set(tree(tmp_path)) == {"run", "run/.lock", "run/notes.txt", "run/plots", "neighbour"}
 
 
 def test_without_overwriting_nothing_is_removed(tmp_path):
-    run = RunDirectory(make(tmp_path / "run", "unfinished"))
+    run = TrainingDirectory(make(tmp_path / "run", "unfinished"))
     before = tree(run.path)
-    with locked(run, resume=True):
+    with run.locked(resume=True):
         pass
     assert {name: kept for name, kept in tree(run.path).items() if name != ".lock"} == before
 
@@ -201,22 +202,22 @@ def test_without_overwriting_nothing_is_removed(tmp_path):
 def test_a_run_that_appeared_meanwhile_is_not_touched(tmp_path):
     run = pick(tmp_path / "run")
     before = tree(make(run.path, "finished"))
-    with pytest.raises(UsageError, match="in the meantime"), locked(run):
+    with pytest.raises(UsageError, match="in the meantime"), run.locked():
         pytest.fail("the other run would be continued")
     assert {name: kept for name, kept in tree(run.path).items() if name != ".lock"} == before
 
 
 def test_a_run_that_cannot_be_removed_is_an_error_not_a_continuation(tmp_path):
-    run = RunDirectory(make(tmp_path / "run", "unfinished"))
+    run = TrainingDirectory(make(tmp_path / "run", "unfinished"))
     run.checkpoints.rename(tmp_path / "big disk")
     run.checkpoints.symlink_to(tmp_path / "big disk")
-    with pytest.raises(UsageError, match="must be removable"), locked(run, overwrite=True):
+    with pytest.raises(UsageError, match="must be removable"), run.locked(overwrite=True):
         pytest.fail("old checkpoints would be continued from")
     assert run.state() == "unfinished" and list((tmp_path / "big disk").iterdir())
 
 
 def test_a_removal_killed_half_way_leaves_a_run_that_can_be_overwritten(tmp_path, monkeypatch):
-    run = RunDirectory(make(tmp_path / "run", "finished"))
+    run = TrainingDirectory(make(tmp_path / "run", "finished"))
     removed = []
 
     def unlink_once(path, missing_ok=False):
@@ -226,7 +227,7 @@ def test_a_removal_killed_half_way_leaves_a_run_that_can_be_overwritten(tmp_path
         os.unlink(path)
 
     monkeypatch.setattr(Path, "unlink", unlink_once)
-    with pytest.raises(KeyboardInterrupt), locked(run, overwrite=True):
+    with pytest.raises(KeyboardInterrupt), run.locked(overwrite=True):
         pass
     monkeypatch.undo()
     assert removed == ["evaluation.json"] and run.state() == "unfinished"
@@ -237,7 +238,7 @@ def test_a_removal_killed_half_way_leaves_a_run_that_can_be_overwritten(tmp_path
 def test_a_place_that_cannot_be_written_is_named(path):
     with (
         pytest.raises(UsageError, match=f"out_dir must be writable. Received: {path}"),
-        locked(RunDirectory(Path(path))),
+        TrainingDirectory(Path(path)).locked(),
     ):
         pass
 
@@ -247,44 +248,44 @@ def test_a_place_that_cannot_be_written_is_named(path):
 
 def made(path, kind, *, finished=True):
     """A run of this kind, as its command leaves it."""
-    run = RunDirectory(path, kind)
+    run = KINDS[kind](path)
     path.mkdir()
-    for name in (*OWN_FILES[kind], "notes.txt"):
+    for name in (*run.own_files, "notes.txt"):
         (path / name).write_text("{}")
-    for name in OWN_FOLDERS[kind]:
+    for name in run.own_folders:
         (path / name / "deeper").mkdir(parents=True)
-    run.write_config(resolve({}), RunOptions())
+    run.write_config(TrainConfig.of({}), RunOptions())
     if not finished:
         run.results.unlink()
     return run
 
 
-@pytest.mark.parametrize("kind", OWN_FILES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("finished", [True, False])
 def test_each_command_knows_its_own_runs_and_leaves_the_others_alone(tmp_path, kind, finished):
     run = made(tmp_path / "run", kind, finished=finished)
     before = tree(tmp_path)
     assert run.found() == kind and run.state() == ("finished" if finished else "unfinished")
-    for other in OWN_FILES.keys() - {kind}:
-        assert RunDirectory(run.path, other).state() == "other"
+    for other in KINDS.keys() - {kind}:
+        assert KINDS[other](run.path).state() == "other"
         for flags in ({}, {"overwrite": True}, {"resume": True}):
             switches = {"resume": False, "overwrite": False, **flags}
             with pytest.raises(UsageError, match=f"must not hold an? {kind}. Received: {run.path}"):
-                choose(str(run.path), "", kind=other, **switches)
+                KINDS[other].choose(str(run.path), "", **switches)
         with pytest.raises(UsageError, match="requires a run"):
-            choose(None, str(run.path), kind=other, resume=True, overwrite=False)
-        assert choose(None, str(run.path), kind=other, resume=False, overwrite=False).path.name == "run-2"
-    assert choose(str(run.path), "", kind=kind, resume=False, overwrite=True) == run
-    assert choose(None, str(run.path), kind=kind, resume=True, overwrite=False) == run
+            KINDS[other].choose(None, str(run.path), resume=True, overwrite=False)
+        assert KINDS[other].choose(None, str(run.path), resume=False, overwrite=False).path.name == "run-2"
+    assert KINDS[kind].choose(str(run.path), "", resume=False, overwrite=True) == run
+    assert KINDS[kind].choose(None, str(run.path), resume=True, overwrite=False) == run
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("kind", OWN_FILES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_overwriting_removes_what_its_command_wrote(tmp_path, kind):
     run = made(tmp_path / "run", kind)
-    with locked(run, overwrite=True):
+    with run.locked(overwrite=True):
         assert {path.name for path in run.path.iterdir()} == {".lock", "notes.txt"}
 
 
 def test_a_run_of_no_kind_is_a_training(tmp_path):
-    assert RunDirectory(make(tmp_path / "run", "unfinished")).found() == "training"
+    assert TrainingDirectory(make(tmp_path / "run", "unfinished")).found() == "training"
