@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from advtf.data import arrays, augmentation
 
@@ -21,7 +22,7 @@ def read(image_size: int | None = None) -> dict[str, Any]:
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, 8, 8, 1) / 16).astype(np.float32)  # 17 grey levels, 0..16
     if image_size is not None:
-        images = np.clip(augmentation.resize(images, image_size).numpy(), 0, 1)
+        images = np.clip(augmentation.resize(tf.constant(images), image_size).numpy(), 0, 1)
     held = arrays.held_out(labels, 0.2)
     train = {"x_train": images[~held], "y_train": labels[~held]}
     return {**train, "x_test": images[held], "y_test": labels[held], "num_classes": 10}

@@ -153,7 +153,7 @@ def test_teachers_are_what_other_flagfiles_export():
     distilled = [name for name in EXPECTED if "kdsa" in name]
     assert len(distilled) == 4
     for name in distilled:
-        for teacher in parsed(name)[0]["teachers"]:
+        for teacher in parsed(name)[0]["teachers"].split(","):
             run = teacher.split("/")[1]
             (other,) = [other for other in EXPECTED if run_name(other) == run]
             assert parsed(other)[1]["out_dir"] == f"runs/{run}"

@@ -35,7 +35,7 @@ def header(name):
 
 
 def parsed(name, *more):
-    """(settings of the training, options of the run) that the file and the flags after it give."""
+    """(settings of the training, options of the run) of the file and the flags after it, as they are typed."""
     values = flags.FlagValues()
     define_flags(TrainConfig, RunOptions, flag_values=values)
     with contextlib.chdir(ROOT):  # files are included by their path from the repository's root

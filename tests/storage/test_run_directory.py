@@ -19,6 +19,7 @@ OURS = {"versions": {"advtf": "0.1.0"}}
 HOLDER = """
 import sys
 from pathlib import Path
+from advtf.training.directory import TrainingDirectory
 with TrainingDirectory(Path(sys.argv[1])).locked():
     print("held", flush=True)
     sys.stdin.read()

@@ -21,7 +21,7 @@ COMMAND = '''"""Describes itself."""
 import sys
 from absl import flags
 from advtf.settings.commands import given_flags, run_command
-from advtf.training.settings import RunOptions, TrainConfig
+from advtf.training.settings import RunOptions, TrainConfig, presets_help
 
 def main(argv):
     config = TrainConfig.of(given_flags(flags.FLAGS, TrainConfig))
