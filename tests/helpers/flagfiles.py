@@ -35,7 +35,7 @@ def header(name):
 
 
 def parsed(name, *more):
-    """(settings of the training, options of the run) of the file and the flags after it, as they are typed."""
+    """(settings of the training, options of the run) of the file and the flags after it, as typed."""
     values = flags.FlagValues()
     define_flags(TrainConfig, RunOptions, flag_values=values)
     with contextlib.chdir(ROOT):  # files are included by their path from the repository's root
