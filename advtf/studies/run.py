@@ -22,7 +22,6 @@ from advtf.settings.commands import default_directory, plan_table
 from advtf.settings.threat import describe_pgd
 from advtf.storage.cache import fingerprint
 from advtf.storage.run_directory import RunDirectory
-from advtf.studies.run import AnalysisDirectory
 from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
 from advtf.training.presets import attack_as_trained
 

@@ -11,10 +11,12 @@ from absl import flags
 from helpers.command import ROOT, run
 
 from advtf.settings.commands import define_flags, given_flags
+from advtf.studies.run import AnalysisDirectory
 from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
+from advtf.training.directory import TrainingDirectory
 from advtf.training.settings import RunOptions, TrainConfig
 from launch.common import arguments
-from launch.common.experiment import ANALYSIS, TRAINING, Experiment, Figure, Run, carry_out
+from launch.common.experiment import Experiment, Figure, Run, carry_out
 
 TABLES = {  # name -> how many trainings and analyses
     "mnist_schedules": (3, 0),
@@ -25,8 +27,14 @@ TABLES = {  # name -> how many trainings and analyses
     "mnist_capacity": (12, 1),
     "cifar10_epsilons": (4, 0),
 }
-SETTINGS = {TRAINING: (TrainConfig, RunOptions), ANALYSIS: (AnalyzeSettings, AnalyzeOptions)}
-FLAG = {TRAINING: "--jit=off", ANALYSIS: "--batch_size=7"}  # known to one command, to the other not needed
+SETTINGS = {
+    TrainingDirectory: (TrainConfig, RunOptions),
+    AnalysisDirectory: (AnalyzeSettings, AnalyzeOptions),
+}
+FLAG = {
+    TrainingDirectory: "--jit=off",
+    AnalysisDirectory: "--batch_size=7",
+}  # known to one command, to the other not needed
 
 
 def table(name, *given):
@@ -43,14 +51,16 @@ def parsed(one):
     with contextlib.chdir(ROOT):
         assert values(["test", *one.flags, f"--out_dir={one.path}"]) == ["test"]
     settings, options = (given_flags(values, cls) for cls in SETTINGS[one.kind])
-    return (TrainConfig.of(settings) if one.kind == TRAINING else AnalyzeSettings(**settings)), options
+    return (
+        TrainConfig.of(settings) if one.kind == TrainingDirectory else AnalyzeSettings.of(settings)
+    ), options
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_command_is_valid_and_every_directory_its_own(name):
     runs = table(name).runs
     kinds = [one.kind for one in runs]
-    assert (kinds.count(TRAINING), kinds.count(ANALYSIS)) == TABLES[name]
+    assert (kinds.count(TrainingDirectory), kinds.count(AnalysisDirectory)) == TABLES[name]
     assert len({one.path for one in runs}) == len(runs)
     configs = [parsed(one)[0] for one in runs]
     assert len({repr(config) for config in configs}) == len(configs)  # no run repeats another
@@ -60,7 +70,7 @@ def test_every_command_is_valid_and_every_directory_its_own(name):
 def test_an_analysis_comes_after_the_trainings_that_export_its_classifiers(name):
     exported = set()
     for one in table(name).runs:
-        if one.kind == TRAINING:
+        if one.kind == TrainingDirectory:
             exported.add(one.export)
         else:
             assert set(parsed(one)[0].model) <= exported
@@ -78,7 +88,7 @@ def test_figures_are_drawn_from_the_files_of_the_table(name):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_flags_after_the_dashes_and_the_data_folder_reach_the_commands(name):
-    kind = ANALYSIS if name in ("mnist_hessian", "mnist_landscapes") else TRAINING
+    kind = AnalysisDirectory if name in ("mnist_hessian", "mnist_landscapes") else TrainingDirectory
     made = table(name, "--data_dir=my data", "--", FLAG[kind])
     assert all(parsed(one)[1]["data_dir"] == "my data" for one in made.runs)
     for one in made.runs:
@@ -89,7 +99,7 @@ def test_experiments_of_the_same_models_train_them_with_the_same_settings():
     trained = {one.path: parsed(one) for one in table("mnist_epsilons").runs}
     for name in ("mnist_hessian", "mnist_landscapes", "mnist_connectivity"):
         for one in table(name).runs:
-            if one.kind == TRAINING and not one.path.endswith("-seed1"):
+            if one.kind == TrainingDirectory and not one.path.endswith("-seed1"):
                 assert parsed(one) == trained[one.path]
 
 
@@ -122,7 +132,7 @@ def commands(monkeypatch, tmp_path):
 
 def test_what_was_begun_is_resumed_and_what_was_not_is_started(commands, tmp_path):
     runs = [Run(f"runs/{name}", ("--epochs=2",)) for name in ("new", "begun", "finished")]
-    runs.append(Run("runs/study", ("--study=hessian",), ANALYSIS, anew=True))
+    runs.append(Run("runs/study", ("--study=hessian",), AnalysisDirectory, anew=True))
     for one in runs[1:]:
         one.files.path.mkdir(parents=True)
         one.files.write_config(TrainConfig.of({}), RunOptions())
