@@ -70,7 +70,7 @@ def evaluate(
     """
     chosen = AttackSettings(attacks=attacks, eps=epsilon, norm=norm, **settings)
     for radius in epsilon_grid:
-        require_radius(radius, norm, "epsilon_grid")
+        require_radius("epsilon_grid", radius, norm)
     from advtf.classifiers.classifier import as_classifier
     from advtf.data import arrays
     from advtf.data.augmentation import to_unit_float

@@ -75,6 +75,7 @@ for name, strategy in {"single": single, "mirrored": mirrored.strategy}.items():
 import dataclasses
 from advtf.data import sets as images
 from advtf.storage import jsonl
+from advtf.training.directory import TrainingDirectory
 from advtf.training.settings import RunOptions, TrainConfig
 from advtf.training import run as whole
 
