@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from advtf.attacks.attack import Attack, as_attack, isolated
+from advtf.attacks.attack import Attack, as_attack, isolated, per_image
 from advtf.attacks.losses import get_loss, is_correct, target_class, targeted_dlr
 from advtf.attacks.norms import TINY, Norm, get_norm, l2_norms
 from advtf.attacks.random import fold_in
@@ -307,4 +307,4 @@ def unfinished(broken: tf.Tensor) -> tf.Tensor:
 
 def select(examples: tf.Tensor, chosen: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
     """Returns (B, ...): `chosen` for the examples, (B,) bool, that are True, `other` for the rest."""
-    return tf.where(tf.reshape(examples, [-1] + [1] * (chosen.shape.rank - 1)), chosen, other)
+    return tf.where(per_image(examples, chosen), chosen, other)

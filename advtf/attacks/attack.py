@@ -74,6 +74,11 @@ def input_gradient_and_logits(
     return tape.gradient(total, x), logits
 
 
+def per_image(values: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Returns values (B,) in the shape (B, 1, ..., 1), which broadcasts against images `x`."""
+    return tf.reshape(values, [-1] + [1] * (x.shape.rank - 1))
+
+
 def isolated(gradient_pass: Callable) -> Callable:
     """Makes a TensorFlow function of its own of the gradient pass that a traced attack repeats in its loop.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from advtf.attacks.attack import Attack, as_attack, isolated
+from advtf.attacks.attack import Attack, as_attack, isolated, per_image
 from advtf.attacks.losses import is_correct, target_class
 from advtf.attacks.norms import TINY, get_norm
 from advtf.attacks.random import fold_in
@@ -81,7 +81,7 @@ def fab(
 
     def perturb(logits_fn, x, y, epsilon, seed):
         nearest, distances = measure(logits_fn, x, y, epsilon, seed)
-        return tf.where(_per_image(distances, x) <= epsilon, nearest, x)
+        return tf.where(per_image(distances, x) <= epsilon, nearest, x)
 
     return as_attack(perturb)
 
@@ -122,10 +122,6 @@ def fab_distances(
     return measure
 
 
-def _per_image(values, x):
-    return tf.reshape(values, [-1] + [1] * (x.shape.rank - 1))
-
-
 def _shrink(settings, logits_fn, x, y, epsilon, seed):
     # The nearest adversarial points over all restarts, and their distances shaped (B, 1, ..., 1).
     y, size = tf.cast(y, tf.int32), settings.size
@@ -142,7 +138,7 @@ def _shrink(settings, logits_fn, x, y, epsilon, seed):
         return i + 1, *_run(settings, logits_fn, boundary, x, y, start, nearest, distance)
 
     seed, limit = tf.cast(seed, tf.int64), settings.restarts
-    initial = (0, x, tf.where(_per_image(is_correct(y, logits), x) > 0, float("inf"), 0.0))
+    initial = (0, x, tf.where(per_image(is_correct(y, logits), x) > 0, float("inf"), 0.0))
     return tf.while_loop(lambda i, *_: i < limit, restart, initial, maximum_iterations=limit)[1:]
 
 
@@ -152,7 +148,7 @@ def _run(settings, logits_fn, boundary, x, y, start, nearest, distance):
     def iterate(i, point, nearest, distance):
         point = _step(settings, x, point, *boundary(point))
         length = size(point - x)
-        fooled = _per_image(is_correct(y, logits_fn(point)), x) < 1
+        fooled = per_image(is_correct(y, logits_fn(point)), x) < 1
         nearer = fooled & (length < distance)
         kept = tf.where(nearer, point, nearest), tf.where(nearer, length, distance)
         return i + 1, tf.where(fooled, x + settings.beta * (point - x), point), *kept
@@ -216,7 +212,7 @@ def _search(logits_fn, x, y, fooled_point, steps):
     def margin_and_fooled(point):
         logits = logits_fn(point)
         margin = tf.gather(logits, y, batch_dims=1) - tf.reduce_max(_others(y, logits), axis=1)
-        return _per_image(margin, x), _per_image(is_correct(y, logits), x) < 1
+        return per_image(margin, x), per_image(is_correct(y, logits), x) < 1
 
     def narrow(i, right, wrong, right_margin, wrong_margin):
         crossing = tf.math.divide_no_nan(right_margin, right_margin - wrong_margin)

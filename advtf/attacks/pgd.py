@@ -5,7 +5,7 @@ from numbers import Real
 
 import tensorflow as tf
 
-from advtf.attacks.attack import NEGLIGIBLE_EPSILON, Attack, as_attack, input_gradient, isolated
+from advtf.attacks.attack import NEGLIGIBLE_EPSILON, Attack, as_attack, input_gradient, isolated, per_image
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.norms import Norm, get_norm
 from advtf.attacks.random import fold_in
@@ -183,9 +183,8 @@ def _worst_of(climb, logits_fn, x, y, seed, restarts, loss):
         logits = logits_fn(x_adv)
         fooled, losses = is_correct(y, logits) < 1, loss(y, logits)
         better = (fooled & ~worst_fooled) | ((fooled == worst_fooled) & (losses > worst_loss))
-        pixels = tf.reshape(better, [-1] + [1] * (x.shape.rank - 1))
         kept = tf.where(better, fooled, worst_fooled), tf.where(better, losses, worst_loss)
-        return i + 1, tf.where(pixels, x_adv, worst_x), *kept
+        return i + 1, tf.where(per_image(better, x), x_adv, worst_x), *kept
 
     seed, batch = tf.cast(seed, tf.int64), tf.shape(y)
     initial = (0, x, tf.fill(batch, False), tf.fill(batch, -float("inf")))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from advtf.attacks.attack import NEGLIGIBLE_EPSILON, Attack, LogitsFn
+from advtf.attacks.attack import NEGLIGIBLE_EPSILON, Attack, LogitsFn, per_image
 from advtf.attacks.losses import get_loss, is_correct
 from advtf.attacks.norms import TINY, get_norm, l2_norms
 from advtf.attacks.random import below, signs, words_by_key
@@ -149,9 +149,8 @@ class SquareSearch:
             candidate = propose(query, state.x_adv)
             loss, broken = self._judge(logits_fn, candidate, y)
             taken = ~state.broken & (broken | (loss > state.loss))
-            pixels = tf.reshape(taken, [-1, 1, 1, 1])
             return query + 1, SquareState(
-                tf.stop_gradient(tf.where(pixels, candidate, state.x_adv)),
+                tf.stop_gradient(tf.where(per_image(taken, x), candidate, state.x_adv)),
                 tf.where(taken, loss, state.loss),
                 state.broken | broken,
             )
