@@ -172,12 +172,42 @@ def _finite_mean(values):
     return mean if np.isfinite(mean) else None  # JSON has no infinity
 
 
+@dataclass(frozen=True)
+class EvaluationDirectory(RunDirectory):
+    """The directory of an evaluation."""
+
+    kind = "evaluation"
+    command = "evaluate"
+    own_files = ("evaluation.json", "examples.npz", "adversarial_examples.npz", "config.json")
+    own_folders = ("figures", "state")
+
+    @property
+    def examples(self) -> Path:
+        """The broken test images with the smallest and the largest perturbations, with predictions (NPZ)."""
+        return self.path / "examples.npz"
+
+    @property
+    def all_examples(self) -> Path:
+        """Every image at its worst point (NPZ), where `save_examples` is set."""
+        return self.path / "adversarial_examples.npz"
+
+    @property
+    def attacked(self) -> Path:
+        """Batches that an unfinished evaluation has attacked."""
+        return self.path / "state"
+
+    @property
+    def figures(self) -> Path:
+        """PNG figures drawn from the files above."""
+        return self.path / "figures"
+
+
 def write(
     evaluation: Evaluation,
     classifier: "Classifier",
     x: np.ndarray,
     y: np.ndarray,
-    run: RunDirectory,
+    run: EvaluationDirectory,
     *,
     source: Mapping[str, str | None],
     all_examples: bool = False,

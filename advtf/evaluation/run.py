@@ -6,7 +6,6 @@ No TensorFlow at import, so that a wrong flag is answered at once.
 import dataclasses
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advtf.classifiers.manifest import (
@@ -17,11 +16,11 @@ from advtf.classifiers.manifest import (
 )
 from advtf.data.registry import require_known
 from advtf.errors import UsageError
+from advtf.evaluation.report import EvaluationDirectory, write
 from advtf.evaluation.settings import AttackSettings
 from advtf.settings.commands import CommandOptions, default_directory, plan_table
 from advtf.settings.fields import numbers, setting, switch, text, whole
 from advtf.settings.threat import format_epsilon, require_radius
-from advtf.storage.run_directory import RunDirectory
 from advtf.training.presets import attack_as_trained
 from advtf.training.settings import DATASET_NAME
 
@@ -43,36 +42,6 @@ class EvaluateOptions(CommandOptions):
     )
     out_dir: str | None = setting("files", text(), "results; default runs/evaluate-<run>-<export>", None)
     save_examples: bool = setting("files", switch(), "keep all adversarial examples (NPZ)", False)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationDirectory(RunDirectory):
-    """The directory of an evaluation."""
-
-    kind = "evaluation"
-    command = "evaluate"
-    own_files = ("evaluation.json", "examples.npz", "adversarial_examples.npz", "config.json")
-    own_folders = ("figures", "state")
-
-    @property
-    def examples(self) -> Path:
-        """The broken test images with the smallest and the largest perturbations, with predictions (NPZ)."""
-        return self.path / "examples.npz"
-
-    @property
-    def all_examples(self) -> Path:
-        """Every image at its worst point (NPZ), where `save_examples` is set."""
-        return self.path / "adversarial_examples.npz"
-
-    @property
-    def attacked(self) -> Path:
-        """Batches that an unfinished evaluation has attacked."""
-        return self.path / "state"
-
-    @property
-    def figures(self) -> Path:
-        """PNG figures drawn from the files above."""
-        return self.path / "figures"
 
 
 def plan(
@@ -148,7 +117,7 @@ def describe(settings: AttackSettings, options: EvaluateOptions, run: Evaluation
     return plan_table(lines)
 
 
-def execute(run: RunDirectory, settings: AttackSettings, options: EvaluateOptions) -> None:
+def execute(run: EvaluationDirectory, settings: AttackSettings, options: EvaluateOptions) -> None:
     """Evaluates what was planned, and prints and writes the result.
 
     What is finished is kept in the directory, so that `--resume` continues from there.
@@ -161,7 +130,6 @@ def execute(run: RunDirectory, settings: AttackSettings, options: EvaluateOption
     devices = runtime.start(jit=settings.jit, verbose=options.verbose)
     print(f"{'device':<10}{devices.device}\n", flush=True)
 
-    from advtf.evaluation import report
     from advtf.evaluation.engine import evaluate_classifier
     from advtf.storage import cache
 
@@ -179,9 +147,7 @@ def execute(run: RunDirectory, settings: AttackSettings, options: EvaluateOption
             say=functools.partial(print, flush=True),
         )
         source = {"path": options.model, "dataset": options.dataset}
-        written = report.write(
-            evaluation, classifier, x, y, run, source=source, all_examples=options.save_examples
-        )
+        written = write(evaluation, classifier, x, y, run, source=source, all_examples=options.save_examples)
         cache.clear(run.attacked)
     print(f"\n{evaluation}")
     for warning in evaluation.warnings:

@@ -16,7 +16,8 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-attack_names = Parser(_names, f"names of attacks with commas between: {', '.join(NAMES)}")
+# The registry is read when names are needed, so that an attack registered later is known, too.
+attack_names = Parser(_names, lambda: f"names with commas between, of {', '.join(NAMES)}", NAMES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,9 +28,7 @@ class AttackSettings(Settings):
         UsageError: a bad value, a radius out of range, or a step too long for it.
     """
 
-    attacks: tuple[str, ...] = setting(
-        "attack", attack_names, f"with commas: {', '.join(NAMES)}", ("autoattack",)
-    )
+    attacks: tuple[str, ...] = setting("attack", attack_names, "names with commas between", ("autoattack",))
     norm: str = setting("attack", choice(NORMS), "norm of the perturbation", "linf")
     eps: float = setting("attack", real(), "radius", 8 / 255, "as in training, or of the data set")
     restarts: int = setting("attack", whole(1), "random starts of pgd, pgd100 and apgd", 1)
@@ -43,7 +42,7 @@ class AttackSettings(Settings):
     outputs: str = setting(
         "attack", choice(("logits", "probabilities")), "what the classifier returns", "logits"
     )
-    seed: int = setting("compute", whole(0, 2**31 - 1), "of random starts and of square", 0)
+    seed: int = setting("compute", whole(0, 2**31 - 1), "source of all random numbers", 0)
     batch_size: int = setting("compute", whole(1), "images attacked at a time", 250)
     jit: str = setting("compute", choice(("auto", "on", "off")), "XLA; auto: on a GPU", "auto")
 
