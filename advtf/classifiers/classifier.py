@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from advtf import models
-from advtf.classifiers.ensemble import build_ensemble
+from advtf.classifiers.ensemble import build_ensemble, image_shape
 from advtf.classifiers.export import TOLERANCE, SavedClassifier, load_classifier
 from advtf.classifiers.parameters import Parameters
 from advtf.classifiers.probabilities import log_probabilities, require_outputs
@@ -87,8 +87,8 @@ def as_classifier(
         movable: load the trainable variables, as `Classifier.parameters`.
 
     Raises:
-        UsageError: not a classifier (of these images), its outputs are not what was said, its weights
-            cannot be moved, or an export that is not what its manifest says.
+        UsageError: not a classifier (of these images), its outputs are not what `outputs` says, its
+            weights cannot be moved, or an export that is not what its manifest says.
     """
     if isinstance(source, str | os.PathLike):
         source = load_classifier(source, outputs)
@@ -189,11 +189,7 @@ def _image_shape(source):
     """(H, W, C) of a loaded SavedModel or a Keras model built on images; None if it does not tell."""
     if isinstance(source, SavedClassifier):
         return source.input_shape
-    if not isinstance(source, keras.Model):
-        return None
-    inputs = getattr(source, "inputs", None)
-    shape = inputs[0].shape if inputs else (source.get_build_config() or {}).get("input_shape")
-    return tuple(shape[1:]) if shape and len(shape) == 4 else None
+    return image_shape(source) if isinstance(source, keras.Model) else None
 
 
 def _trainable(source, name):

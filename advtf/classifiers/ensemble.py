@@ -73,16 +73,22 @@ def build_ensemble(members: Sequence[keras.Model]) -> keras.Model:
     return keras.Model(image, log_probabilities, name="ensemble")
 
 
+def image_shape(model: keras.Model) -> tuple | None:
+    """Returns (H, W, C) of a model built on images, functional or subclassed; None if it does not tell."""
+    inputs = getattr(model, "inputs", None)
+    shape = inputs[0].shape if inputs else (model.get_build_config() or {}).get("input_shape")
+    return tuple(shape[1:]) if shape and len(shape) == 4 else None
+
+
 def _signature(member: keras.Model) -> tuple[tuple, int]:
     """(image shape, number of classes) of a built model, functional or subclassed."""
     if not isinstance(member, keras.Model):
         raise UsageError(f"members must be Keras models. Received: member={type(member).__name__}")
-    inputs = getattr(member, "inputs", None)
-    shape = inputs[0].shape if inputs else (member.get_build_config() or {}).get("input_shape")
-    if not shape or len(shape) != 4:
+    shape = image_shape(member)
+    if shape is None:
         raise UsageError(
             "members must be built on images (batch, height, width, channels); call each once first. "
-            f"Received: member={member.name} with input_shape={shape}"
+            f"Received: member={member.name}, which is not"
         )
-    output = member.compute_output_spec(keras.KerasTensor((None, *shape[1:])), training=False)
-    return tuple(shape[1:]), output.shape[-1]
+    output = member.compute_output_spec(keras.KerasTensor((None, *shape)), training=False)
+    return shape, output.shape[-1]

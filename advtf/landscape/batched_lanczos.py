@@ -177,10 +177,10 @@ class _Spaces:
 
     def _begin(self, chosen):
         """Makes a random unit vector orthogonal to the basis the next one."""
-        places = np.flatnonzero(chosen)
-        if not len(places):
+        indices = np.flatnonzero(chosen)
+        if not len(indices):
             return
-        streams = [[self._seed, int(self._keys[place]), int(self.starts[place])] for place in places]
+        streams = [[self._seed, int(self._keys[index]), int(self.starts[index])] for index in indices]
         vectors = np.stack(
             [
                 np.random.default_rng(stream).standard_normal(self._basis.shape[2], self._dtype)
@@ -189,9 +189,9 @@ class _Spaces:
         )
         for _ in range(2):  # where the basis leaves little room, the first pass leaves mostly rounding
             vectors /= _norms(vectors)[:, None]
-            _project_out(self._basis[places, : self.size], vectors)
-        self._basis[places, self.size] = vectors / _norms(vectors)[:, None]
-        self.starts[places] += 1
+            _project_out(self._basis[indices, : self.size], vectors)
+        self._basis[indices, self.size] = vectors / _norms(vectors)[:, None]
+        self.starts[indices] += 1
 
     def _products(self, vectors):
         images = np.array(self._operators(self.rows, vectors), self._dtype)

@@ -11,7 +11,7 @@ from advtf.errors import UsageError, require_real, require_whole
 from advtf.landscape.objective import AdversarialObjective
 from advtf.storage.cache import ResultCache
 
-Place = Callable[..., np.ndarray]  # coordinates -> a vector of parameters (P,)
+Weights = Callable[..., np.ndarray]  # coordinates -> a vector of parameters (P,)
 QUANTITIES = ("adversarial_loss", "robust_error", "clean_loss", "clean_error")
 
 
@@ -76,8 +76,8 @@ def segment_axis(radius: float, points: int) -> np.ndarray:
     return np.union1d(np.linspace((1 - radius) / 2, (1 + radius) / 2, points), [0.0, 1.0])
 
 
-def around(origin: np.ndarray, directions: Sequence[np.ndarray]) -> Place:
-    """Returns the place θ + Σ_k a_k v_k of coordinates a; at a = 0 it is θ exactly.
+def around(origin: np.ndarray, directions: Sequence[np.ndarray]) -> Weights:
+    """Returns the function a ↦ θ + Σ_k a_k v_k of coordinates a; at a = 0 it is θ exactly.
 
     Args:
         origin: θ (P,).
@@ -87,25 +87,25 @@ def around(origin: np.ndarray, directions: Sequence[np.ndarray]) -> Place:
     return lambda *a: origin + sum(step * move for step, move in zip(a, moves, strict=True))
 
 
-def between(models: Sequence[np.ndarray]) -> Place:
-    """Returns the place (1 − Σ t_k) θ_0 + Σ_k t_k θ_k of coordinates t; each θ_k is reached exactly.
+def between(models: Sequence[np.ndarray]) -> Weights:
+    """Returns the function t ↦ (1 − Σ t_k) θ_0 + Σ_k t_k θ_k of coordinates t; it meets every θ_k exactly.
 
     Args:
         models: θ_0, θ_1, ..., each (P,): one more than axes.
     """
     vectors = [np.asarray(vector, np.float64) for vector in models]
 
-    def place(*t):
+    def weights(*t):
         shares = (1 - sum(t), *t)
         return sum(share * vector for share, vector in zip(shares, vectors, strict=True))
 
-    return place
+    return weights
 
 
 def surface(
     objective: AdversarialObjective,
     parameters: Parameters,
-    place: Place,
+    weights: Weights,
     axes: Sequence[np.ndarray],
     *,
     cache: ResultCache | None = None,
@@ -118,8 +118,8 @@ def surface(
 
     Args:
         objective: of the classifier whose weights `parameters` are.
-        parameters: what `place` returns values for.
-        place: coordinates, one per axis -> weights (P,), as `around` and `between` make it.
+        parameters: whose values `weights` returns.
+        weights: coordinates, one per axis -> vector (P,), as `around` and `between` make it.
         axes: one or two axes of coordinates, each (n,).
         cache: rows already measured are taken from it, others put into it, so that a killed scan goes on.
         report: called as ``report(done, total)`` with points.
@@ -136,7 +136,7 @@ def surface(
     done = itertools.count(1 + total // shape[0] * sum(row is not None for row in rows))
 
     def measure(point):
-        with parameters.at(place(*point)):
+        with parameters.at(weights(*point)):
             attacked, clean = objective(), objective.clean()
         if report:
             report(next(done), total)

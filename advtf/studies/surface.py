@@ -21,8 +21,8 @@ from advtf.figures.surface import INSTALL_PLOTLY, has_plotly, interactive_surfac
 from advtf.landscape.objective import AdversarialObjective
 from advtf.landscape.surface import (
     QUANTITIES,
-    Place,
     Surface,
+    Weights,
     around,
     between,
     segment_axis,
@@ -58,7 +58,7 @@ class Slice:
 
     parameters: Parameters
     vectors: np.ndarray
-    place: Place
+    place: Weights
     axes: tuple[np.ndarray, ...]
     labels: tuple[str, ...]
     towards: bool = False
