@@ -1,8 +1,8 @@
 """The loss landscape: over the weights θ of a classifier, and around its images.
 
-Read `objective` first: it is the adversarial loss L_ε(θ) of a set of images, whose curvature, slices and curves
-are what the other files compute. Then read `hessian`, products with ∇²θ L that never form it, and `lanczos`,
-which makes eigenpairs of them. Whatever moves weights takes a `Classifier` of `advtf.classifiers`.
+Read `objective` first: the adversarial loss L_ε(θ) of a set of images. The other files compute its curvature,
+slices and curves. Then read `hessian`, products with ∇²θ L that never form it, and `lanczos`, which finds
+eigenpairs from them. Whatever moves weights takes a `Classifier` of `advtf.classifiers`.
 
 =================  ========================================================================================
 objective          L_ε(θ) and the robust error, the attack made anew at every call; adversarial images
