@@ -16,6 +16,7 @@ from advtf.classifiers.classifier import as_classifier
 from advtf.data import sets as data
 from advtf.data.augmentation import to_unit_float
 from advtf.errors import UsageError
+from advtf.storage import provenance
 
 TOLERANCE = 1e-4  # by which the libraries' logits may differ
 TORCH_NAMES = {"conv1": "conv1", "conv2": "conv2", "dense": "fc1", "logits": "fc2"}
@@ -147,6 +148,6 @@ def art_classifier(bench: Bench, compiled: bool):
 
 
 def versions() -> dict[str, str]:
-    """Returns what was compared, with versions."""
-    packages = ("advtf", "tensorflow", "keras", "torch", "torchattacks", "adversarial-robustness-toolbox")
-    return {package: importlib.metadata.version(package) for package in packages}
+    """Returns the versions of what was compared."""
+    packages = ("torch", "torchattacks", "adversarial-robustness-toolbox")
+    return provenance.versions() | {package: importlib.metadata.version(package) for package in packages}
