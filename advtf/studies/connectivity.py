@@ -14,7 +14,7 @@ from advtf.errors import UsageError
 from advtf.figures.connectivity import path_between_minima
 from advtf.landscape.curves import CurveScan, CurveScanner, barrier, straight
 from advtf.settings.threat import format_epsilon
-from advtf.studies.context import StudyContext
+from advtf.studies.context import STATE, StudyContext
 from advtf.training.callbacks import NonFiniteLoss
 from advtf.training.curve import CurveSettings, TrainedCurve, require_connectable, train_curve
 
@@ -74,7 +74,7 @@ def _connected(
     context: StudyContext, scanner: CurveScanner, number: int, start: Classifier, end: Classifier
 ) -> tuple[TrainedCurve, CurveScan, CurveScan]:
     """The trained curve, its scan, and that of the straight line."""
-    settings, state = context.settings, context.folder / "state" / f"curve{number}"
+    settings, state = context.settings, context.folder / STATE / f"curve{number}"
     identity = settings.of_sections("attack", "compute")
     context.say(f"Curve {number}: from {start.name} to {end.name}")
     try:

@@ -1,68 +1,144 @@
-"""What a study is given: classifiers, images, an attack, settings, and a folder for its results."""
+"""What a study works with: classifiers, images, settings, the attack they describe, and a folder."""
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from advtf.errors import UsageError
+from advtf.storage.cache import ResultCache, fingerprint
 from advtf.storage.files import write_atomically, write_json
 from advtf.storage.provenance import jsonable, provenance
-from advtf.studies import STUDIES
-from advtf.studies.settings import AnalyzeSettings
+from advtf.studies.registry import STUDIES
+from advtf.studies.settings import CommonSettings
 
 if TYPE_CHECKING:
     from advtf.attacks.attack import Attack
     from advtf.classifiers.classifier import Classifier
 
-SHARED_SECTIONS = ("attack", "compute")
+STATE = "state"  # folder, inside that of a study, of what a killed study continues from
 
 
 @dataclass(frozen=True, eq=False)
 class StudyContext:
-    """The material of one study.
+    """What an analysis works with, and, in the folder of one study, what that study is given.
 
     Attributes:
-        settings: complete.
-        classifiers: the classifiers, of one input shape and number of classes; none for some studies.
-        x, y: images float32 (N, H, W, C) in [0, 1] and labels int32 (N,) of the subset asked for; None
+        settings: complete, as `advtf.studies.settings.settings_class` composes them.
+        classifiers: with movable weights, of one input shape and number of classes; some studies need none.
+        x, y: images float32 (N, H, W, C) in [0, 1] and integer labels (N,) whose mean loss is studied; None
             where there is no data set.
-        x_test, y_test: test images, likewise.
-        num_classes: K; 0 where there is no data set.
-        attack: PGD as configured, ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``.
-        epsilon: its radius ε.
-        folder: of this study's results; state to resume from goes to ``folder / "state"``, and is removed
-            when the study has returned.
-        jit_compile: compile with XLA.
-        say: called with each line for the user.
-        source: what the results say about the classifiers and the images.
+        x_test, y_test: test images and labels, likewise.
+        folder: of the analysis; in the context of a study, that of its results.
+        say: called with each line for the user. Defaults to silence.
+        source: what results tell about the classifiers and the images. Defaults to nothing.
+
+    Raises:
+        UsageError: the classifiers, or the images, do not fit each other.
     """
 
-    settings: AnalyzeSettings
+    settings: CommonSettings
     classifiers: "list[Classifier]"
     x: np.ndarray | None
     y: np.ndarray | None
     x_test: np.ndarray | None
     y_test: np.ndarray | None
-    num_classes: int
-    attack: "Attack"
-    epsilon: float
     folder: Path
-    jit_compile: bool
-    say: Callable[[str], None]
+    say: Callable[[str], None] = lambda line: None
     source: Mapping = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for classifier in self.classifiers[1:]:
+            first = self.classifiers[0]
+            if (classifier.input_shape, classifier.num_classes) != (first.input_shape, first.num_classes):
+                raise UsageError(
+                    "models must have one input shape and number of classes. "
+                    f"Received: {_shapes(first)} and {_shapes(classifier)}."
+                )
+        if self.classifiers and self.x is not None:
+            _require_images(self.classifiers[0], self.x.shape[1:])
+
+    @functools.cached_property
+    def attack(self) -> "Attack":
+        """PGD as the settings describe it, ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``."""
+        from advtf.attacks.pgd import pgd
+
+        chosen = self.settings
+        return pgd(chosen.norm, chosen.attack_steps, chosen.relative_step, chosen.random_start)
+
+    @property
+    def epsilon(self) -> float:
+        """The radius ε of the attack."""
+        return self.settings.eps
+
+    @functools.cached_property
+    def jit_compile(self) -> bool:
+        """Whether to compile with XLA."""
+        from advtf import runtime
+
+        return runtime.compiles(self.settings.jit)
 
     @property
     def name(self) -> str:
-        """The study's."""
+        """The name of the study, which is that of its folder."""
         return self.folder.name
 
     @property
     def splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Images and labels by name: "test", and before it "train" unless the test images were asked for."""
+        """Images and labels by name: "test", and before it "train" unless the test images were chosen."""
         test = {"test": (self.x_test, self.y_test)}
         return {"train": (self.x, self.y)} | test if self.settings.split == "train" else test
+
+    def of_study(self, name: str) -> "StudyContext":
+        """Returns the context of a study, whose folder is a new one inside that of the analysis."""
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return replace(self, folder=folder)
+
+    def identity(self) -> str:
+        """Returns a digest of the weights, the images and the labels."""
+        weights = [classifier.parameters.value() for classifier in self.classifiers]
+        images = [self.x, self.y, self.x_test, self.y_test]
+        return fingerprint(*weights, *(array for array in images if array is not None))
+
+    def adversarial_examples(
+        self, classifier: "Classifier", label: str = "adversarial examples"
+    ) -> np.ndarray:
+        """Returns adversarial examples of `x` against a classifier, float32 (N, H, W, C).
+
+        Args:
+            classifier: attacked with the seed of the settings, so that the same call gives the same bits.
+            label: of the progress bar. Defaults to "adversarial examples".
+        """
+        from advtf.landscape.objective import adversarial_examples
+
+        return adversarial_examples(
+            classifier,
+            self.x,
+            self.y,
+            self.attack,
+            self.epsilon,
+            seed=self.settings.seed,
+            batch_size=self.settings.batch_size,
+            jit_compile=self.jit_compile,
+            label=label,
+        )
+
+    def cache(self, *parts: object) -> ResultCache:
+        """Returns the cache that a killed study continues from; it is removed when the study has returned.
+
+        Args:
+            *parts: arrays and JSON values, beside its settings, on which its results depend.
+
+        Raises:
+            UsageError: the folder holds results that depend on something else.
+        """
+        own = STUDIES[self.name].sections[:1]
+        settings = self.settings.of_sections("attack", "compute", *own)
+        return ResultCache(self.folder / STATE, fingerprint(settings, *parts))
 
     def write_json(self, name: str, content: Mapping) -> Path:
         """Writes ``<name>.json``: versions and command, classifiers and images, settings, then `content`.
@@ -72,9 +148,9 @@ class StudyContext:
             content: JSON values, NumPy numbers and arrays; NaN and infinity become null.
 
         Returns:
-            The file's path.
+            The path of the file.
         """
-        settings = self.settings.of_sections(*SHARED_SECTIONS, *STUDIES[self.name].sections)
+        settings = self.settings.of_sections("attack", "compute", *STUDIES[self.name].sections)
         record = provenance() | {"study": self.name} | dict(self.source) | {"settings": settings} | content
         path = self.folder / f"{name}.json"
         write_json(path, jsonable(record, name))
@@ -90,3 +166,20 @@ class StudyContext:
         """Returns the arrays of ``<name>.npz``."""
         with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
+
+
+def _shapes(classifier):
+    return f"{classifier.name} with {_shape(classifier.input_shape)}, {classifier.num_classes} classes"
+
+
+def _shape(sizes):
+    return "×".join("?" if size is None else str(size) for size in sizes)
+
+
+def _require_images(classifier, shape):
+    fits = all(size in (None, given) for size, given in zip(classifier.input_shape, shape, strict=True))
+    if not fits:
+        raise UsageError(
+            f"images must have the {_shape(classifier.input_shape)} pixels and channels of {classifier.name}."
+            f" Received: {_shape(shape)}. Choose the data it was trained on."
+        )

@@ -1,12 +1,11 @@
 """The study ``density``: the whole spectrum of ∇²θ L_ε, by stochastic Lanczos quadrature."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from advtf import runtime
 from advtf.classifiers.classifier import Classifier
 from advtf.figures.density import spectral_densities
 from advtf.landscape.density import (
@@ -19,9 +18,9 @@ from advtf.landscape.density import (
     smooth,
 )
 from advtf.settings.threat import format_epsilon
-from advtf.storage.cache import ResultCache, fingerprint
+from advtf.storage.cache import ResultCache
 from advtf.studies.context import StudyContext
-from advtf.studies.operators import Hessians
+from advtf.studies.eigenvectors import Hessians
 
 
 def run(context: StudyContext) -> list[Path]:
@@ -31,7 +30,7 @@ def run(context: StudyContext) -> list[Path]:
     examples are made once and held fixed. Every probe is kept as soon as it is done.
 
     Raises:
-        UsageError: state of another study in the folder.
+        UsageError: the folder holds the state of another study.
         FloatingPointError: a Hessian-vector product is not finite.
     """
     densities = _measured(context)
@@ -49,13 +48,10 @@ def run(context: StudyContext) -> list[Path]:
 def _measured(context: StudyContext) -> list[SpectralDensity]:
     settings, classifiers = context.settings, context.classifiers
     weights = [classifier.parameters.value() for classifier in classifiers]
-    identity = settings.of_sections("attack", "compute", "density")
-    cache = ResultCache(context.folder / "state", fingerprint(identity, *weights, context.x, context.y))
+    cache = context.cache(*weights, context.x, context.y)
     found = []
     total = len(classifiers) * settings.density_probes * settings.density_steps
-    with tqdm(
-        total=total, desc="density", unit="product", leave=False, disable=not sys.stdout.isatty()
-    ) as shown:
+    with runtime.progress(total=total, desc="density", unit="product") as shown:
         for number, classifier in enumerate(classifiers):
             names = [f"model{number}-probe{probe}" for probe in range(settings.density_probes)]
             found.append(_of_classifier(context, classifier, names, cache, shown))
@@ -63,7 +59,7 @@ def _measured(context: StudyContext) -> list[SpectralDensity]:
 
 
 def _of_classifier(
-    context: StudyContext, classifier: Classifier, names: list[str], cache: ResultCache, shown: tqdm
+    context: StudyContext, classifier: Classifier, names: list[str], cache: ResultCache, shown
 ) -> SpectralDensity:
     settings, operator, quadratures = context.settings, None, []
     for probe, name in enumerate(names):
@@ -94,7 +90,7 @@ def _named(context: StudyContext) -> dict[str, np.ndarray]:
 
 
 def _stacked(densities: list[SpectralDensity]) -> dict[str, np.ndarray]:
-    """Nodes and weights (models, probes, steps); rows shorter than the longest end in weights of 0."""
+    """Returns nodes and weights (models, probes, steps); shorter rows are filled up with weights of 0."""
     longest = max(density.nodes.shape[1] for density in densities)
     missing = [((0, 0), (0, longest - density.nodes.shape[1])) for density in densities]
     pairs = list(zip(densities, missing, strict=True))
@@ -105,7 +101,7 @@ def _stacked(densities: list[SpectralDensity]) -> dict[str, np.ndarray]:
 
 
 def _curves(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The densities (models, grid), for those who plot with something else."""
+    """Returns the densities (models, grid), for readers who plot with something else."""
     width = kernel_width(arrays["nodes"])
     grid = covering_grid(arrays["nodes"], width)
     pairs = zip(arrays["nodes"], arrays["weights"], strict=True)

@@ -15,7 +15,6 @@ from advtf.landscape.units import LayerUnits, UnitCounter
 from advtf.settings.threat import format_epsilon
 from advtf.storage.run_directory import RunDirectory
 from advtf.studies.context import StudyContext
-from advtf.studies.operators import attacked
 from advtf.training.directory import TrainingDirectory
 
 
@@ -110,7 +109,7 @@ def _model(classifier):
 
 
 def _units(context: StudyContext, classifier: Classifier, counter: UnitCounter) -> dict:
-    x_adv = attacked(context, classifier, f"attacking {classifier.name}")
+    x_adv = context.adversarial_examples(classifier, f"attacking {classifier.name}")
     layers = [
         {"name": one.name, "units": one.units, "channels": one.channels}
         | {"clean": _counts(one), "adversarial": _counts(two)}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from advtf import runtime
 from advtf.figures.hessian import layer_spectra, spectra
 from advtf.landscape.eigen import Eigenpairs
 from advtf.landscape.hessian import HessianOperator
@@ -17,9 +17,9 @@ from advtf.landscape.power import power_iteration
 from advtf.landscape.random_loss import RandomLoss, random_loss
 from advtf.landscape.statistics import estimate
 from advtf.settings.threat import format_epsilon
-from advtf.storage.cache import ResultCache, fingerprint
+from advtf.storage.cache import ResultCache
 from advtf.studies.context import StudyContext
-from advtf.studies.operators import Hessians
+from advtf.studies.eigenvectors import Hessians
 
 COLUMNS = 10  # eigenvalues in a line of the table
 OF_PAIRS = ("values", "residuals", "converged", "products", "iterations")
@@ -32,11 +32,12 @@ def run(context: StudyContext) -> list[Path]:
     adversarial examples are made once and held fixed. Every solution is kept as soon as it is found.
 
     Raises:
-        UsageError: random θ are asked for and cannot be built, more pairs than parameters, or state of
-            another study in the folder.
+        UsageError: a classifier that random θ cannot be drawn for, more pairs than parameters, or a folder
+            with the state of another study.
         FloatingPointError: a Hessian-vector product is not finite.
     """
-    cache = _cache(context)
+    weights = [classifier.parameters.value() for classifier in context.classifiers]
+    cache = context.cache(*weights, context.x, context.y)
     scales = [_scale(context, number, cache) for number in range(len(context.classifiers))]
     arrays, models = [], []
     for number, scale in enumerate(scales):
@@ -59,14 +60,8 @@ def peak_memory() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _cache(context: StudyContext) -> ResultCache:
-    weights = [classifier.parameters.value() for classifier in context.classifiers]
-    identity = context.settings.of_sections("attack", "compute", "hessian")
-    return ResultCache(context.folder / "state", fingerprint(identity, *weights, context.x, context.y))
-
-
 def _kept(cache: ResultCache, name: str, make: Callable[[], dict]) -> dict[str, np.ndarray]:
-    """What `make` returned when it was first asked for under this name."""
+    """Returns what `make` returned when it was first called for this name."""
     arrays = cache.get(name)
     if arrays is None:
         arrays = make()
@@ -75,7 +70,7 @@ def _kept(cache: ResultCache, name: str, make: Callable[[], dict]) -> dict[str, 
 
 
 def _scale(context: StudyContext, number: int, cache: ResultCache) -> RandomLoss | None:
-    """L_ε at random θ, by which eigenvalues are divided; None if that is not asked for."""
+    """Returns L_ε at random θ, by which the eigenvalues are divided; None if they are not to be divided."""
     settings = context.settings
     if settings.normalise_draws == 0:
         return None
@@ -84,7 +79,7 @@ def _scale(context: StudyContext, number: int, cache: ResultCache) -> RandomLoss
         compute = {"seed": settings.seed, "batch_size": settings.batch_size}
         compute |= {"draws": settings.normalise_draws, "jit_compile": context.jit_compile}
         data = (context.x, context.y, context.attack, context.epsilon)
-        with _progress("loss at random θ", "draw", settings.normalise_draws) as shown:
+        with runtime.progress(total=settings.normalise_draws, desc="loss at random θ", unit="draw") as shown:
             drawn = random_loss(
                 context.classifiers[number], *data, **compute, report=lambda done, _: shown.update(1)
             )
@@ -96,7 +91,7 @@ def _scale(context: StudyContext, number: int, cache: ResultCache) -> RandomLoss
 def _of_classifier(
     context: StudyContext, number: int, scale: RandomLoss | None, cache: ResultCache
 ) -> tuple[Path, dict]:
-    """The file of a classifier's eigenpairs, and what the results say about them."""
+    """Returns the file of a classifier's eigenpairs, and what the results tell about them."""
     settings, classifier = context.settings, context.classifiers[number]
     operator = Hessians(context, classifier)
 
@@ -122,7 +117,7 @@ def _of_classifier(
 
 
 def _layers(context, number, operator, scale, cache) -> Iterator[dict]:
-    for place, (name, block) in enumerate(context.classifiers[number].parameters.blocks().items()):
+    for position, (name, block) in enumerate(context.classifiers[number].parameters.blocks().items()):
         size = block.stop - block.start
         count = min(context.settings.eigenvalues, size)
 
@@ -131,23 +126,23 @@ def _layers(context, number, operator, scale, cache) -> Iterator[dict]:
             del solved["vectors"]
             return solved
 
-        solved = _kept(cache, f"model{number}-layer{place}", make)
+        solved = _kept(cache, f"model{number}-layer{position}", make)
         yield {"name": name, "parameters": size} | _record(solved, scale)
 
 
 def _solved(
     context: StudyContext, operator: HessianOperator, count: int, name: str = "Hessian"
 ) -> dict[str, np.ndarray]:
-    """Eigenpairs of an operator as arrays, with what was spent on them."""
+    """Returns eigenpairs of an operator as arrays, with the products and seconds spent on them."""
     began = time.monotonic()
-    with _progress(name, "product", None) as shown:
+    with runtime.progress(desc=name, unit="product") as shown:
         pairs = _eigenpairs(context, operator, count, shown)
     solved = {key: np.asarray(getattr(pairs, key)) for key in (*OF_PAIRS, "vectors")}
     solved["seconds"] = np.float64(time.monotonic() - began)
     return solved
 
 
-def _eigenpairs(context: StudyContext, operator: HessianOperator, count: int, shown: tqdm) -> Eigenpairs:
+def _eigenpairs(context: StudyContext, operator: HessianOperator, count: int, shown) -> Eigenpairs:
     settings = context.settings
 
     def report(products, finished):
@@ -167,10 +162,6 @@ def _eigenpairs(context: StudyContext, operator: HessianOperator, count: int, sh
         basis_size=settings.basis_size,
         **shared,
     )
-
-
-def _progress(label: str, unit: str, total: int | None) -> tqdm:
-    return tqdm(total=total, desc=label, unit=unit, leave=False, disable=not sys.stdout.isatty())
 
 
 def _record(solved: dict[str, np.ndarray], scale: RandomLoss | None) -> dict:

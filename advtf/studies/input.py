@@ -4,13 +4,12 @@ Li & Spratling 2023, sections 3 and 4, figures 1, 3 and A2.
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from advtf import runtime
 from advtf.attacks.attack import Attack
 from advtf.attacks.pgd import fgsm, fgsm_n, pgd
 from advtf.classifiers.classifier import Classifier
@@ -19,7 +18,7 @@ from advtf.landscape.input_hessian import require_second_derivatives
 from advtf.landscape.inputs import REFERENCE_STEP, InputMeasures, InputMeter
 from advtf.landscape.twin import twin_classifier
 from advtf.settings.threat import format_epsilon
-from advtf.storage.cache import ResultCache, fingerprint
+from advtf.storage.cache import ResultCache
 from advtf.studies.context import StudyContext
 
 COLUMNS = {"ig": "IG", "hs": "HS", "av": "AV", "effectiveness": "effectiveness", "ga": "GA"}
@@ -80,11 +79,10 @@ def _measured(
     settings = context.settings
     weights = [classifier.parameters.value() for classifier in classifiers]
     images = [part for pair in splits.values() for part in pair]
-    identity = fingerprint(settings.of_sections("attack", "compute", "input"), *weights, *images)
-    cache = ResultCache(context.folder / "state", identity)
+    cache = context.cache(*weights, *images)
     lengths = [len(y) for _, y in splits.values()]
     total = len(classifiers) * sum(length + min(length, settings.hs_examples) for length in lengths)
-    with tqdm(total=total, desc="input", unit="image", leave=False, disable=not sys.stdout.isatty()) as shown:
+    with runtime.progress(total=total, desc="input", unit="image") as shown:
         return [
             _of_classifier(context, classifier, number, splits, cache, shown.update)
             for number, classifier in enumerate(classifiers)

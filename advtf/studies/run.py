@@ -1,15 +1,19 @@
-"""A run of ``python -m advtf.analyze``: where its settings come from, its material, its directory.
+"""An analysis from its settings to its results: the library call `analyze`, and the steps of the command.
 
-No TensorFlow at import, so that a wrong flag is answered at once.
+`plan` decides what to run and where, `load` makes the `StudyContext`, and `run_analysis` makes the studies
+one after another in a directory that can be continued. No TensorFlow at import, so that a wrong flag is
+answered at once.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from advtf import studies
 from advtf.classifiers.manifest import (
     require_classes,
     require_dataset,
@@ -17,19 +21,23 @@ from advtf.classifiers.manifest import (
     training_settings,
 )
 from advtf.data.registry import require_known
-from advtf.errors import UsageError
+from advtf.errors import UsageError, one_of
 from advtf.settings.commands import default_directory, plan_table
 from advtf.settings.threat import describe_pgd
-from advtf.storage.cache import fingerprint
+from advtf.storage.files import write_json
+from advtf.storage.provenance import provenance
 from advtf.storage.run_directory import RunDirectory
-from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
+from advtf.studies.context import STATE, StudyContext
+from advtf.studies.registry import STUDIES, check
+from advtf.studies.settings import SHARED, AnalyzeOptions, CommonSettings, settings_class
 from advtf.training.presets import attack_as_trained
 
 if TYPE_CHECKING:
-    from advtf.classifiers.classifier import Classifier
+    import numpy as np
 
 OF_TRAINING = ("norm", "eps", "attack_steps", "attack_step_size", "random_start")
-SHARED = ("target", "attack", "compute")  # the sections of settings that concern every study
+OF_THE_COMMAND = ("model", "dataset", "split", "num_examples")  # settings the library call has arguments for
+FINISHED = "finished.json"  # in the folder of a study, written when it is done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +47,26 @@ class AnalysisDirectory(RunDirectory):
     kind = "analysis"
     command = "analyze"
     own_files = ("analysis.json", "config.json")
-    own_folders = studies.STUDIES
+    own_folders = STUDIES
+
+    def stored_settings(self) -> CommonSettings:
+        """Returns the settings the analysis was begun with.
+
+        Raises:
+            UsageError: config.json is damaged, or of another version.
+        """
+        config = self.read_config().get("config")
+        studies = config.get("study", ()) if isinstance(config, Mapping) else ()
+        return settings_class(studies).from_json(config)
+
+    def is_finished(self, settings: CommonSettings) -> bool:
+        """Tells whether none of the studies is left to do."""
+        return self.state() == "finished" and tuple(self.read_config()["config"]["study"]) == settings.study
 
 
 def plan(
     given_settings: Mapping[str, Any], given_options: Mapping[str, Any]
-) -> tuple[AnalysisDirectory, AnalyzeSettings, AnalyzeOptions]:
+) -> tuple[AnalysisDirectory, CommonSettings, AnalyzeOptions]:
     """Decides what to run and where, without writing anything.
 
     Args:
@@ -55,7 +77,7 @@ def plan(
         UsageError: a bad setting, a study that cannot be done, no such model, an unknown data set, or a
             directory that is in use.
     """
-    options, settings = AnalyzeOptions.of(given_options), AnalyzeSettings.of(given_settings)
+    options, settings = AnalyzeOptions.of(given_options), settings_class().of(given_settings)
     if not (options.resume and options.out_dir):
         _require_studies(settings)
     run = AnalysisDirectory.choose(
@@ -66,11 +88,19 @@ def plan(
     )
     if options.resume:
         given = {name: getattr(settings, name) for name in given_settings}
-        settings, options = _stored(run, given, options)
+        earlier = AnalyzeOptions.from_json(run.read_config().get("options"))
+        settings = extended(run.stored_settings(), given)
+        _require_studies(settings)
+        kept = {"data_dir": options.data_dir or earlier.data_dir, "out_dir": earlier.out_dir}
+        options = dataclasses.replace(options, **kept)
     else:
-        training = training_settings(settings.model[0]) if settings.model else {}
-        settings = completed(dataclasses.replace(settings, dataset=_dataset(settings)), training)
-    studies.check(settings, len(settings.model))
+        training = {}
+        if settings.model:
+            training = training_settings(settings.model[0])
+            dataset = require_dataset(settings.dataset, settings.model[0])
+            settings = dataclasses.replace(settings, dataset=dataset)
+        settings = completed(settings, training)
+    check(settings, len(settings.model))
     if settings.dataset:
         require_known(settings.dataset, options.data_dir)
     return run, settings, options
@@ -78,7 +108,7 @@ def plan(
 
 def _require_studies(settings):
     if not settings.study:
-        known = ", ".join(studies.STUDIES)
+        known = ", ".join(STUDIES)
         raise UsageError(f"study must be given. Received: no --study. Name one or more of {known}.")
     for path in settings.model:
         require_saved_model(path)
@@ -90,46 +120,27 @@ def _default_directory(settings):
     return f"runs/analyze-{'-'.join(settings.study)}"
 
 
-def stored_settings(run: AnalysisDirectory) -> AnalyzeSettings:
-    """Returns the settings an analysis was begun with.
-
-    Raises:
-        UsageError: config.json is damaged, or of another version.
-    """
-    return AnalyzeSettings.from_json(run.read_config().get("config"))
-
-
-def _stored(run, given, options):
-    earlier = AnalyzeOptions.from_json(run.read_config().get("options"))
-    settings = extended(stored_settings(run), given)
-    _require_studies(settings)
-    kept = {"data_dir": options.data_dir or earlier.data_dir, "out_dir": earlier.out_dir}
-    return settings, dataclasses.replace(options, **kept)
-
-
-def extended(stored: AnalyzeSettings, given: Mapping[str, Any]) -> AnalyzeSettings:
+def extended(stored: CommonSettings, given: Mapping[str, Any]) -> CommonSettings:
     """Returns the settings of an analysis with the studies in `given` added, and the settings of these.
 
     Raises:
         UsageError: `given` differs from `stored` in what other studies depend on.
     """
     added = tuple(name for name in given.get("study", ()) if name not in stored.study)
-    unused = stored.of_sections(*(_sections(added) - _sections(stored.study)))
-    free = {name: value for name, value in given.items() if name in unused}
+    chosen = settings_class(stored.study + added)
+    unused = _sections(added) - _sections(stored.study)
+    free = {field.name for field in dataclasses.fields(chosen) if field.metadata["section"] in unused}
     fixed = {name: value for name, value in given.items() if name != "study" and name not in free}
     stored.require_same(fixed, "analysis")
-    return dataclasses.replace(stored, study=stored.study + added, **free)
+    new = {name: value for name, value in given.items() if name in free}
+    return chosen(**{**stored.to_json(), **new, "study": stored.study + added})
 
 
 def _sections(names):
-    return {section for name in names for section in studies.STUDIES[name].sections}
+    return {section for name in names for section in STUDIES[name].sections}
 
 
-def _dataset(settings):
-    return require_dataset(settings.dataset, settings.model[0]) if settings.model else settings.dataset
-
-
-def completed(settings: AnalyzeSettings, training: Mapping) -> AnalyzeSettings:
+def completed(settings: CommonSettings, training: Mapping) -> CommonSettings:
     """Fills what was not given of the attack: from the training of the first classifier, else from presets.
 
     Args:
@@ -141,7 +152,7 @@ def completed(settings: AnalyzeSettings, training: Mapping) -> AnalyzeSettings:
     return dataclasses.replace(settings, **missing)
 
 
-def describe(settings: AnalyzeSettings, run: AnalysisDirectory) -> str:
+def describe(settings: CommonSettings, run: AnalysisDirectory) -> str:
     """Returns the plan in a few lines."""
     lines = {"study": ", ".join(settings.study)}
     if settings.model:
@@ -153,57 +164,16 @@ def describe(settings: AnalyzeSettings, run: AnalysisDirectory) -> str:
     return plan_table({**lines, "output": str(run.path)})
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Material:
-    """What is studied; the fields are those of `advtf.studies.context.StudyContext`."""
+def load(
+    settings: CommonSettings, options: AnalyzeOptions, folder: Path, say: Callable[[str], None]
+) -> StudyContext:
+    """Loads the classifiers and the images of the command.
 
-    classifiers: "list[Classifier]"
-    x: np.ndarray | None = None
-    y: np.ndarray | None = None
-    x_test: np.ndarray | None = None
-    y_test: np.ndarray | None = None
-    num_classes: int = 0
-    source: Mapping = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for classifier in self.classifiers[1:]:
-            first = self.classifiers[0]
-            if (classifier.input_shape, classifier.num_classes) != (first.input_shape, first.num_classes):
-                raise UsageError(
-                    "models must have one input shape and number of classes. "
-                    f"Received: {_shapes(first)} and {_shapes(classifier)}."
-                )
-        if self.classifiers and self.x is not None:
-            _require_images(self.classifiers[0], self.x.shape[1:])
-
-    def identity(self) -> str:
-        """Returns a digest of the weights, the images and the labels."""
-        weights = [classifier.parameters.value() for classifier in self.classifiers]
-        images = [self.x, self.y, self.x_test, self.y_test]
-        return fingerprint(*weights, *(array for array in images if array is not None))
-
-
-def _shapes(classifier):
-    return f"{classifier.name} with {_shape(classifier.input_shape)}, {classifier.num_classes} classes"
-
-
-def _shape(sizes):
-    return "×".join("?" if size is None else str(size) for size in sizes)
-
-
-def _require_images(classifier, shape):
-    free_or_equal = all(
-        size in (None, given) for size, given in zip(classifier.input_shape, shape, strict=True)
-    )
-    if not free_or_equal:
-        raise UsageError(
-            f"images must have the {_shape(classifier.input_shape)} pixels and channels of {classifier.name}."
-            f" Received: {_shape(shape)}. Choose the data it was trained on."
-        )
-
-
-def load(settings: AnalyzeSettings, options: AnalyzeOptions) -> Material:
-    """Loads the classifiers and the images.
+    Args:
+        settings: complete.
+        options: of the command.
+        folder: of the analysis.
+        say: called with each line for the user.
 
     Raises:
         UsageError: they cannot be had, or do not fit each other.
@@ -215,7 +185,7 @@ def load(settings: AnalyzeSettings, options: AnalyzeOptions) -> Material:
     classifiers = [as_classifier(path, movable=True) for path in settings.model]
     source = {"classifiers": list(settings.model)}
     if settings.dataset is None:
-        return Material(classifiers, source=source)
+        return StudyContext(settings, classifiers, None, None, None, None, folder, say, source)
     training = training_settings(settings.model[0]) if settings.model else {}
     # The loss is that of the training: what was held out then is left out here, too.
     held_out = training.get("val_fraction", 0.0) if training.get("dataset") == settings.dataset else 0.0
@@ -227,22 +197,67 @@ def load(settings: AnalyzeSettings, options: AnalyzeOptions) -> Material:
     source |= {"dataset": settings.dataset, "split": settings.split}
     source |= {"examples": len(chosen), "test_examples": len(test)}
     x, x_test = (to_unit_float(part.images).numpy() for part in (chosen, test))
-    return Material(classifiers, x, chosen.labels, x_test, test.labels, images.num_classes, source)
+    return StudyContext(settings, classifiers, x, chosen.labels, x_test, test.labels, folder, say, source)
 
 
-def begin(
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of the studies of an analysis.
+
+    Attributes:
+        files: what each finished study wrote, results first, by its name.
+        failures: why a study could not be done, by its name.
+        finished: whether all studies of the analysis are finished, so that `analysis.json` is written.
+    """
+
+    files: dict[str, list[Path]]
+    failures: dict[str, UsageError]
+    finished: bool
+
+
+def run_analysis(
     run: AnalysisDirectory,
-    settings: AnalyzeSettings,
+    context: StudyContext,
     options: AnalyzeOptions,
-    material: Material,
+    *,
     resume: bool,
-) -> None:
-    """Writes config.json; of an analysis that continues, checks the material and adds new studies.
+    studies: Iterable[str] | None = None,
+) -> Outcome:
+    """Makes studies in a directory that the caller has locked; one that fails does not stop the next.
+
+    Every study that is finished is on disk, whatever becomes of the next one.
+
+    Args:
+        run: the directory.
+        context: of the analysis.
+        options: of the command, for config.json.
+        resume: whether the directory holds this analysis already.
+        studies: names of those to make. Defaults to all of the settings.
 
     Raises:
-        UsageError: it was begun with other classifiers or images.
+        UsageError: the analysis was begun with other classifiers or images.
     """
-    identity = material.identity()
+    _begin(run, context, options, resume)
+    files, failures = {}, {}
+    for name in context.settings.study if studies is None else studies:
+        written = finished_files(run.path / name)
+        if written is None:
+            context.say(f"\n{name}")
+            try:
+                written = _make(name, context.of_study(name))
+            except UsageError as error:
+                context.say(f"not done: {error}")
+                failures[name] = error
+                continue
+        else:
+            context.say(f"\n{name}: done before")
+        files[name] = written
+    return Outcome(files, failures, _finish(run, context))
+
+
+def _begin(run, context, options, resume):
+    """Writes config.json; of an analysis that continues, checks the identity and adds new studies."""
+    identity = context.identity()
     if resume:
         record = run.read_config()
         if record.get("identity") != identity:
@@ -250,12 +265,155 @@ def begin(
                 f"{run.path} must continue with the classifiers and images it was begun with. Received: "
                 "others. Start afresh with --overwrite or another --out_dir."
             )
-        if tuple(record["config"]["study"]) == settings.study:
+        if tuple(record["config"]["study"]) == context.settings.study:
             return
-        run.results.unlink(missing_ok=True)  # no longer finished
-    run.write_config(settings, options, identity=identity)
+        run.results.unlink(missing_ok=True)  # there are studies left to do
+    run.write_config(context.settings, options, identity=identity)
 
 
-def is_finished(run: AnalysisDirectory, settings: AnalyzeSettings) -> bool:
-    """Whether there is nothing left to do."""
-    return run.state() == "finished" and tuple(run.read_config()["config"]["study"]) == settings.study
+def finished_files(folder: Path) -> list[Path] | None:
+    """Returns what the study in this folder wrote, or None if it is not finished or files are gone."""
+    try:
+        names = json.loads((folder / FINISHED).read_text())["files"]
+        files = [folder / name for name in names]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return files if all(file.exists() for file in files) else None
+
+
+def _make(name, context):
+    began = time.monotonic()
+    files = [Path(file) for file in STUDIES[name].run(context)]
+    seconds = time.monotonic() - began
+    names = [str(file.relative_to(context.folder)) for file in files]
+    write_json(context.folder / FINISHED, {"files": names, "seconds": round(seconds, 3)})
+    shutil.rmtree(context.folder / STATE, ignore_errors=True)
+    context.say(f"{name} took {seconds:.1f} s")
+    return files
+
+
+def _finish(run, context):
+    """Writes analysis.json, the files of each study, once all are finished; returns whether they are."""
+    files = {name: finished_files(run.path / name) for name in context.settings.study}
+    if None in files.values():
+        return False
+    listed = {name: [str(file.relative_to(run.path)) for file in found] for name, found in files.items()}
+    write_json(run.results, provenance() | dict(context.source) | {"studies": listed})
+    return True
+
+
+def analyze(
+    classifier: object = None,
+    x: "np.ndarray | None" = None,
+    y: "np.ndarray | None" = None,
+    *,
+    study: str,
+    epsilon: float | None = None,
+    norm: str | None = None,
+    x_test: "np.ndarray | None" = None,
+    y_test: "np.ndarray | None" = None,
+    out_dir: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
+    **settings: object,
+) -> dict:
+    """Makes one study of a classifier.
+
+    Args:
+        classifier: a Keras model or the path of a SavedModel; a list of them for studies of several models.
+            "theory", and "dynamics" of training runs, need none.
+        x: images (N, H, W, C), uint8 or float in [0, 1]; the loss is the mean over all of them.
+        y: integer labels (N,).
+        study: a name of `advtf.studies.STUDIES`, which may be that of a study of your own.
+        epsilon: radius of the attack. Defaults to that of the classifier's training, where its export tells.
+        norm: "linf" or "l2", that of the radius. Defaults to that of the training, else to "linf".
+        x_test, y_test: test images and labels, for studies that measure the test error.
+        out_dir: where results and figures go; the same call continues there after a crash, and other studies
+            of the same classifier and images may be added. Without it only the numbers are returned.
+        say: called with each line of progress. Defaults to silence.
+        **settings: other settings of the study and of the attack: eigenvalues, attack_steps, seed ...
+
+    Returns:
+        The content of ``<study>/<study>.json``.
+
+    Raises:
+        UsageError: a bad setting, images or labels that do not fit, not a classifier, or `out_dir` holds
+            something else.
+
+    Example:
+        >>> found = advtf.analyze(model, x, y, study="hessian", epsilon=8 / 255, eigenvalues=5)
+        >>> found["models"][0]["values"]
+    """
+    one_of("study", study, STUDIES)
+    for name in OF_THE_COMMAND:
+        if name in settings:
+            raise UsageError(
+                f"{name} is a setting of the command. Received: {name}={settings[name]}. "
+                "Pass classifier, x and y instead."
+            )
+    given = {**settings, "study": (study,), "eps": epsilon, "norm": norm}
+    chosen = settings_class([study]).of(given)
+    arrays = (*_checked("train", x, y), *_checked("test", x_test, y_test))
+    classifiers = _classifiers(study, classifier, *arrays)
+    training = classifiers[0].config if classifiers else {}
+    if classifiers and epsilon is None and "eps" not in training:
+        raise UsageError(
+            f"epsilon must be given, as {classifiers[0].name} does not tell what it was trained with. "
+            "Received: epsilon=None."
+        )
+    chosen = completed(chosen, training)
+    source = {"classifiers": [each.name for each in classifiers]}
+    lengths = {"examples": arrays[0], "test_examples": arrays[2]}
+    source |= {name: len(images) for name, images in lengths.items() if images is not None}
+    context = StudyContext(chosen, classifiers, *arrays, Path(), say or (lambda line: None), source)
+    check(chosen, len(classifiers))
+    if out_dir is not None:
+        return _study_in(Path(out_dir), study, context)
+    with tempfile.TemporaryDirectory() as folder:
+        return _study_in(Path(folder), study, context)
+
+
+def _checked(part, x, y):
+    """Images float32 in [0, 1] and labels, or None twice."""
+    if x is None and y is None:
+        return None, None
+    from advtf.data import arrays
+    from advtf.data.augmentation import to_unit_float
+
+    x, y = arrays.checked(part, x, y)
+    return to_unit_float(x).numpy(), y
+
+
+def _classifiers(study, classifier, x, y, x_test, y_test):
+    """The classifiers of the library call, whose images and labels must be there and be theirs."""
+    from advtf.classifiers.classifier import as_classifier
+    from advtf.data import arrays
+
+    several = isinstance(classifier, Sequence) and not isinstance(classifier, str)
+    listed = list(classifier) if several else [] if classifier is None else [classifier]
+    for name, given, needed in (
+        ("x and y", x, bool(listed)),
+        ("x_test and y_test", x_test, STUDIES[study].test_images),
+    ):
+        if needed and given is None:
+            raise UsageError(f"{name} must be given for study={study}. Received: None.")
+    classifiers = [as_classifier(each, movable=True) for each in listed]
+    labels = [part for part in (y, y_test) if part is not None]
+    if labels:
+        arrays.class_count(labels, classifiers[0].num_classes if classifiers else None)
+    return classifiers
+
+
+def _study_in(folder, study, context):
+    """Makes the study in a folder, which may hold an analysis of the same classifiers and images."""
+    present = AnalysisDirectory(folder).state() in ("finished", "unfinished")
+    run = AnalysisDirectory.choose(str(folder), "", resume=present, overwrite=False)
+    with run.locked(resume=present):
+        settings = context.settings
+        if present:
+            given = settings.of_sections(*SHARED, *STUDIES[study].sections)
+            settings = extended(run.stored_settings(), given)
+        context = dataclasses.replace(context, settings=settings, folder=run.path)
+        outcome = run_analysis(run, context, AnalyzeOptions(), resume=present, studies=[study])
+        if outcome.failures:
+            raise outcome.failures[study]
+        return json.loads((run.path / study / f"{study}.json").read_text())

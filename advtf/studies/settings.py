@@ -1,41 +1,28 @@
-"""The settings of ``python -m advtf.analyze``: two frozen dataclasses, from which its flags follow.
+"""The settings of an analysis: those of every study, and those that the entries of `STUDIES` declare.
 
 No TensorFlow here, so that a wrong flag is answered at once.
 """
 
 import dataclasses
+import functools
+from collections.abc import Iterable
 
-from advtf.errors import one_of
+from advtf.errors import UsageError, one_of
 from advtf.settings.commands import CommandOptions
-from advtf.settings.fields import (
-    Settings,
-    choice,
-    numbers,
-    real,
-    setting,
-    step_size,
-    switch,
-    text,
-    texts,
-    whole,
-)
+from advtf.settings.fields import Settings, choice, real, setting, step_size, switch, text, texts, whole
 from advtf.settings.threat import NORMS, relative_step, require_radius, require_step
-from advtf.studies import STUDIES
+from advtf.studies.registry import STUDIES
 from advtf.training.settings import DATASET_NAME
 
+SHARED = ("target", "attack", "compute")  # the sections of settings that concern every study
 _AS_TRAINED = "default as in training"
-# λ₁ of adversarially trained models is 10 to 100: a step of 0.2 adds 0.2 to 2 nats, 0.01 turns perturbations.
-_OFFSETS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
-
-ASSESSED = ("pgd", "fgsm", "fgsm_r", "fgsm_n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnalyzeSettings(Settings):
-    """Everything but the classifiers' weights and the images that determines the numbers of an analysis.
+class CommonSettings(Settings):
+    """The settings that concern every study.
 
-    A section named after a study concerns that study only. `advtf.studies.run` fills what is None here
-    and has a default in training.
+    `advtf.studies.run` fills what is None here and has a default in the training of the classifier.
 
     Raises:
         UsageError: a bad value, an unknown study, a radius out of range, or a step too long for it.
@@ -45,7 +32,9 @@ class AnalyzeSettings(Settings):
     model: tuple[str, ...] = setting("target", texts("paths"), "SavedModels, with commas between", ())
     dataset: str | None = setting("target", DATASET_NAME, f"images; {_AS_TRAINED}", None)
     split: str = setting("target", choice(("train", "test")), "images the loss is the mean over", "train")
-    num_examples: int = setting("target", whole(1), "of them and of the test images, the first ones", 2000)
+    num_examples: int = setting(
+        "target", whole(1), "number of these images, and of test images; the first ones are taken", 2000
+    )
 
     norm: str | None = setting("attack", choice(NORMS), f"norm of the perturbation; {_AS_TRAINED}", None)
     eps: float | None = setting("attack", real(), f"radius of the perturbation; {_AS_TRAINED}", None)
@@ -55,63 +44,12 @@ class AnalyzeSettings(Settings):
         "attack", choice(("uniform", "step", "none")), f"start of PGD; {_AS_TRAINED}", None
     )
 
-    eigenvalues: int = setting("hessian", whole(1), "how many, at each end asked for", 20)
-    eigen_method: str = setting(
-        "hessian", choice(("lanczos", "power")), "power: with deflation, as in the paper", "lanczos"
-    )
-    eigen_end: str = setting(
-        "hessian", choice(("largest", "smallest", "both")), "end of the spectrum", "largest"
-    )
-    eigen_tol: float = setting(
-        "hessian", real(0, 1, open_low=True), "largest residual, as a part of the eigenvalue of norm", 1e-3
-    )
-    max_products: int = setting("hessian", whole(1), "Hessian-vector products at most", 400)
-    basis_size: int | None = setting("hessian", whole(2), "vectors kept; default as memory allows", None)
-    per_layer: bool = setting("hessian", switch(), "also the diagonal block of each layer", False)
-    normalise_draws: int = setting("hessian", whole(0), "random θ whose mean loss normalises; 0: none", 10)
-
-    density_probes: int = setting("density", whole(1), "random vectors", 4)
-    density_steps: int = setting("density", whole(2), "Lanczos steps from each", 80)
-
-    offsets: tuple[float, ...] = setting(
-        "similarity", numbers("lengths a of the moves θ ± a·v"), "lengths a", _OFFSETS
-    )
-    runs: int = setting("similarity", whole(1), "attacks from other random starts", 4)
-
-    surface: str = setting(
-        "surface",
-        choice(("eigen", "random", "filter", "towards")),
-        "directions; towards other models",
-        "eigen",
-    )
-    surface_dims: int = setting("surface", whole(1, 2), "directions", 2)
-    surface_radius: float = setting("surface", real(open_low=True), "largest step along each", 0.2)
-    surface_points: int = setting("surface", whole(3), "points along each direction", 21)
-
-    run_dirs: tuple[str, ...] = setting(
-        "dynamics", texts("folders"), "training runs with dynamics.npz, with commas between", ()
-    )
-
-    curve: str = setting("connectivity", choice(("bezier", "chain")), "kind of the path", "bezier")
-    curve_order: int = setting("connectivity", whole(2, 10), "order; 2: one point is trained", 2)
-    curve_epochs: int = setting("connectivity", whole(1), "length of the curve's training", 100)
-    curve_lr: float = setting("connectivity", real(open_low=True), "learning rate (Adam)", 1e-3)
-    curve_points: int = setting("connectivity", whole(2), "points of the scan", 51)
-
-    assessed_attack: str = setting(
-        "input", choice(ASSESSED), "whose effectiveness is measured; pgd: as configured", "pgd"
-    )
-    reference_steps: int = setting("input", whole(1), "of the PGD that effectiveness is relative to", 50)
-    hs_examples: int = setting("input", whole(0), "images of the Hessian spectrum; 0: none", 200)
-    input_eigenvalues: int = setting("input", whole(1), "of each input Hessian, by absolute value", 20)
-    softplus_twin: bool = setting("input", switch(), "also with softplus for ReLU, same weights", False)
-
     seed: int = setting("compute", whole(0, 2**31 - 1), "of attacks, directions and start vectors", 0)
     batch_size: int = setting("compute", whole(1), "images at a time", 250)
     jit: str = setting("compute", choice(("auto", "on", "off")), "XLA; auto: on a GPU", "auto")
 
     def check(self) -> None:
-        """Checks the studies' names, the radius and the step."""
+        """Checks the names of the studies, the radius and the step."""
         for name in self.study:
             one_of("study", name, STUDIES)
         if self.eps is not None:
@@ -121,8 +59,50 @@ class AnalyzeSettings(Settings):
 
     @property
     def relative_step(self) -> float:
-        """The attack's step size divided by ε; 1 at ε = 0, where it has no effect."""
+        """The step size of the attack divided by ε; 1 at ε = 0, where it has no effect."""
         return relative_step(self.attack_step_size, self.eps)
+
+
+_BUILT_IN = tuple(STUDIES)  # a script may add studies with settings of their own
+
+
+def settings_class(studies: Iterable[str] = ()) -> type[CommonSettings]:
+    """Returns the class of the settings of an analysis: the common ones and those that studies declare.
+
+    Args:
+        studies: names of `STUDIES`; those of this package are always among them. Defaults to none.
+
+    Raises:
+        UsageError: an unknown study, or two that declare settings of one name.
+    """
+    names = dict.fromkeys([*_BUILT_IN, *studies])
+    entries = [STUDIES[one_of("study", name, STUDIES)] for name in names]
+    return _composed(tuple(dict.fromkeys(entry.settings for entry in entries if entry.settings)))
+
+
+@functools.cache
+def _composed(parts):
+    """A dataclass with the fields of the common settings and then of `parts`, in this order."""
+    owners = {}
+    for part in (CommonSettings, *parts):
+        for field in dataclasses.fields(part):
+            if owners.setdefault(field.name, part) is not part:
+                raise UsageError(
+                    f"settings of studies must have different names. Received: {field.name} of "
+                    f"{owners[field.name].__name__} and of {part.__name__}."
+                )
+    # A dataclass takes its fields from the last base first.
+    bases = (*reversed(parts), CommonSettings)
+    made = dataclasses.make_dataclass("AnalyzeSettings", [], bases=bases, frozen=True, kw_only=True)
+    made.__module__ = __name__
+    made.__doc__ = (
+        "Everything but the classifiers' weights and the images that determines the numbers of an analysis.\n"
+        "\n    A section named after a study concerns that study only."
+    )
+    return made
+
+
+AnalyzeSettings = settings_class()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

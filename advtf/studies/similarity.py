@@ -5,22 +5,20 @@ Liu et al. 2020, section 4.2, figures 4 and 10.
 
 import functools
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from advtf import runtime
 from advtf.attacks.attack import NEGLIGIBLE_EPSILON
 from advtf.classifiers.parameters import unit_direction
 from advtf.errors import UsageError
 from advtf.figures.similarity import perturbation_similarity
 from advtf.landscape.similarity import PerturbationSimilarity
 from advtf.settings.threat import format_epsilon
-from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
-from advtf.studies.directions import top_eigenvectors
+from advtf.studies.eigenvectors import top_eigenvectors
 
 DIRECTIONS = ("eigenvector", "random")
 RUN_STRIDE = 1_000_003  # the runs of one seed do not meet those of the next seeds
@@ -62,14 +60,11 @@ def _measured(context: StudyContext, splits: dict, eigenvectors: list[np.ndarray
     settings, classifiers = context.settings, context.classifiers
     known = [*(classifier.parameters.value() for classifier in classifiers), *eigenvectors]
     images = [part for pair in splits.values() for part in pair]
-    identity = fingerprint(settings.of_sections("attack", "compute", "similarity"), *known, *images)
-    cache = ResultCache(context.folder / "state", identity)
+    cache = context.cache(*known, *images)
     per_run = len(DIRECTIONS) * len(settings.offsets)
     axes = len(classifiers), len(splits), settings.runs
     runs = []
-    with tqdm(
-        total=math.prod(axes) * per_run, desc="similarity", leave=False, disable=not sys.stdout.isatty()
-    ) as shown:
+    with runtime.progress(total=math.prod(axes) * per_run, desc="similarity") as shown:
         for name, measure in _runs(context, splits, eigenvectors, shown):
             outcome = cache.get(name)
             if outcome is None:

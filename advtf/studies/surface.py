@@ -4,15 +4,14 @@ Liu et al. 2020, figure 12.
 """
 
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
+from advtf import runtime
 from advtf.classifiers.classifier import Classifier
 from advtf.classifiers.export import TOLERANCE
 from advtf.classifiers.parameters import Parameters, filter_normalised, unit_direction
@@ -30,9 +29,8 @@ from advtf.landscape.surface import (
     symmetric_axis,
 )
 from advtf.settings.threat import format_epsilon
-from advtf.storage.cache import ResultCache, fingerprint
 from advtf.studies.context import StudyContext
-from advtf.studies.directions import top_eigenvectors
+from advtf.studies.eigenvectors import top_eigenvectors
 
 PROBES = 8  # images on which the models at the ends are compared with themselves
 HEADS = {
@@ -178,16 +176,10 @@ def _require_equal(moved, wanted, x):
 
 
 def _scan(context, objective, cut):
-    settings = context.settings.of_sections("attack", "compute", "surface")
-    logits = np.asarray(
-        context.classifiers[0].logits_fn(context.x[:PROBES])
-    )  # depend on all that is not moved
-    known = (cut.parameters.value(), cut.vectors, *cut.axes, logits, context.x, context.y)
-    cache = ResultCache(context.folder / "state", fingerprint(settings, *known))
-    total = math.prod(map(len, cut.axes))
-    with tqdm(
-        total=total, desc="surface", unit="point", leave=False, disable=not sys.stdout.isatty()
-    ) as shown:
+    # The logits depend on all that is not moved, such as BatchNorm's running statistics.
+    logits = np.asarray(context.classifiers[0].logits_fn(context.x[:PROBES]))
+    cache = context.cache(cut.parameters.value(), cut.vectors, *cut.axes, logits, context.x, context.y)
+    with runtime.progress(total=math.prod(map(len, cut.axes)), desc="surface", unit="point") as shown:
 
         def report(done, _):
             if not shown.n:  # rows of an earlier start say nothing about the speed

@@ -5,14 +5,13 @@ the image range [0, 1].
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
+from advtf import runtime
 from advtf.figures import theory as figures
 from advtf.theory import claims, constant_classifier, logistic
 from advtf.theory.claims import Claim
@@ -87,7 +86,7 @@ def _measured(x, y, seed) -> tuple[list[Claim], dict[str, np.ndarray], dict]:
 
 def _trained(x, y, threshold, seed) -> list[TrainedLinear]:
     total = len(FRACTIONS) * ITERATIONS
-    with tqdm(total=total, desc="theorem 1", leave=False, disable=not sys.stdout.isatty()) as shown:
+    with runtime.progress(total=total, desc="theorem 1") as shown:
         options = {"iterations": ITERATIONS, "seed": seed, "report": shown.update}
         return [train_multiclass(x, y, CLASSES, share * threshold, NORM, **options) for share in FRACTIONS]
 

@@ -1,17 +1,31 @@
 """What the tests of the analysis share: folders that look like exports, and a study of the tests' own."""
 
 import json
-import sys
 import types
 
 import numpy as np
 
 from advtf import studies
 from advtf.classifiers import manifest
+from advtf.studies.context import StudyContext
+from advtf.studies.run import completed
+from advtf.studies.settings import settings_class
 from advtf.training.settings import TrainConfig
 
 IMAGES = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
 LABELS = np.arange(6, dtype=np.int32)
+FGSM = {"norm": "linf", "attack_steps": 1, "attack_step_size": "eps", "random_start": "none"}
+
+
+def study_context(
+    folder, study, classifiers=(), images=(None, None), test_images=(None, None), say=None, **settings
+):
+    """The context of a study; `folder` is that of the analysis. Other settings have their defaults."""
+    chosen = completed(settings_class([study]).of({"study": (study,), **settings}), {})
+    context = StudyContext(
+        chosen, list(classifiers), *images, *test_images, folder, say or (lambda line: None)
+    )
+    return context.of_study(study)
 
 
 def fake_export(place, *, shape=(8, 8, 1), classes=10, **training):
@@ -62,10 +76,7 @@ class Recorder:
 def register(monkeypatch, name, **requirements):
     """Adds a `Recorder` to the registry for one test; by default it needs no model."""
     recorder = Recorder()
-    module = types.ModuleType(f"study_{name}")
-    module.run = recorder.run
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    entry = studies.Study(module.__name__, **{"models": 0, "sections": (name,), **requirements})
+    entry = studies.Study(recorder.run, **{"models": 0, **requirements})
     monkeypatch.setitem(studies.STUDIES, name, entry)
     return recorder
 

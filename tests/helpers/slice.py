@@ -6,11 +6,11 @@ from advtf import models
 from advtf.attacks.pgd import pgd
 from advtf.classifiers.classifier import as_classifier
 from advtf.data.sets import Split, load
-from advtf.studies.context import StudyContext
-from advtf.studies.settings import AnalyzeSettings
+from helpers.analysis import study_context
 
 EPSILON, SHAPE = 0.1, (4, 4, 1)
 ATTACK = pgd("linf", 3, 0.5)
+OF_ATTACK = {"norm": "linf", "attack_steps": 3, "attack_step_size": "eps/2", "random_start": "uniform"}
 
 
 def make_classifier(seed=0, name="linear"):
@@ -26,23 +26,9 @@ def context_of(folder, study, classifiers, say=lambda line: None, **settings):
         Split(part.images[:count, 2:6, 2:6], part.labels[:count])
         for part, count in ((load("digits").train, 40), (load("digits").test, 30))
     )
-    place = folder / study
-    place.mkdir(parents=True, exist_ok=True)
-    given = {"norm": "linf", "eps": EPSILON, "batch_size": 32} | settings
-    return StudyContext(
-        settings=AnalyzeSettings(study=(study,), **given),
-        classifiers=classifiers,
-        x=train.images,
-        y=train.labels,
-        x_test=test.images,
-        y_test=test.labels,
-        num_classes=10,
-        attack=ATTACK,
-        epsilon=given["eps"],
-        folder=place,
-        jit_compile=False,
-        say=say,
-    )
+    given = {"eps": EPSILON, "batch_size": 32, **OF_ATTACK} | settings
+    pairs = ((part.images, part.labels) for part in (train, test))
+    return study_context(folder, study, classifiers, *pairs, say=say, **given)
 
 
 def drawn_panels(monkeypatch, module):

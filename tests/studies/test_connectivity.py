@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers.analysis import study_context
 from helpers.curve import classifiers, foreign, held_out_images, images
 
 from advtf.attacks.pgd import pgd
@@ -14,29 +15,24 @@ from advtf.figures.connectivity import path_between_minima
 from advtf.landscape.curves import Curve
 from advtf.landscape.objective import AdversarialObjective
 from advtf.studies import connectivity
-from advtf.studies.context import StudyContext
-from advtf.studies.settings import AnalyzeSettings
 
 ATTACK = pgd("linf", 2, 0.6)
 POINTS = 5
 
 
-def context_of(folder, models=None, say=lambda line: None, **settings):
+def context_of(folder, models=None, say=None, **settings):
     given = {"curve_epochs": 2, "curve_lr": 0.02, "curve_points": POINTS, "eps": 0.03, "norm": "linf"}
+    given |= {"attack_steps": 2, "attack_step_size": "0.6eps", "random_start": "uniform"}  # those of ATTACK
     x, y = images()
     x_test, y_test = held_out_images()
-    folder = folder / "connectivity"  # a study's folder bears its name
-    folder.mkdir(parents=True, exist_ok=True)
-    return StudyContext(
-        settings=AnalyzeSettings(study=("connectivity",), **{**given, **settings}),
-        classifiers=models or classifiers(),
-        **{"x": x, "y": y, "x_test": x_test, "y_test": y_test},
-        num_classes=10,
-        attack=ATTACK,
-        epsilon=0.03,
-        folder=folder,
-        jit_compile=False,
+    return study_context(
+        folder,
+        "connectivity",
+        models or classifiers(),
+        (x, y),
+        (x_test, y_test),
         say=say,
+        **(given | settings),
     )
 
 

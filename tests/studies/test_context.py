@@ -1,10 +1,12 @@
-"""What a study writes through its context."""
+"""What a study is given through its context, and what it writes through it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.analysis import read
+import tensorflow as tf
+from helpers.analysis import FGSM, IMAGES, LABELS, fake_classifier, read, study_context
 
 from advtf.errors import UsageError
 from advtf.studies.context import StudyContext
@@ -16,19 +18,69 @@ SETTINGS = AnalyzeSettings(
 
 
 def context(folder, study="hessian"):
-    (folder / study).mkdir()
-    nothing = dict.fromkeys(("x", "y", "x_test", "y_test", "attack"))
-    return StudyContext(
-        settings=SETTINGS,
-        classifiers=[],
-        **nothing,
-        num_classes=0,
-        epsilon=0.5,
-        folder=folder / study,
-        jit_compile=False,
-        say=print,
-        source={"classifiers": ["a/last"], "dataset": "digits"},
+    source = {"classifiers": ["a/last"], "dataset": "digits"}
+    nothing = dict.fromkeys(("x", "y", "x_test", "y_test"))
+    return StudyContext(SETTINGS, [], **nothing, folder=folder, source=source).of_study(study)
+
+
+def given(classifiers, x=IMAGES, y=LABELS, x_test=None, y_test=None):
+    return StudyContext(SETTINGS, classifiers, x, y, x_test, y_test, Path())
+
+
+@pytest.mark.parametrize(
+    ("classifiers", "message"),
+    [
+        (
+            [fake_classifier(), fake_classifier("b", classes=5)],
+            "a with 8×8×1, 10 classes and b with 8×8×1, 5 classes",
+        ),
+        ([fake_classifier(), fake_classifier("b", shape=(8, 8, 3))], "one input shape and number of classes"),
+        ([fake_classifier(shape=(28, 28, 1))], "the 28×28×1 pixels and channels of a. Received: 8×8×1"),
+        ([fake_classifier(shape=(None, None, 3))], r"the \?×\?×3 pixels"),
+    ],
+)
+def test_classifiers_and_images_must_fit(classifiers, message):
+    with pytest.raises(UsageError, match=message):
+        given(classifiers)
+
+
+def test_free_sizes_fit_all_images():
+    assert given([fake_classifier(shape=(None, None, 1))]).identity()
+
+
+def test_the_identity_is_of_weights_images_and_labels():
+    identities = {
+        given([fake_classifier()]).identity(),
+        given([fake_classifier(weights=(1.0, 2.5))]).identity(),
+        given([fake_classifier()], IMAGES[::-1]).identity(),
+        given([fake_classifier()], y=LABELS[::-1]).identity(),
+        given([fake_classifier()], x_test=IMAGES, y_test=LABELS).identity(),
+    }
+    assert len(identities) == 5
+    assert given([fake_classifier("other name")]).identity() in identities
+
+
+def test_the_attack_is_the_one_configured(tmp_path):
+    made = study_context(tmp_path, "hessian", eps="0.1", **FGSM | {"attack_step_size": "0.02"})
+    x = np.full((2, 2, 2, 1), 0.5, np.float32)
+    signs = tf.constant([1.0, -1.0, 1.0, -1.0])[:, None] * [[1.0, -1.0]]
+    found = made.attack(
+        lambda x: tf.reshape(x, [-1, 4]) @ signs, x, np.array([0, 1]), made.epsilon, tf.constant([0, 0])
     )
+    expected = 0.02 * np.array([[-1, 1, -1, 1], [1, -1, 1, -1]]).reshape(2, 2, 2, 1)
+    np.testing.assert_allclose(found - x, expected, atol=1e-7)
+
+
+def test_a_cache_is_refused_with_other_settings_or_arrays(tmp_path):
+    first = study_context(tmp_path, "density", eps=0.1, density_probes=3, runs=2)
+    first.cache(np.arange(3)).put("a", {"v": np.ones(2)})
+    same = study_context(tmp_path, "density", eps=0.1, density_probes=3, runs=5)  # runs are of similarity
+    assert same.cache(np.arange(3)).get("a")["v"].tolist() == [1, 1]
+    others = ({"eps": 0.2, "density_probes": 3}, {"eps": 0.1, "density_probes": 4})
+    for other, array in ((others[0], np.arange(3)), (others[1], np.arange(3)), (None, np.arange(4))):
+        made = study_context(tmp_path, "density", **other) if other else first
+        with pytest.raises(UsageError, match="must hold results of this"):
+            made.cache(array)
 
 
 def test_a_result_tells_where_it_comes_from(tmp_path):

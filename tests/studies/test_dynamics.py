@@ -6,18 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.analysis import study_context
+from helpers.slice import OF_ATTACK
 from matplotlib.image import imread
 
 from advtf import models
-from advtf.attacks.pgd import pgd
 from advtf.classifiers.classifier import as_classifier
 from advtf.data import sets as data
 from advtf.errors import UsageError
 from advtf.figures import capacity, dynamics
 from advtf.landscape.units import dead_units
-from advtf.studies.context import StudyContext
 from advtf.studies.dynamics import run as run_study
-from advtf.studies.settings import AnalyzeSettings
 
 UPDATES, TOTAL = 4, 20
 
@@ -56,22 +55,18 @@ def write_run(folder, eps=0.1, scale=1.0, steps=None, losses=(2.0, 1.5, 1.0), **
 
 
 def context(folder, classifiers=(), runs=(), epsilon=0.2, count=30):
-    digits = data.load("digits")
-    folder.mkdir(parents=True)
+    digits = data.load("digits").train
     said = []
-    made = StudyContext(
-        settings=AnalyzeSettings(study="dynamics", run_dirs=",".join(runs), batch_size=8),
-        classifiers=list(classifiers),
-        x=digits.train.images[:count],
-        y=digits.train.labels[:count],
-        x_test=None,
-        y_test=None,
-        num_classes=10,
-        attack=pgd("linf", 3, 0.5),
-        epsilon=epsilon,
-        folder=folder,
-        jit_compile=False,
+    made = study_context(
+        folder.parent,
+        "dynamics",
+        classifiers,
+        (digits.images[:count], digits.labels[:count]),
         say=said.append,
+        run_dirs=",".join(runs),
+        batch_size=8,
+        eps=epsilon,
+        **OF_ATTACK,
     )
     return made, said
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers.analysis import FGSM, study_context
 from helpers.attack import softmax
 
 from advtf.attacks.pgd import fgsm
@@ -14,8 +15,6 @@ from advtf.figures.hessian import layer_spectra, spectra
 from advtf.landscape.objective import adversarial_examples
 from advtf.models import build
 from advtf.studies import hessian
-from advtf.studies.context import StudyContext
-from advtf.studies.settings import AnalyzeSettings
 
 SHAPE, CLASSES, EPSILON = (6, 6, 1), 3, 0.1
 
@@ -32,21 +31,11 @@ def images(n=20):
     return rng.random((n, *SHAPE), np.float32), rng.integers(0, CLASSES, n).astype(np.int32)
 
 
-def context_of(folder, models=None, say=lambda line: None, **settings):
+def context_of(folder, models=None, say=None, **settings):
     given = {"eigenvalues": 5, "eps": EPSILON, "norm": "linf", "normalise_draws": 3, "batch_size": 8}
     x, y = images()
-    folder = folder / "hessian"  # a study's folder bears its name
-    folder.mkdir(parents=True, exist_ok=True)
-    return StudyContext(
-        settings=AnalyzeSettings(study=("hessian",), **{**given, **settings}),
-        classifiers=models or classifiers(),
-        **{"x": x, "y": y, "x_test": None, "y_test": None},
-        num_classes=CLASSES,
-        attack=fgsm(),
-        epsilon=EPSILON,
-        folder=folder,
-        jit_compile=False,
-        say=say,
+    return study_context(
+        folder, "hessian", models or classifiers(), (x, y), say=say, **{**FGSM, **given, **settings}
     )
 
 

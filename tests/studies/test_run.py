@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.analysis import IMAGES, LABELS, fake_classifier, fake_export, register
+from helpers.analysis import IMAGES, LABELS, fake_classifier, fake_export, read, register
 from helpers.run import tree
 
 from advtf.errors import UsageError
 from advtf.studies import run as analysis_run
-from advtf.studies.run import AnalysisDirectory, Material, plan
+from advtf.studies.context import StudyContext
+from advtf.studies.run import AnalysisDirectory, finished_files, plan, run_analysis
 from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
 from advtf.training.directory import TrainingDirectory
 
@@ -119,40 +121,12 @@ def test_bad_plans_are_refused_and_write_nothing(inside, settings, options, mess
     assert tree(inside) == before
 
 
-# Material
-
-
-@pytest.mark.parametrize(
-    ("classifiers", "message"),
-    [
-        (
-            [fake_classifier(), fake_classifier("b", classes=5)],
-            "a with 8×8×1, 10 classes and b with 8×8×1, 5 classes",
-        ),
-        ([fake_classifier(), fake_classifier("b", shape=(8, 8, 3))], "one input shape and number of classes"),
-        ([fake_classifier(shape=(28, 28, 1))], "the 28×28×1 pixels and channels of a. Received: 8×8×1"),
-        ([fake_classifier(shape=(None, None, 3))], r"the \?×\?×3 pixels"),
-    ],
-)
-def test_material_must_fit(classifiers, message):
-    with pytest.raises(UsageError, match=message):
-        Material(classifiers, IMAGES, LABELS)
-
-
-def test_free_sizes_fit_all_images():
-    assert Material([fake_classifier(shape=(None, None, 1))], IMAGES, LABELS).identity()
-
-
-def test_the_identity_is_of_weights_images_and_labels():
-    identities = {
-        Material([fake_classifier()], IMAGES, LABELS).identity(),
-        Material([fake_classifier(weights=(1.0, 2.5))], IMAGES, LABELS).identity(),
-        Material([fake_classifier()], IMAGES[::-1], LABELS).identity(),
-        Material([fake_classifier()], IMAGES, LABELS[::-1]).identity(),
-        Material([fake_classifier()], IMAGES, LABELS, IMAGES, LABELS).identity(),
-    }
-    assert len(identities) == 5
-    assert Material([fake_classifier("other name")], IMAGES, LABELS).identity() in identities
+def test_the_plan_in_a_few_lines(inside):
+    run, settings, _ = plan({"study": "hessian,density", "model": LAST, "num_examples": 1500}, {})
+    lines = analysis_run.describe(settings, run).splitlines()
+    assert [line.split()[0] for line in lines] == ["study", "model", "data", "attack", "output"]
+    assert "mnist, first 1,500 train images" in lines[2] and "ε 0.3, 33 steps of 0.01" in lines[3]
+    assert run.resume_command == ("python -m advtf.analyze --out_dir=runs/analyze-r-last --resume")
 
 
 # Resuming
@@ -164,7 +138,23 @@ def two(monkeypatch):
 
 
 def completed(**given):
-    return analysis_run.completed(AnalyzeSettings(study=("first", "second"), **given), {})
+    return analysis_run.completed(AnalyzeSettings(**{"study": ("first", "second"), **given}), {})
+
+
+def context_of(classifiers=None, images=(IMAGES, LABELS), said=None, **given):
+    say = (lambda line: None) if said is None else said.append
+    classifiers = [fake_classifier()] if classifiers is None else classifiers
+    return StudyContext(
+        completed(**given), classifiers, *images, None, None, Path(), say, {"classifiers": ["a"]}
+    )
+
+
+def go(folder, context=None, resume=None, studies=None, **given):
+    """Runs the studies in a folder, where the analysis may have begun."""
+    run, context = AnalysisDirectory(folder), context or context_of(**given)
+    resume = run.state() != "new" if resume is None else resume
+    context = dataclasses.replace(context, folder=folder)
+    return run_analysis(run, context, AnalyzeOptions(), resume=resume, studies=studies)
 
 
 def test_only_new_studies_may_bring_settings(two):
@@ -184,34 +174,82 @@ def test_only_new_studies_may_bring_settings(two):
 
 
 def test_other_weights_or_images_are_not_continued(two, tmp_path):
-    run, options = AnalysisDirectory(tmp_path), AnalyzeOptions()
-    settings, material = completed(), Material([fake_classifier()], IMAGES, LABELS)
-    analysis_run.begin(run, settings, options, material, resume=False)
-    assert run.state() == "unfinished" and analysis_run.stored_settings(run) == settings
+    run = AnalysisDirectory(tmp_path)
+    go(tmp_path, studies=[])
+    assert run.state() == "unfinished" and run.stored_settings() == completed()
     before = tree(tmp_path)
-    analysis_run.begin(run, settings, options, material, resume=True)
+    go(tmp_path, studies=[])
     assert tree(tmp_path) == before
-    with pytest.raises(UsageError, match="must continue with the classifiers and images"):
-        analysis_run.begin(
-            run, settings, options, Material([fake_classifier()], IMAGES, LABELS[::-1]), resume=True
-        )
+    for other in (
+        context_of(images=(IMAGES, LABELS[::-1])),
+        context_of([fake_classifier(weights=(1.0, 2.5))]),
+    ):
+        with pytest.raises(UsageError, match="must continue with the classifiers and images"):
+            go(tmp_path, other)
     assert tree(tmp_path) == before
 
 
 def test_adding_a_study_unfinishes_the_analysis(two, tmp_path):
-    run, settings, material = AnalysisDirectory(tmp_path), completed(), Material([])
-    analysis_run.begin(run, settings, AnalyzeOptions(), material, resume=False)
-    run.results.write_text("{}")
-    assert analysis_run.is_finished(run, settings)
-    more = dataclasses.replace(settings, study=("first", "second", "theory"))
-    assert not analysis_run.is_finished(run, more)
-    analysis_run.begin(run, more, AnalyzeOptions(), material, resume=True)
-    assert run.state() == "unfinished" and analysis_run.stored_settings(run) == more
+    run = AnalysisDirectory(tmp_path)
+    assert go(tmp_path).finished and run.is_finished(completed())
+    more = completed(study=("first", "second", "theory"))
+    assert not run.is_finished(more)
+    assert not go(tmp_path, study=more.study, studies=["first"]).finished
+    assert run.state() == "unfinished" and run.stored_settings() == more
 
 
-def test_the_plan_in_a_few_lines(inside):
-    run, settings, _ = plan({"study": "hessian,density", "model": LAST, "num_examples": 1500}, {})
-    lines = analysis_run.describe(settings, run).splitlines()
-    assert [line.split()[0] for line in lines] == ["study", "model", "data", "attack", "output"]
-    assert "mnist, first 1,500 train images" in lines[2] and "ε 0.3, 33 steps of 0.01" in lines[3]
-    assert run.resume_command == ("python -m advtf.analyze --out_dir=runs/analyze-r-last --resume")
+# Running
+
+
+def test_studies_get_what_they_need_and_their_results_are_listed(two, tmp_path):
+    said = []
+    outcome = go(tmp_path, said=said, eps="0.1", attack_step_size="0.02", seed=4)
+    first = two[0].contexts[0]
+    assert first.folder == tmp_path / "first" and first.x is IMAGES and first.y is LABELS
+    assert (first.epsilon, first.settings.seed, first.classifiers[0].name) == (0.1, 4, "a")
+    assert outcome.failures == {} and outcome.finished
+    for name in ("first", "second"):
+        files = [tmp_path / name / f"{name}.json", tmp_path / name / f"{name}.npz"]
+        assert outcome.files[name] == files and finished_files(tmp_path / name) == files
+        assert read(files[0])["mean"] == pytest.approx(IMAGES.mean())
+        assert not (tmp_path / name / "state").exists()
+    assert [line.split()[0] for line in said] == ["first", "mean", "first", "second", "mean", "second"]
+
+
+def test_a_killed_study_continues_from_its_state_and_finished_ones_are_kept(two, tmp_path):
+    two[1].fail = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path)
+    before = tree(tmp_path / "first")
+    said = []
+    outcome = go(tmp_path, said=said)
+    assert (len(two[0].contexts), two[1].found) == (1, [None, "call 1"])
+    assert "first: done before" in said[0] and tree(tmp_path / "first") == before
+    assert list(outcome.files) == ["first", "second"] and not (tmp_path / "second" / "state").exists()
+    go(tmp_path)
+    assert len(two[1].contexts) == 2
+
+
+def test_a_study_whose_files_are_gone_is_repeated(two, tmp_path):
+    go(tmp_path)
+    (tmp_path / "second" / "second.npz").unlink()
+    go(tmp_path)
+    assert (len(two[0].contexts), len(two[1].contexts)) == (1, 2)
+
+
+def test_one_that_fails_does_not_lose_the_others(two, tmp_path):
+    two[0].fail, said = UsageError("no. Received: x."), []
+    outcome = go(tmp_path, said=said)
+    assert list(outcome.files) == ["second"] and str(outcome.failures["first"]) == "no. Received: x."
+    assert "not done: no. Received: x." in said and finished_files(tmp_path / "first") is None
+    assert list(go(tmp_path).files) == ["first", "second"]
+
+
+def test_the_files_of_all_studies_are_listed_when_the_last_is_done(two, tmp_path):
+    run = AnalysisDirectory(tmp_path)
+    two[1].fail = UsageError("no")
+    assert not go(tmp_path).finished and not run.results.exists()
+    assert go(tmp_path).finished
+    record = read(tmp_path / "analysis.json")
+    assert record["classifiers"] == ["a"] and "advtf" in record["versions"]
+    assert record["studies"]["second"] == ["second/second.json", "second/second.npz"]

@@ -8,14 +8,13 @@ import pytest
 from helpers.attack import softmax
 from helpers.slice import ATTACK, EPSILON, context_of, drawn_panels, lines, make_classifier
 
-from advtf.attacks.pgd import pgd
 from advtf.classifiers.parameters import unit_direction
 from advtf.errors import UsageError
 from advtf.figures import similarity as figures
 from advtf.landscape.objective import AdversarialObjective, adversarial_examples
 from advtf.landscape.similarity import PerturbationSimilarity
 from advtf.studies import similarity
-from advtf.studies.directions import top_eigenvectors
+from advtf.studies.eigenvectors import top_eigenvectors
 
 OFFSETS = (0, 1.5)
 
@@ -139,13 +138,14 @@ def test_saved_eigenvectors_are_used_only_where_they_are_eigenvectors(tmp_path):
     def found(**settings):
         """The eigenvalues, and whether they were found anew."""
         own.unlink(missing_ok=True)
-        values, _ = top_eigenvectors(dataclasses.replace(context, **settings), 0, 1)
+        changed = dataclasses.replace(context, settings=dataclasses.replace(context.settings, **settings))
+        values, _ = top_eigenvectors(changed, 0, 1)
         return values.tolist(), own.exists()
 
     save("both")
     assert found() == ([values[0]], False)
     assert said == [f"Eigenvectors of {place / 'hessian.npz'} are used: they are eigenvectors here, too."]
-    assert found(epsilon=0.3)[1]  # other adversarial images
+    assert found(eps=0.3)[1]  # other adversarial images
     save("smallest")
     assert found()[1]
     save("largest", values=values[1:4])
@@ -161,12 +161,11 @@ def test_only_test_images_and_undefined_cosines(tmp_path, monkeypatch):
     """Weights of zero have no gradient: at a = 0 nothing is perturbed, and the table says so."""
     classifier, said = make_classifier(), []
     classifier.parameters.assign(np.zeros(classifier.parameters.size))
-    settings = {"offsets": (0, 2), "runs": 1, "split": "test"}
+    settings = {"offsets": (0, 2), "runs": 1, "split": "test", "attack_steps": 2, "random_start": "none"}
     context = context_of(tmp_path, "similarity", [classifier], said.append, **settings)
     vector = np.ones((classifier.parameters.size, 1), np.float32)
     monkeypatch.setattr(similarity, "top_eigenvectors", lambda *_: (np.ones(1), vector))
-    still = dataclasses.replace(context, attack=pgd("linf", 2, 0.5, random_start="none"))
-    record = json.loads(similarity.run(still)[0].read_text())
+    record = json.loads(similarity.run(context)[0].read_text())
     part = record["models"][0]["random"]
     assert list(part) == ["test"] and part["test"]["left_out"] == [30, 0]
     assert part["test"]["similarity"][0] is None and part["test"]["similarity"][1] < 0

@@ -7,14 +7,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from helpers.analysis import study_context
 from matplotlib.image import imread
 from threadpoolctl import threadpool_limits
 
 from advtf.errors import UsageError
 from advtf.figures import theory as figures
 from advtf.studies import theory
-from advtf.studies.context import StudyContext
-from advtf.studies.settings import AnalyzeSettings
 from advtf.theory import constant_classifier, multiclass, smoothness
 
 FILES = ["theory.json", "theory.npz", "figure1.png", "proposition1.png", "theorem1.png", "theorem3.png"]
@@ -23,14 +22,8 @@ BEYOND = "the same where ‖w‖_q changes with w, in directions of any kind"  #
 
 
 def context(folder, seed=0):
-    folder.mkdir()
-    settings = AnalyzeSettings(study=("theory",), seed=seed)
-    nothing = dict.fromkeys(("x", "y", "x_test", "y_test"))
     said = []
-    made = StudyContext(
-        settings=settings, classifiers=[], **nothing, num_classes=0, attack=None, epsilon=0.0, folder=folder,
-        jit_compile=False, say=said.append,
-    )  # fmt: skip
+    made = study_context(folder.parent, "theory", say=said.append, seed=seed)
     return made, said
 
 
