@@ -17,9 +17,10 @@ from absl import flags
 
 from advtf.errors import UsageError
 from advtf.settings import commands
+from advtf.studies import STUDIES
 from advtf.studies import run as analysis_run
 from advtf.studies.run import analyze
-from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
+from advtf.studies.settings import AnalyzeOptions, settings_class
 
 __all__ = ["analyze", "main"]
 
@@ -27,8 +28,8 @@ __all__ = ["analyze", "main"]
 def main(argv: list[str]) -> None:
     """Analyzes classifiers; exits with 2 for a mistake, 130 when interrupted."""
     del argv
-    given = {cls: commands.given_flags(flags.FLAGS, cls) for cls in (AnalyzeSettings, AnalyzeOptions)}
-    run, settings, options = analysis_run.plan(given[AnalyzeSettings], given[AnalyzeOptions])
+    given = (commands.given_flags(flags.FLAGS, cls) for cls in (settings_class(STUDIES), AnalyzeOptions))
+    run, settings, options = analysis_run.plan(*given)
     if options.resume and run.is_finished(settings):
         print(f"{run.path} is finished; its results are listed in {run.results}.")
         return
@@ -56,4 +57,4 @@ def _run(run, settings, options):
 sys.modules[__name__].__class__ = commands.CallableModule  # advtf.analyze is the function, too
 
 if __name__ == "__main__":
-    commands.run_command(main, AnalyzeSettings, AnalyzeOptions)
+    commands.run_command(main, settings_class(STUDIES), AnalyzeOptions)

@@ -77,7 +77,9 @@ def plan(
         UsageError: a bad setting, a study that cannot be done, no such model, an unknown data set, or a
             directory that is in use.
     """
-    options, settings = AnalyzeOptions.of(given_options), settings_class().of(given_settings)
+    options = AnalyzeOptions.of(given_options)
+    studies = settings_class(STUDIES).of(given_settings).study
+    settings = settings_class(studies).of(given_settings)
     if not (options.resume and options.out_dir):
         _require_studies(settings)
     run = AnalysisDirectory.choose(
