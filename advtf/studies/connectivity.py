@@ -31,7 +31,8 @@ def run(context: StudyContext) -> list[Path]:
     """Writes connectivity.json, .npz and .png, and curve<k>.npz with the control points of curve k.
 
     More than two models give a curve from each to the next, trained and measured independently of each
-    other. The training images train the curves and give the training loss; the test images are only measured.
+    other. The training images train the curves and give the training loss; on the test images the curves are
+    only measured.
 
     Raises:
         UsageError: fewer than two models, models that cannot be connected, or training that diverges.
@@ -57,7 +58,7 @@ def run(context: StudyContext) -> list[Path]:
 
 
 def _scanner(context: StudyContext) -> CurveScanner:
-    """Measures every curve in the first model's network: all have one architecture, so it compiles once."""
+    """Returns what measures every curve; all models have one architecture, so one graph serves them all."""
     return CurveScanner(
         context.classifiers[0],
         (context.x, context.y),
@@ -73,7 +74,7 @@ def _scanner(context: StudyContext) -> CurveScanner:
 def _connected(
     context: StudyContext, scanner: CurveScanner, number: int, start: Classifier, end: Classifier
 ) -> tuple[TrainedCurve, CurveScan, CurveScan]:
-    """The trained curve, its scan, and that of the straight line."""
+    """Returns the trained curve, its scan, and that of the straight line."""
     settings, state = context.settings, context.folder / STATE / f"curve{number}"
     identity = settings.of_sections("attack", "compute")
     context.say(f"Curve {number}: from {start.name} to {end.name}")
@@ -116,7 +117,7 @@ def _curve_settings(context, start):
 
 
 def _record(start, end, trained, curve, line):
-    ends = [trained.curve.points[place].astype(np.float64) for place in (0, -1)]
+    ends = [trained.curve.points[index].astype(np.float64) for index in (0, -1)]
     return {
         "start": start.name,
         "end": end.name,
@@ -130,23 +131,23 @@ def _record(start, end, trained, curve, line):
 
 
 def _heights(scan):
-    """What the figure shows in numbers: values at the ends, the largest value, the barrier and its place."""
+    """Returns the figure in numbers: values at the ends, the largest value, the barrier and where it is."""
     heights = {}
     for name in MEASURED.values():
         values = getattr(scan, name)
-        height, place = barrier(scan.t, values)
+        height, position = barrier(scan.t, values)
         heights[name] = {
             "start": values[0],
             "end": values[-1],
             "largest": values.max(),
             "barrier": height,
-            "barrier_at": place,
+            "barrier_at": position,
         }
     return heights
 
 
 def _arrays(context, found):
-    """(curves, T) of each measurement, named curve_... and line_...; t is (T,)."""
+    """Returns each measurement (curves, T) under curve_... and line_..., and t (T,)."""
     arrays = {"t": found[0][1].t, "epsilon": np.float64(context.epsilon)}
     arrays["names"] = np.array([classifier.name for classifier in context.classifiers])
     for position, path in ((1, "curve"), (2, "line")):

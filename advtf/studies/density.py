@@ -24,10 +24,10 @@ from advtf.studies.eigenvectors import Hessians
 
 
 def run(context: StudyContext) -> list[Path]:
-    """Writes density.npz, density.json and density.png, and says the table.
+    """Writes density.npz, density.json and density.png, and tells the table.
 
-    All classifiers share one kernel width and one grid, so that their densities compare. Adversarial
-    examples are made once and held fixed. Every probe is kept as soon as it is done.
+    All classifiers share one kernel width and one grid, so that their densities can be compared. The
+    adversarial examples are made once and held fixed. Every probe is kept as soon as it is done.
 
     Raises:
         UsageError: the folder holds the state of another study.

@@ -19,14 +19,14 @@ from advtf.training.directory import TrainingDirectory
 
 
 def run(context: StudyContext) -> list[Path]:
-    """Writes dynamics.json and the figures of what was given, and says the tables.
+    """Writes dynamics.json and figures of the training runs and of the models, and tells their tables.
 
-    Of training runs: updates.png from their dynamics.npz and loss.png from their metrics.jsonl. Of models:
+    Training runs give updates.png from their dynamics.npz and loss.png from their metrics.jsonl. Models give
     dead_units.png, counted over the clean and the adversarial images of the data set.
 
     Raises:
-        UsageError: a run without these files, two runs of one folder name, or a model that is not built of
-            layers here.
+        UsageError: a run without these files, two runs with one folder name, or a model whose layers are not
+            known.
     """
     batch_size = context.settings.batch_size
     counters = [UnitCounter(_model(classifier), batch_size=batch_size) for classifier in context.classifiers]
@@ -76,7 +76,7 @@ def summary(path: Path) -> dict:
     """Returns the means over the first and over the last updates in a dynamics.npz.
 
     Args:
-        path: of the file.
+        path: a dynamics.npz.
 
     Returns:
         "updates" N and "total"; under "first" and "last" the number of updates "recorded", the means of

@@ -16,6 +16,7 @@ from advtf.classifiers.classifier import Classifier
 from advtf.figures.input import input_landscape
 from advtf.landscape.input_hessian import require_second_derivatives
 from advtf.landscape.inputs import REFERENCE_STEP, InputMeasures, InputMeter
+from advtf.landscape.statistics import estimate
 from advtf.landscape.twin import twin_classifier
 from advtf.settings.threat import format_epsilon
 from advtf.storage.cache import ResultCache
@@ -28,14 +29,14 @@ Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def run(context: StudyContext) -> list[Path]:
-    """Writes input.json, input.npz and input.png, and says the table.
+    """Writes input.json, input.npz and input.png, and tells the table.
 
-    The measures are those of `context.x`, and of the test images where that is the training set. Each
-    classifier on each set is kept as soon as it is measured.
+    Measured are `context.x` and, where these are training images, the test images, too. The measures of each
+    classifier on each of them are kept as soon as they are made.
 
     Raises:
-        UsageError: a softplus twin that cannot be, a classifier without second derivatives, or state of
-            another study in the folder.
+        UsageError: a classifier without softplus twin or second derivatives, or a folder with the state of
+            another study.
         FloatingPointError: a product with a Hessian is not finite.
     """
     classifiers = _classifiers(context)
@@ -48,7 +49,7 @@ def run(context: StudyContext) -> list[Path]:
             for classifier, of_model in zip(classifiers, measured, strict=True)
         ],
     }
-    for line in _table(context, content["models"]):
+    for line in _table(context, classifiers, measured):
         context.say(line)
     results = context.write_arrays("input", **_arrays(context, classifiers, splits, measured))
     record = context.write_json("input", content)
@@ -57,7 +58,7 @@ def run(context: StudyContext) -> list[Path]:
 
 
 def _classifiers(context: StudyContext) -> list[Classifier]:
-    """The classifiers, each followed by its softplus twin if that is asked for."""
+    """Returns the classifiers, each followed by its softplus twin if the settings say so."""
     if not context.settings.softplus_twin:
         return list(context.classifiers)
     return [each for classifier in context.classifiers for each in (classifier, twin_classifier(classifier))]
@@ -135,7 +136,7 @@ def _arrays(
     splits: Splits,
     measured: list[dict[str, InputMeasures]],
 ) -> dict[str, np.ndarray]:
-    """``<split>_<measure>``: one row per model, one entry per image; NaN: no effectiveness."""
+    """Returns ``<split>_<measure>`` (models, images); effectiveness is NaN where an image has none."""
     named = {
         f"{split}_{field}": np.stack([getattr(each[split], field) for each in measured])
         for split in splits
@@ -152,38 +153,34 @@ def _arrays(
     }
 
 
-def _table(context: StudyContext, models: list[dict]) -> Iterator[str]:
+def _table(
+    context: StudyContext, classifiers: list[Classifier], measured: list[dict[str, InputMeasures]]
+) -> Iterator[str]:
     settings = context.settings
     yield (
         f"Input loss landscape, ε {format_epsilon(context.epsilon)}, {settings.assessed_attack} relative to "
         f"PGD{settings.reference_steps}, mean ± standard error"
     )
     yield "".join(f"{title:>18}" for title in COLUMNS.values()) + "  split  classifier"
-    for model in models:
-        for split, summary in model["splits"].items():
-            cells = "".join(f"{_with_error(summary[name]):>18}" for name in COLUMNS)
-            yield f"{cells}  {split:<5}  {model['name']}"
-    yield from _remarks(models)
+    remarks = []
+    for classifier, splits in zip(classifiers, measured, strict=True):
+        for split, measures in splits.items():
+            cells = "".join(f"{estimate(getattr(measures, name))!s:>18}" for name in COLUMNS)
+            yield f"{cells}  {split:<5}  {classifier.name}"
+            remarks += _remarks(measures, f"{split}, {classifier.name}")
+    yield from remarks
 
 
-def _with_error(estimate: dict) -> str:
-    mean, error = estimate["mean"], estimate["standard_error"]
-    if mean is None:
-        return "-"
-    return f"{mean:.4g}" if error is None else f"{mean:.4g} ± {error:.2g}"
-
-
-def _remarks(models: list[dict]) -> Iterator[str]:
-    for model in models:
-        for split, summary in model["splits"].items():
-            place, hs, ratio = f"{split}, {model['name']}", summary["hs"], summary["effectiveness"]
-            if ratio["left_out"]:
-                yield (
-                    f"{ratio['left_out']} images have no effectiveness, as the reference attack does not "
-                    f"raise their loss: {place}."
-                )
-            if hs["examples"] > hs.get("converged", 0):
-                yield (
-                    f"{hs['examples'] - hs['converged']} of {hs['examples']} spectra have not converged, "
-                    f"residuals up to {hs['largest_residual']:.1g}·max|λ|: {place}."
-                )
+def _remarks(measures: InputMeasures, where: str) -> Iterator[str]:
+    left_out = np.count_nonzero(~measures.assessable)
+    if left_out:
+        yield (
+            f"{left_out} images have no effectiveness, as the reference attack does not raise their loss: "
+            f"{where}."
+        )
+    missing = np.count_nonzero(~measures.converged)
+    if missing:
+        yield (
+            f"{missing} of {len(measures.hs)} spectra have not converged, "
+            f"residuals up to {measures.residuals.max():.1g}·max|λ|: {where}."
+        )

@@ -16,6 +16,8 @@ from advtf.training.settings import DATASET_NAME
 
 SHARED = ("target", "attack", "compute")  # the sections of settings that concern every study
 _AS_TRAINED = "default as in training"
+# The registry is read when names are needed, so that a study registered later is known, too.
+_STUDY_NAMES = dataclasses.replace(texts("studies"), names=STUDIES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class CommonSettings(Settings):
         UsageError: a bad value, an unknown study, a radius out of range, or a step too long for it.
     """
 
-    study: tuple[str, ...] = setting("target", texts("studies"), f"with commas: {', '.join(STUDIES)}", ())
+    study: tuple[str, ...] = setting("target", _STUDY_NAMES, "names with commas between", ())
     model: tuple[str, ...] = setting("target", texts("paths"), "SavedModels, with commas between", ())
     dataset: str | None = setting("target", DATASET_NAME, f"images; {_AS_TRAINED}", None)
     split: str = setting("target", choice(("train", "test")), "images the loss is the mean over", "train")

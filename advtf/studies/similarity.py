@@ -21,16 +21,16 @@ from advtf.studies.context import StudyContext
 from advtf.studies.eigenvectors import top_eigenvectors
 
 DIRECTIONS = ("eigenvector", "random")
-RUN_STRIDE = 1_000_003  # the runs of one seed do not meet those of the next seeds
+RUN_STRIDE = 1_000_003  # between the seeds of runs, so that they do not meet those of the next seeds
 
 
 def run(context: StudyContext) -> list[Path]:
-    """Writes similarity.npz, similarity.json and similarity.png, and says the table.
+    """Writes similarity.npz, similarity.json and similarity.png, and tells the table.
 
     Runs differ in the random starts and in the random direction.
 
     Raises:
-        UsageError: ε = 0, where there are no perturbations, or state of another study in the folder.
+        UsageError: ε = 0, where there are no perturbations, or a folder with the state of another study.
     """
     if context.epsilon < NEGLIGIBLE_EPSILON:
         raise UsageError(
@@ -56,7 +56,7 @@ def run(context: StudyContext) -> list[Path]:
 
 
 def _measured(context: StudyContext, splits: dict, eigenvectors: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays with the axes model, split, run, direction and, last, length a; before a the sign, if any."""
+    """Returns arrays with the axes model, split, run, direction, sign where there is one, and length a."""
     settings, classifiers = context.settings, context.classifiers
     known = [*(classifier.parameters.value() for classifier in classifiers), *eigenvectors]
     images = [part for pair in splits.values() for part in pair]
@@ -77,7 +77,7 @@ def _measured(context: StudyContext, splits: dict, eigenvectors: list[np.ndarray
 
 
 def _runs(context, splits, eigenvectors, shown):
-    """Every run's name, and the function that measures it."""
+    """Yields the name of every run, and the function that measures it."""
     compute = {"batch_size": context.settings.batch_size, "jit_compile": context.jit_compile}
     for number, (classifier, eigenvector) in enumerate(zip(context.classifiers, eigenvectors, strict=True)):
         for split, (x, y) in splits.items():
@@ -101,17 +101,17 @@ def _one_run(context, classifier, probe, eigenvector, index, shown):
 
 
 def _summary(arrays, model, split, direction):
-    """Means over the runs, and over both signs of a; variances over the runs."""
-    place = model, split, slice(None), direction
-    similarity, error = arrays["similarity"][place], arrays["error"][place].mean(axis=1)
+    """Returns means over the runs and both signs of a, and variances over the runs."""
+    index = model, split, slice(None), direction
+    similarity, error = arrays["similarity"][index], arrays["error"][index].mean(axis=1)
     several = len(similarity) > 1
     return {
         "similarity": similarity.mean(axis=0),
         "similarity_variance": similarity.var(axis=0, ddof=1) if several else None,
-        "left_out": arrays["left_out"][place].sum(axis=0),
+        "left_out": arrays["left_out"][index].sum(axis=0),
         "robust_error": error.mean(axis=0),
         "robust_error_variance": error.var(axis=0, ddof=1) if several else None,
-        "loss": arrays["loss"][place].mean(axis=(0, 1)),
+        "loss": arrays["loss"][index].mean(axis=(0, 1)),
     }
 
 

@@ -43,20 +43,20 @@ HEADS = {
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """What a scan moves and along what.
+    """The weights that a scan moves, and where it moves them.
 
     Attributes:
-        parameters: those that move.
-        vectors: (k, P) directions, or the weights of the models.
-        place: coordinates -> weights.
+        parameters: the variables that move.
+        vectors: (k, P), the directions, or the weights of the models.
+        weights_at: coordinates -> weights (P,).
         axes: coordinates along each direction.
         labels: of the axes, for figures.
-        towards: the places at the unit coordinates are models.
+        towards: whether there are models at the unit coordinates.
     """
 
     parameters: Parameters
     vectors: np.ndarray
-    place: Weights
+    weights_at: Weights
     axes: tuple[np.ndarray, ...]
     labels: tuple[str, ...]
     towards: bool = False
@@ -65,9 +65,11 @@ class Slice:
 def run(context: StudyContext) -> list[Path]:
     """Writes surface.npz, surface.json, surface.png and, where Plotly is installed, surface.html.
 
+    It also tells a table of the losses and errors at the models and at the lowest point.
+
     Raises:
-        UsageError: an even number of points about a model, a model that the first cannot be moved to, or
-            state of another study in the folder.
+        UsageError: an even number of points around a model, a model that the first cannot be moved to, or a
+            folder with the state of another study.
     """
     classifier, settings = context.classifiers[0], context.settings
     cut = _towards(context) if settings.surface == "towards" else _around(context, classifier)
@@ -117,12 +119,12 @@ def _around(context, classifier) -> Slice:
     if settings.surface == "filter":
         vectors = np.stack([filter_normalised(parameters, vector) for vector in vectors.T], axis=1)
         names = [f"a{_index(k, count)} along filter-normalised vector" for k in range(count)]
-    place = around(parameters.value(), list(vectors.T))
-    return Slice(parameters, vectors.T, place, (axis,) * count, tuple(names))
+    weights_at = around(parameters.value(), list(vectors.T))
+    return Slice(parameters, vectors.T, weights_at, (axis,) * count, tuple(names))
 
 
 def _random_directions(seed, parameters, count):
-    """Orthonormal columns (P, count), uniform; of two, the first is that of one."""
+    """Returns orthonormal columns (P, count), uniform on the sphere; the first is the same for any count."""
     columns = np.stack([unit_direction(parameters, seed + k) for k in range(count)], axis=1)
     orthonormal, triangle = np.linalg.qr(columns.astype(np.float64))
     return orthonormal * np.sign(np.diag(triangle))
@@ -157,9 +159,9 @@ def _towards(context) -> Slice:
 
 
 def _everything(classifier: Classifier) -> Parameters:
-    """The weights and, where they can be reached, BatchNorm's running statistics.
+    """Returns the weights and, where they can be reached, BatchNorm's running statistics.
 
-    On the way to another model both move in equal shares, so that its end is that model.
+    On the way to another model both move in equal shares, so that the end of the way is that model.
     """
     if classifier.model is None:
         return classifier.parameters
@@ -186,20 +188,20 @@ def _scan(context, objective, cut):
                 shown.initial = shown.n = done - 1
             shown.update(done - shown.n)
 
-        return surface(objective, cut.parameters, cut.place, cut.axes, cache=cache, report=report)
+        return surface(objective, cut.parameters, cut.weights_at, cut.axes, cache=cache, report=report)
 
 
 def _points(found: Surface, classifiers) -> dict[str, dict]:
-    """Where the models are, and the point of the lowest L_ε, each with its coordinates and values."""
-    places = {classifiers[0].name: (0.0,) * len(found.axes)}
+    """Returns coordinates and values of the models and of the point of the lowest L_ε, by name."""
+    coordinates = {classifiers[0].name: (0.0,) * len(found.axes)}
     if len(classifiers) > 1:
-        places |= {
+        coordinates |= {
             s.name: tuple(unit) for s, unit in zip(classifiers[1:], np.eye(len(found.axes)), strict=True)
         }
     losses = np.where(np.isnan(found.adversarial_loss), np.inf, found.adversarial_loss)
     lowest = np.unravel_index(np.argmin(losses), losses.shape)
-    places["lowest L_ε"] = tuple(axis[i] for axis, i in zip(found.axes, lowest, strict=True))
-    return {name: {"coordinates": place, **found.at(*place)} for name, place in places.items()}
+    coordinates["lowest L_ε"] = tuple(axis[i] for axis, i in zip(found.axes, lowest, strict=True))
+    return {name: {"coordinates": at, **found.at(*at)} for name, at in coordinates.items()}
 
 
 def _table(found: Surface, points: dict, cut: Slice, epsilon: float) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The study ``theory``: the theorems of Liu et al. 2020 on linear models, checked on digits.
 
-Needs no model, and no data but the digits that scikit-learn brings. Budgets are those of the paper, without
-the image range [0, 1].
+It needs no model, and no data but the digits of scikit-learn. Budgets are those of the paper, without the
+image range [0, 1].
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 NORM = "linf"
 CLASSES = 10
-# The ε to train for, relative to ε̄: on both sides of it, and close.
+# The ε to train for relative to ε̄; they lie on both sides of it, and close to it.
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.02, 1.05, 1.1, 1.2)
 ITERATIONS = 500
-PAIR = (0, 1)  # of digits, which a linear model without bias separates
-PAIR_EPSILON = 0.1  # that it is trained for
-SUBSET = 200  # examples, for what is done to every pair of a W and an example
+PAIR = (0, 1)  # the two digits of logistic regression, which a linear model without bias separates
+PAIR_EPSILON = 0.1  # that logistic regression is trained for
+SUBSET = 200  # number of examples in checks of every pair of a W and an example
 WEIGHTS_PER_MODEL = 8
 RADII = np.linspace(0.0, 0.6, 31)
 SKETCH = {"x": 1.0, "epsilons": (0.6, 1.2), "theta": np.linspace(-2.0, 2.0, 401)}  # figure 1
@@ -41,10 +41,10 @@ FIGURES = {
 
 
 def run(context: "StudyContext") -> list[Path]:
-    """Checks every claim of section 3 and appendix A that can be computed, and says a table of them.
+    """Checks every claim of section 3 and appendix A that can be computed, and tells a table of them.
 
     Args:
-        context: its folder, its `say` and ``settings.seed`` are used.
+        context: its folder, its `say` and its seed are used.
 
     Returns:
         theory.json (claims, sweep), theory.npz (curves), and the figures figure1, proposition1, theorem1
@@ -66,7 +66,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     return train.images.reshape(len(train), -1).astype(np.float64), train.labels.astype(np.int64)
 
 
-# Matrices are small: on a busy machine two BLAS threads, which wait for each other, took 25 times as long.
+# The matrices are small: on a busy machine two BLAS threads wait for each other and took 25 times as long.
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def _measured(x, y, seed) -> tuple[list[Claim], dict[str, np.ndarray], dict]:
     threshold = constant_classifier.threshold(x, y, CLASSES, NORM).upper
@@ -92,7 +92,7 @@ def _trained(x, y, threshold, seed) -> list[TrainedLinear]:
 
 
 def _multiclass(x, y, trained, threshold, seed) -> tuple[list[Claim], dict[str, np.ndarray]]:
-    """Proposition 1 and Theorem 1."""
+    """Checks Proposition 1 and Theorem 1."""
     weights = claims.sampled_weights(trained, WEIGHTS_PER_MODEL, seed)
     subset = x[:SUBSET], y[:SUBSET]
     nested, robust = claims.shrinking_version_space(weights, *subset, RADII, NORM)
@@ -108,7 +108,7 @@ def _multiclass(x, y, trained, threshold, seed) -> tuple[list[Claim], dict[str, 
 
 
 def _binary(x, y, seed) -> tuple[list[Claim], dict[str, np.ndarray]]:
-    """Eq. 6, Proposition 2 and Theorem 3, on two digits."""
+    """Checks eq. 6, Proposition 2 and Theorem 3 on two digits."""
     chosen = np.isin(y, PAIR)
     x, y = x[chosen], np.where(y[chosen] == PAIR[0], 1.0, -1.0)
     w = train_logistic(x, y, PAIR_EPSILON, NORM, seed=seed)
