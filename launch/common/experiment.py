@@ -50,14 +50,8 @@ class Run:
             how = ["--overwrite"]
         else:
             how = ["--resume"] if self.files.state() in ("finished", "unfinished") else []
-        return [
-            sys.executable,
-            "-m",
-            f"advtf.{self.kind.command}",
-            *self.flags,
-            f"--out_dir={self.path}",
-            *how,
-        ]
+        command = [sys.executable, "-m", f"advtf.{self.kind.command}", *self.flags]
+        return [*command, f"--out_dir={self.path}", *how]
 
 
 @dataclass(frozen=True)

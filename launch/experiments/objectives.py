@@ -255,7 +255,9 @@ def markdown(groups: Mapping[str, Mapping[str, dict]], note: str) -> str:
         head = " | ".join(heading for heading, _ in COLUMNS.values())
         lines = [f"| {adversary} | {head} |", "|---" + "|--:" * len(COLUMNS) + "|"]
         for name, row in rows.items():
-            cells = (_cell(row.get("numbers", {}).get(key), places) for key, (_, places) in COLUMNS.items())
+            cells = (
+                _cell(row.get("numbers", {}).get(key), decimals) for key, (_, decimals) in COLUMNS.items()
+            )
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
             if row["failed"]:
                 lines[-1] += f" {row['failed']} of {row['failed'] + row['seeds']} diverged"
@@ -263,11 +265,11 @@ def markdown(groups: Mapping[str, Mapping[str, dict]], note: str) -> str:
     return "\n\n".join([*parts, note]) + "\n"
 
 
-def _cell(entry, places):
+def _cell(entry, decimals):
     if entry is None:
         return "–"
-    return f"{entry['mean']:.{places}f}" + (
-        f" ± {entry['std']:.{places}f}" if entry["std"] is not None else ""
+    return f"{entry['mean']:.{decimals}f}" + (
+        f" ± {entry['std']:.{decimals}f}" if entry["std"] is not None else ""
     )
 
 

@@ -47,7 +47,7 @@ def plan(options=None, **settings):
 # The command
 
 
-def test_the_material_is_that_of_the_training(inside, tmp_path, two):
+def test_the_images_are_those_of_the_training(inside, tmp_path, two):
     analyze._run(*plan({"out_dir": str(tmp_path / "out")}, study="first", num_examples=100))
     context = two[0].contexts[0]
     images = data.load("digits", val_fraction=0.1)  # as the training had held it out

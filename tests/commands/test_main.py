@@ -57,8 +57,8 @@ def test_the_plan_the_progress_and_the_results_are_all_there_is_to_read(finished
     assert re.findall(r"Epoch (\d)/6", out) == list("123456")
     rows = out.split("Error in % of 359 test images")[1]
     order = ["last (epoch 6)", "best (epoch ", "period1 (epoch 3)", "period2 (epoch 5)", "period3 (epoch 6)"]
-    places = [rows.index(name) for name in [*order, "ensemble", "Wrote ", "Finished in "]]
-    assert places == sorted(places)
+    positions = [rows.index(name) for name in [*order, "ensemble", "Wrote ", "Finished in "]]
+    assert positions == sorted(positions)
     for noise in ("tensorflow", "warning", "onednn", "cuda", "traceback", "nan"):
         assert noise not in out.lower().replace("tensorflow_datasets", "")
 
@@ -67,7 +67,7 @@ def test_the_files_of_the_contract_exist(finished, folder):
     run, out = finished
     names = {path.name for path in run.path.iterdir()}
     every = {".lock", *run.own_files, *run.own_folders}
-    assert names == every - {"dynamics.npz"}  # where asked for
+    assert names == every - {"dynamics.npz"}  # which is written on request only
     assert [path.name for path in sorted(run.checkpoints.iterdir())] == [
         "step-0000000119.npz",
         "step-0000000120.npz",
