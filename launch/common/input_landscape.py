@@ -65,7 +65,7 @@ def load(chosen):
     if not settings.eps:
         raise UsageError("eps must be above 0. Received: eps=0, as in training. Pass --eps=0.1 for example.")
     start("float32", "off")
-    images = analysis_run.load(settings, AnalyzeOptions(data_dir=chosen.data_dir))
+    images = analysis_run.load(settings, AnalyzeOptions(data_dir=chosen.data_dir), Path(), print)
     return images.classifiers[0], images, settings
 
 
