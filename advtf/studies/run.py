@@ -341,7 +341,7 @@ def analyze(
         UsageError: a bad setting, images or labels that do not fit, not a classifier, or `out_dir` holds
             something else.
 
-    Example:
+    Examples:
         >>> found = advtf.analyze(model, x, y, study="hessian", epsilon=8 / 255, eigenvalues=5)
         >>> found["models"][0]["values"]
     """

@@ -20,6 +20,7 @@ _NAME = re.compile(r"\badvtf(?:\.[A-Za-z_]\w*)+")
 _PATH = re.compile(r"(?<![\w./-])(?:advtf|flags|launch|tests|docs)/[\w./*-]*[\w*/]")
 _MODULE = re.compile(r"(?<![\w./<>-])\w+(?:/\w+)+\.(?:py|flags)")  # of a room, or from the root
 _COMMAND = re.compile(r"python (?:-m )?((?:advtf|launch)[\w./]*)((?:[ \t]+(?:\\\n[ \t]*)?[^\s`#]+)*)")
+_EXAMPLE = re.compile(r"python (docs/examples/\w+\.py)((?: --\S+)*)")
 _FLAG = re.compile(r"(?<![\w-])--(?:\[no\])?[a-z][a-z0-9_]*")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -92,6 +93,12 @@ def test_commands_and_their_flags_exist(page):
         known = flags_of(module) | {"--help", "--flagfile"}
         assert set(_FLAG.findall(own)) <= known, f"{page.name}: python -m {module}{own}"
         assert set(_FLAG.findall(handed_on)) <= all_flags(), f"{page.name}: python -m {module}{arguments}"
+
+
+@pages
+def test_commands_of_the_examples_exist(page):
+    for path, arguments in _EXAMPLE.findall("\n".join(code(page))):
+        assert (ROOT / path).exists() and set(_FLAG.findall(arguments)) <= flags_of("advtf.main")
 
 
 @pages
