@@ -6,6 +6,7 @@ to its end.
 
 =====================  ====================================================================================
 settings, presets      the settings of a run and their checks, and the values for a data set and a model
+methods                the registries of objectives and training adversaries, by the names of their flags
 trainer                the Keras model whose compiled step attacks a batch and then updates the weights
 objectives             what a step minimises: adversarial training, TRADES, MART
 regularizers           adversarial training with a penalty: AdvLC, IGR, CURE, GradAlign and others
@@ -17,9 +18,11 @@ callbacks              one callback per job: schedules, measurements, snapshots
 logs                   the record of every epoch, in `metrics.jsonl` and for TensorBoard
 checkpoint             state files, and the callback that saves a run and continues it
 run                    builds the trainer and the callbacks of a run, and trains
+directory              the files of a run: a contract that other tools read
 results                test errors, figures and exports of a finished run
 curve                  the training of a curve between two minima (mode connectivity)
 =====================  ====================================================================================
 
-This docstring and `settings` import no TensorFlow, so that the commands answer a wrong flag at once.
+`settings`, `methods`, `schedules` and `directory` import no TensorFlow, so that the commands answer a wrong
+flag at once.
 """
