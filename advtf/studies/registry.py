@@ -13,14 +13,10 @@ import dataclasses
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from advtf.errors import UsageError
 from advtf.settings.fields import Settings, choice, numbers, real, setting, switch, texts, whole
-
-if TYPE_CHECKING:
-    from advtf.studies.context import StudyContext
-    from advtf.studies.settings import AnalyzeSettings
 
 LEAST_TOLERANCE = 1e-5  # of eigenpairs, whose products are rounded to float32
 # λ₁ of adversarially trained models is 10 to 100: a step of 0.2 adds 0.2 to 2 nats, 0.01 turns perturbations.
@@ -32,20 +28,21 @@ class Study:
     """An entry of `STUDIES`.
 
     Attributes:
-        code: a function ``run(context) -> list[Path]``, which writes its results and figures and returns
-            their paths, results first; or the name of a module that has it, imported when the study is run.
+        code: a function ``run(context) -> list[Path]`` of an `advtf.studies.context.StudyContext`, which
+            writes its results and figures and returns their paths, results first; or the name of a module
+            that has it, imported when the study is run.
         settings: the dataclass of its settings. Their names must differ from those of all other studies.
             Defaults to none.
-        check: called with all settings and the number of models before any compute; it raises UsageError if
-            the study cannot be done with them. Defaults to no check.
+        check: called with the settings of the analysis and the number of models before any compute; it
+            raises UsageError if the study cannot be done with them. Defaults to no check.
         models: smallest number of models it needs. Defaults to 1.
         test_images: whether it measures the test error, too. Defaults to False.
         uses: names of other studies whose settings it reads, too. Defaults to none.
     """
 
-    code: "Callable[[StudyContext], list[Path]] | str"
+    code: Callable[[Any], list[Path]] | str
     settings: type[Settings] | None = None
-    check: "Callable[[AnalyzeSettings, int], None]" = lambda settings, models: None
+    check: Callable[[Any, int], None] = lambda settings, models: None
     models: int = 1
     test_images: bool = False
     uses: tuple[str, ...] = ()
@@ -57,7 +54,7 @@ class Study:
         others = [section for name in self.uses for section in STUDIES[name].sections]
         return tuple(dict.fromkeys([*(field.metadata["section"] for field in own), *others]))
 
-    def run(self, context: "StudyContext") -> list[Path]:
+    def run(self, context: Any) -> list[Path]:
         """Runs the study and returns the files it wrote."""
         code = importlib.import_module(self.code).run if isinstance(self.code, str) else self.code
         return code(context)
@@ -87,7 +84,7 @@ class HessianSettings(Settings):
     )
 
 
-def _check_hessian(settings: "AnalyzeSettings", models: int) -> None:
+def _check_hessian(settings: HessianSettings, models: int) -> None:
     """Power iteration finds the largest eigenvalues only; a basis has room for more vectors than pairs."""
     if settings.eigen_method == "power" and settings.eigen_end != "largest":
         raise UsageError(
@@ -126,12 +123,12 @@ class SimilaritySettings(Settings):
     runs: int = setting("similarity", whole(1), "number of attacks, each from other random starts", 4)
 
 
-def _require_perturbations(study: str, settings: "AnalyzeSettings") -> None:
+def _require_perturbations(study: str, settings: Any) -> None:
     if not settings.eps:
         raise UsageError(f"study={study} needs perturbations. Received: eps=0. Give --eps above 0.")
 
 
-def _check_similarity(settings: "AnalyzeSettings", models: int) -> None:
+def _check_similarity(settings: Any, models: int) -> None:
     """Without an attack there are no perturbations to compare."""
     _require_perturbations("similarity", settings)
 
@@ -151,7 +148,7 @@ class SurfaceSettings(Settings):
     surface_points: int = setting("surface", whole(3), "number of points along each direction", 21)
 
 
-def _check_surface(settings: "AnalyzeSettings", models: int) -> None:
+def _check_surface(settings: SurfaceSettings, models: int) -> None:
     """A direction towards another model needs that model; around a model, the model itself is on the grid."""
     towards = settings.surface == "towards"
     if not towards and settings.surface_points % 2 == 0:
@@ -176,7 +173,7 @@ class DynamicsSettings(Settings):
     )
 
 
-def _check_dynamics(settings: "AnalyzeSettings", models: int) -> None:
+def _check_dynamics(settings: DynamicsSettings, models: int) -> None:
     """There must be training runs, each with the log of its updates, or a model to count dead units of."""
     if not (settings.run_dirs or models):
         raise UsageError(
@@ -202,7 +199,7 @@ class ConnectivitySettings(Settings):
     curve_points: int = setting("connectivity", whole(2), "number of points of the scan", 51)
 
 
-def _check_connectivity(settings: "AnalyzeSettings", models: int) -> None:
+def _check_connectivity(settings: Any, models: int) -> None:
     """The curve is trained on the images of `split`, and its test error must be one."""
     if settings.split != "train":
         raise UsageError(
@@ -233,7 +230,7 @@ class InputSettings(Settings):
     )
 
 
-def _check_input(settings: "AnalyzeSettings", models: int) -> None:
+def _check_input(settings: Any, models: int) -> None:
     """Effectiveness compares perturbations with those of a stronger attack."""
     _require_perturbations("input", settings)
     steps = settings.attack_steps
@@ -268,7 +265,7 @@ STUDIES: dict[str, Study] = {
 }
 
 
-def check(settings: "AnalyzeSettings", models: int) -> None:
+def check(settings: Any, models: int) -> None:
     """Checks what the chosen studies require of the settings and of the number of models.
 
     Raises:
