@@ -16,11 +16,8 @@ from advtf.classifiers import export_folder
 from advtf.classifiers.manifest import require_saved_model
 from advtf.data.registry import require_known
 from advtf.settings import commands
-from advtf.settings.threat import format_epsilon
-from advtf.storage.files import write_json
-from advtf.storage.provenance import provenance
 from advtf.training.directory import TrainingDirectory
-from advtf.training.settings import RunOptions, TrainConfig, describe, period_epochs, presets_help
+from advtf.training.settings import RunOptions, TrainConfig, describe, presets_help
 
 # Of a resumed run, unless given anew.
 KEPT_OPTIONS = ("data_dir", "export_dir", "dynamics_steps", "input_every")
@@ -72,6 +69,7 @@ def _train_and_finish(config, options, run, exports):
     from advtf.data import sets as images
     from advtf.training.callbacks import NonFiniteLoss
     from advtf.training.checkpoint import TrainingInterrupted
+    from advtf.training.results import finish
     from advtf.training.run import build_trainer, train
 
     data = images.load(config.dataset, options.data_dir, config.val_fraction, config.image_size)
@@ -83,7 +81,7 @@ def _train_and_finish(config, options, run, exports):
             run.write_config(config, options)
         try:
             train(trainer, config, options, run, data, devices.rewrite_bfloat16)
-            _finish(config, run, exports, data)
+            finish(config, run, exports, data)
         except TrainingInterrupted as stopped:
             print(f"{stopped}. Continue with: {run.resume_command}")
             sys.exit(128 + stopped.signal)
@@ -92,37 +90,10 @@ def _train_and_finish(config, options, run, exports):
             sys.exit(1)
 
 
-def _finish(config, run, exports, data):
-    from advtf.training import results
-
-    print("\nAttacking the test set …", flush=True)
-    classifiers = results.load_classifiers(config, run, data)
-    measured = results.measure(classifiers, config, data)
-    records = results.summarise(measured, classifiers, config.select_on)
-    gaps = results.robust_overfitting(records)
-    results.write_examples(classifiers["last"][0], config, data, run)
-    figures = results.draw_figures(config, run)
-    exported = results.export_all(classifiers, records, config, data, exports)
-    print(_table(records, gaps, config))
-    written = [run.metrics, run.results, *figures, *(exports / name for name in exported)]
-    print("\nWrote " + "\n      ".join(map(str, written)))
-    attack = {"name": f"PGD-{config.attack_steps}", "norm": config.norm, "epsilon": config.eps}
-    attack |= {"relative_step": config.relative_step, "restarts": config.eval_restarts, "seed": config.seed}
-    summary = {
-        "attack": attack,
-        "results": records,
-        "robust_overfitting": gaps,
-        "exports": {name: str(p) for name, p in exported.items()},
-    }
-    write_json(run.results, provenance() | summary)
-
-
 def _stored(run, given, options):
     """Reads a run's configuration; the flags given beside --resume must not contradict it."""
     record = run.read_config()
     config = TrainConfig.from_json(record.get("config"))
-    if "periods" in given:
-        given = {**given, "periods": period_epochs(given["periods"], config.epochs)}
     config.require_same(given, "run")
     earlier = RunOptions.from_json(record.get("options"))
     keep = {name: getattr(options, name) or getattr(earlier, name) for name in KEPT_OPTIONS}
@@ -135,21 +106,6 @@ def _describe_images(data):
     return (
         f"{len(data.train):,} train, {held_out}{len(data.test):,} test, {shape}, {data.num_classes} classes"
     )
-
-
-def _table(records, gaps, config):
-    examples = next(iter(records.values()))["examples"]
-    attack = f"PGD-{config.attack_steps}" + (f"×{config.eval_restarts}" if config.eval_restarts > 1 else "")
-    epsilon = format_epsilon(config.eps)
-    rows = [f"\nError in % of {examples:,} test images ({attack}, {config.norm}, ε {epsilon})"]
-    rows.append(f"{'':<22}{'clean':>8}{attack:>10}")
-    for name, record in records.items():
-        label = f"{name} (epoch {record['epoch']})" if record["epoch"] else name
-        chosen = "  chosen on the test images" if record.get("selected_on") == "test" else ""
-        rows.append(f"{label:<22}{record['clean_error']:>8.2f}{record['pgd_error']:>10.2f}{chosen}")
-    for name, gap in gaps.items():
-        rows.append(f"robust overfitting of {name}: {gap:.2f} points (its error less that of the best)")
-    return "\n".join(rows)
 
 
 def _duration(seconds):

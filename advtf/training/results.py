@@ -1,8 +1,9 @@
 """The results of a finished training: test errors of its snapshots, figures, and exported classifiers.
 
-`advtf.main` calls these functions in order: load the classifiers, measure them, write examples, draw, export.
+`finish` is what `advtf.main` calls; it calls the other functions in their order.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -15,13 +16,52 @@ from advtf.classifiers.export import export_classifier
 from advtf.data.batches import evaluation_batches
 from advtf.data.sets import ImageData
 from advtf.figures import training as plots
-from advtf.storage.files import write_atomically
+from advtf.settings.threat import format_epsilon
+from advtf.storage.files import write_atomically, write_json
+from advtf.storage.provenance import provenance
 from advtf.training.callbacks import load_snapshot
 from advtf.training.directory import TrainingDirectory
 from advtf.training.run import SAMPLE_IMAGES, build_attack, build_classifier, period_ends
 from advtf.training.settings import TrainConfig
 
 EVALUATION_BATCH = 250  # images at a time
+
+
+def finish(
+    config: TrainConfig,
+    run: TrainingDirectory,
+    exports: Path,
+    data: ImageData,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Measures, draws and exports what a training has left, and writes `evaluation.json` last.
+
+    Args:
+        config: the settings of the training.
+        run: its directory.
+        exports: the folder of the exported classifiers.
+        data: the images it was trained and is tested on.
+        say: called with the lines for the user.
+    """
+    say("\nAttacking the test set …")
+    classifiers = load_classifiers(config, run, data)
+    measured = measure(classifiers, config, data)
+    records = summarise(measured, classifiers, config.select_on)
+    gaps = robust_overfitting(records)
+    write_examples(classifiers["last"][0], config, data, run)
+    figures = draw_figures(config, run)
+    exported = export_all(classifiers, records, config, data, exports)
+    say(error_table(records, gaps, config))
+    say("\nWrote " + "\n      ".join(map(str, [run.metrics, run.results, *figures, *exported.values()])))
+    attack = {"name": f"PGD-{config.attack_steps}", "norm": config.norm, "epsilon": config.eps}
+    attack |= {"relative_step": config.relative_step, "restarts": config.eval_restarts, "seed": config.seed}
+    summary = {
+        "attack": attack,
+        "results": records,
+        "robust_overfitting": gaps,
+        "exports": {name: str(path) for name, path in exported.items()},
+    }
+    write_json(run.results, provenance() | summary)
 
 
 def load_classifiers(
@@ -165,3 +205,19 @@ def export_all(
             overwrite=True,
         )
     return paths
+
+
+def error_table(records: dict[str, dict], gaps: dict[str, float], config: TrainConfig) -> str:
+    """Returns the errors of all classifiers as a table, and the robust overfitting below it."""
+    examples = next(iter(records.values()))["examples"]
+    attack = f"PGD-{config.attack_steps}" + (f"×{config.eval_restarts}" if config.eval_restarts > 1 else "")
+    epsilon = format_epsilon(config.eps)
+    rows = [f"\nError in % of {examples:,} test images ({attack}, {config.norm}, ε {epsilon})"]
+    rows.append(f"{'':<22}{'clean':>8}{attack:>10}")
+    for name, record in records.items():
+        label = f"{name} (epoch {record['epoch']})" if record["epoch"] else name
+        chosen = "  chosen on the test images" if record.get("selected_on") == "test" else ""
+        rows.append(f"{label:<22}{record['clean_error']:>8.2f}{record['pgd_error']:>10.2f}{chosen}")
+    for name, gap in gaps.items():
+        rows.append(f"robust overfitting of {name}: {gap:.2f} points (its error less that of the best)")
+    return "\n".join(rows)

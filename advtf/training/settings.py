@@ -20,6 +20,7 @@ from advtf.settings.fields import (
     choice,
     number,
     numbers,
+    parse_value,
     real,
     setting,
     show,
@@ -201,6 +202,14 @@ class TrainConfig(Settings):
             raise UsageError(
                 "jit=on works on one device only. Received: jit=on, strategy=mirrored; use --jit=auto."
             )
+
+    def require_same(self, given: Mapping[str, Any], noun: str) -> None:
+        """As `Settings.require_same`; periods may be given as fractions again."""
+        if "periods" in given:
+            fields = {field.name: field for field in dataclasses.fields(self)}
+            periods = parse_value(fields["periods"], given["periods"])
+            given = {**given, "periods": period_epochs(periods, self.epochs)}
+        super().require_same(given, noun)
 
     @property
     def relative_step(self) -> float:

@@ -275,7 +275,7 @@ def test_a_training_that_diverges_ends_with_exit_code_1_and_one_line(tmp_path, c
 
 def test_an_interruption_before_training_is_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(main.absl_flags, "given_flags", lambda *_: {})
+    monkeypatch.setattr(main.commands, "given_flags", lambda *_: {})
 
     def interrupted(*_):
         raise KeyboardInterrupt
