@@ -137,6 +137,16 @@ def test_thick_restart_equals_the_full_basis(basis_size, dtype):
     assert full.iterations == 1 and (small.iterations > 1) == (small.products > basis_size)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_residuals_stay_true_over_many_restarts(dtype):
+    spectrum = np.linspace(0, 1, 2000, dtype=dtype)  # has no gaps, so that the search is long
+    pairs = lanczos(lambda v: spectrum * v, 2000, 20, basis_size=30, max_products=1000, dtype=dtype)
+    assert pairs.converged.all() and pairs.iterations > 60
+    vectors = pairs.vectors.astype(np.float64)
+    true = np.linalg.norm(spectrum[:, None] * vectors - vectors * pairs.values, axis=0)
+    np.testing.assert_allclose(pairs.residuals, true, rtol=1e-9, atol=1e-5 if dtype == np.float32 else 1e-12)
+
+
 def test_thick_restart_finds_copies_of_a_low_rank_operator():
     matrix = symmetric(SPECTRA["low rank"][0])
     pairs = lanczos(operator_of(matrix), 100, 4, basis_size=6, **TIGHT)
