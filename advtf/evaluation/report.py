@@ -94,10 +94,10 @@ class Evaluation:
         model: the classifier's name.
         settings: what determined the numbers.
         clean: without attack.
-        attacks: entry of `settings.attacks` -> its result.
+        attacks: name in `settings.attacks` -> its result.
         worst_case: over all of them, for each example.
         adversarial: float32 (N, H, W, C), the worst point of each example.
-        curve: ε -> robust accuracy in percent, at ε = 0, the ε evaluated and those asked for beside it.
+        curve: ε -> robust accuracy in percent, at ε = 0, at the ε of the settings and at those of the grid.
         warnings: signs that the numbers flatter the classifier.
     """
 
