@@ -1,22 +1,27 @@
 """Adversarial training and loss-landscape analysis for Keras 3 on TensorFlow.
 
-Map of the package, in the order a batch travels:
+The rooms of the package, from the ground up; imports go one way, downwards:
 
-==================  =================================================================================
-config, presets     settings of a run; `rules` checks them, `absl_flags` makes them flags
-data                digits, TFDS sets and arrays; batches that depend on the seed and the step only
-models              lenet, vgg, resnet18, preact_resnet18, wide_resnet, linear, mlp
-attacks             norms, losses, PGD, APGD, FAB, Square: ``attack(logits_fn, x, y, epsilon, seed)``
-training            trainer, objectives, averages, optimizers, schedules, checkpoints, a whole run
-ensemble, export    mean of probabilities; SavedModels with a manifest
-convert             PyTorch checkpoints of the same architectures into Keras models
-landscape           weights as a vector, Hessian products, Lanczos, surfaces, dynamics, curves, inputs
-theory              linear models in closed form
-studies             one module per study of ``advtf.analyze``, over the two above
-plots, figures      figures, drawn from result files only
-main, evaluate,     the commands ``python -m advtf.main``, ``python -m advtf.evaluate`` and
-analyze             ``python -m advtf.analyze``
-==================  =================================================================================
+=========================  ==========================================================================
+errors, runtime            the error a user can mend; TensorFlow started quietly, progress bars
+settings                   how a setting is declared once: field, flag, help, check, JSON
+storage                    files that appear whole or not at all, run directories, cached results
+data                       images by name or from arrays; batches that depend on seed and step only
+models                     lenet, vgg, resnet18, preact_resnet18, wide_resnet, linear, mlp
+attacks                    ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``: PGD, APGD, FAB, Square
+classifiers                what is attacked and analysed: live models, SavedModels, ensembles
+landscape                  curvature, slices and curves over the weights; the loss around an image
+theory                     linear models in closed form
+figures                    figures, drawn from result files only
+training                   the compiled step, objectives, schedules, checkpoints, a whole run
+evaluation                 suites of attacks on any classifier, sanity checks, the report
+studies                    one file per study of ``advtf.analyze``
+main, evaluate, analyze,   the commands: flags become settings, settings a run
+convert
+=========================  ==========================================================================
+
+To follow one batch, read `advtf.training.trainer`; to follow one evaluation, `advtf.evaluation.engine`; to
+follow one study, `advtf.studies.hessian`. Every room's docstring says what to read first.
 
 The names below are imported on first use, so that ``import advtf`` and ``--help`` are immediate.
 """

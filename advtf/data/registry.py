@@ -24,7 +24,7 @@ class DataSet:
 
     Attributes:
         read: ``read(data_dir, image_size)`` -> keyword arguments of `advtf.from_arrays`: x_train, y_train,
-            x_test, y_test (NumPy) and num_classes. None: the set is read by TFDS.
+            x_test, y_test (NumPy) and num_classes. Where it is None, or returns None, TFDS reads the set.
         settings: training settings by name that differ from those of CIFAR-10, such as model, eps and epochs.
         l2_epsilon: the radius for ``--norm=l2``.
         epsilon_peak: schedule -> ε_max / ε, so that the clipped curve of eq. 5 ends on a plateau at ε.
@@ -36,7 +36,7 @@ class DataSet:
         require: ``require(data_dir)`` raises UsageError where the data cannot be there.
     """
 
-    read: Callable[[str | None, int | None], dict[str, Any]] | None = None
+    read: Callable[[str | None, int | None], dict[str, Any] | None] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     l2_epsilon: float = 0.5
     epsilon_peak: Mapping[str, float] = field(default_factory=lambda: {"cosine": 2.0, "linear": 2.0})
@@ -60,13 +60,11 @@ def _read_digits(data_dir: str | None, image_size: int | None) -> dict[str, Any]
     return digits.read(image_size)
 
 
-def _read_tiny_imagenet(data_dir: str | None, image_size: int | None) -> dict[str, Any]:
-    from advtf.data import tfds, tiny_imagenet
+def _read_tiny_imagenet(data_dir: str | None, image_size: int | None) -> dict[str, Any] | None:
+    from advtf.data import tiny_imagenet
 
     folder = tiny_imagenet_folder(data_dir)
-    return (
-        tiny_imagenet.read(folder, image_size) if folder else tfds.read("tiny_imagenet", data_dir, image_size)
-    )
+    return tiny_imagenet.read(folder, image_size) if folder else None
 
 
 def _require_tiny_imagenet(data_dir: str | None) -> None:

@@ -59,7 +59,8 @@ def load(
         raise UsageError(f"image_size must be at least 1. Received: image_size={image_size}.")
     _require_fraction(val_fraction)
     read = DATASETS[name].read if name in DATASETS else None
-    parts = read(data_dir, image_size) if read else tfds.read(name, data_dir, image_size)
+    parts = read(data_dir, image_size) if read else None
+    parts = parts or tfds.read(name, data_dir, image_size)
     return from_arrays(**parts, val_fraction=val_fraction, name=name)
 
 

@@ -80,7 +80,12 @@ def exit_on_usage_error() -> Iterator[None]:
     try:
         yield
     except (UsageError, flags.Error) as error:
-        print(f"error: {' '.join(str(error).removeprefix('ERROR:: ').split())}", file=sys.stderr)
+        line = " ".join(str(error).removeprefix("ERROR:: ").split())
+        if isinstance(error, flags.CantOpenFlagFileError):
+            line += (
+                " Paths in flagfiles are relative to the working directory; run from the repository's root."
+            )
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(USAGE_EXIT_CODE)
 
 

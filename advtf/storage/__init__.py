@@ -1,1 +1,12 @@
-"""storage."""
+"""Files that appear whole or not at all, and the directories of runs.
+
+Read `run_directory` first: the states of a run, who may write to it, and how it is continued.
+
+==============  ====================================================================================
+run_directory   the directory of a training, an evaluation or an analysis, and its lock
+files           a file or folder that is written under a hidden name, synced and renamed
+jsonl           files of one JSON object per line, such as `metrics.jsonl`
+cache           results of finished work, by which a killed evaluation or analysis continues
+provenance      versions and command line for result files, and values made fit for JSON
+==============  ====================================================================================
+"""

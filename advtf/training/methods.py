@@ -7,9 +7,8 @@ flag is answered at once.
 
 Strengths are those of Li & Spratling 2023 (section 5.1); of TRADES and MART those of their papers. Those of
 igr and cure are the published ones over the batch size there, 100: the squared gradient is that of the
-batch's mean loss in the paper, of each example's here, where no batch size matters. The paper's numbers leave
-no other
-reading: 1000 ‖∇ₓL‖₂² would be above 100 nats at its ‖∇ₓL‖₁ of 21.
+batch's mean loss in the paper, of each example's here, where no batch size matters. The paper's numbers
+leave no other reading: 1000 ‖∇ₓL‖₂² would be above 100 nats at its ‖∇ₓL‖₁ of 21.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +20,8 @@ from advtf.errors import UsageError
 if TYPE_CHECKING:
     from advtf.attacks.attack import Attack
     from advtf.training.objectives import Objective
-    from advtf.training.settings import TrainConfig
+
+Config = Any  # a `TrainConfig`, which is made with the tables below and so cannot be imported here
 
 
 class Strength(NamedTuple):
@@ -53,7 +53,7 @@ class ObjectiveEntry:
         check: ``check(config)`` raises UsageError for settings that it cannot work with.
     """
 
-    build: Callable[["TrainConfig", int], "Objective | Callable"]
+    build: Callable[[Config, int], "Objective | Callable"]
     strength: Strength | None = None
     settings: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -61,13 +61,13 @@ class ObjectiveEntry:
     adversary_loss: str = "cross_entropy"
     needs_random_start: bool = False
     shares_clean_pass: bool = False
-    check: Callable[["TrainConfig"], None] = lambda config: None
+    check: Callable[[Config], None] = lambda config: None
 
 
-def _objective(name: str) -> Callable[["TrainConfig", int], "Objective"]:
+def _objective(name: str) -> Callable[[Config, int], "Objective"]:
     """Builds an objective that has no settings."""
 
-    def build(config: "TrainConfig", num_classes: int) -> "Objective":
+    def build(config: Config, num_classes: int) -> "Objective":
         from advtf.training import objectives
 
         return getattr(objectives, name)
@@ -75,11 +75,11 @@ def _objective(name: str) -> Callable[["TrainConfig", int], "Objective"]:
     return build
 
 
-def _of_strength(name: str, **settings: str) -> Callable[["TrainConfig", int], "Objective"]:
+def _of_strength(name: str, **settings: str) -> Callable[[Config, int], "Objective"]:
     """Builds an objective of λ = strength; `settings` maps its other arguments to the settings of that
     name."""
 
-    def build(config: "TrainConfig", num_classes: int) -> "Objective":
+    def build(config: Config, num_classes: int) -> "Objective":
         from advtf.training import objectives, regularizers
 
         function = getattr(objectives, name, None) or getattr(regularizers, name)
@@ -89,7 +89,7 @@ def _of_strength(name: str, **settings: str) -> Callable[["TrainConfig", int], "
     return build
 
 
-def _kdsa(config: "TrainConfig", num_classes: int) -> "Objective":
+def _kdsa(config: Config, num_classes: int) -> "Objective":
     from advtf.classifiers.export import load_classifier
     from advtf.training.regularizers import kdsa
 
@@ -103,12 +103,12 @@ def _kdsa(config: "TrainConfig", num_classes: int) -> "Objective":
     return kdsa(teachers, temperature=config.temperature)
 
 
-def _check_kdsa(config: "TrainConfig") -> None:
+def _check_kdsa(config: Config) -> None:
     if not config.teachers:
         raise UsageError("kdsa needs two teachers. Received: no --teachers=STANDARD,ROBUST.")
 
 
-def _check_consistency(config: "TrainConfig") -> None:
+def _check_consistency(config: Config) -> None:
     if not config.augment:
         raise UsageError("consistency compares two augmentations. Received: augment=False; add --augment.")
 
@@ -162,42 +162,42 @@ class AdversaryEntry:
         steps: ``steps(config)`` -> number of steps and length of a step divided by ε.
     """
 
-    build: Callable[["TrainConfig", Callable], "Attack"]
+    build: Callable[[Config, Callable], "Attack"]
     single_step: bool = True
-    starts_at_clean: Callable[["TrainConfig"], bool] = lambda config: False
-    first_gradient_at_clean: Callable[["TrainConfig"], bool] = lambda config: False
-    steps: Callable[["TrainConfig"], tuple[int, float]] = lambda config: (1, 1.0)
+    starts_at_clean: Callable[[Config], bool] = lambda config: False
+    first_gradient_at_clean: Callable[[Config], bool] = lambda config: False
+    steps: Callable[[Config], tuple[int, float]] = lambda config: (1, 1.0)
 
 
-def _pgd(config: "TrainConfig", loss: Callable) -> "Attack":
+def _pgd(config: Config, loss: Callable) -> "Attack":
     from advtf.attacks.pgd import pgd
 
     return pgd(config.norm, config.attack_steps, config.relative_step, config.random_start, loss=loss)
 
 
-def _fgsm(config: "TrainConfig", loss: Callable) -> "Attack":
+def _fgsm(config: Config, loss: Callable) -> "Attack":
     from advtf.attacks.pgd import fgsm
 
     return fgsm(config.norm, loss=loss)
 
 
-def _fgsm_r(config: "TrainConfig", loss: Callable) -> "Attack":
+def _fgsm_r(config: Config, loss: Callable) -> "Attack":
     from advtf.attacks.pgd import fgsm
 
     return fgsm(config.norm, "uniform", loss=loss)
 
 
-def _fgsm_n(config: "TrainConfig", loss: Callable) -> "Attack":
+def _fgsm_n(config: Config, loss: Callable) -> "Attack":
     from advtf.attacks.pgd import fgsm_n
 
     return fgsm_n(config.norm, loss=loss)
 
 
-def _no_attack(config: "TrainConfig", loss: Callable) -> "Attack":
+def _no_attack(config: Config, loss: Callable) -> "Attack":
     return lambda logits_fn, x, y, epsilon, seed: x
 
 
-def _without_start(config: "TrainConfig") -> bool:
+def _without_start(config: Config) -> bool:
     return config.random_start == "none"
 
 
@@ -218,7 +218,7 @@ ADVERSARIES: dict[str, AdversaryEntry] = {
 }
 
 
-def build_objective(config: "TrainConfig", num_classes: int) -> "Objective":
+def build_objective(config: Config, num_classes: int) -> "Objective":
     """Returns the objective of a configuration; loads the teachers of kdsa.
 
     Raises:
@@ -229,7 +229,7 @@ def build_objective(config: "TrainConfig", num_classes: int) -> "Objective":
     return as_objective(OBJECTIVES[config.objective].build(config, num_classes))
 
 
-def build_adversary(config: "TrainConfig", loss: Callable | None = None) -> "Attack":
+def build_adversary(config: Config, loss: Callable | None = None) -> "Attack":
     """Returns the attack on training batches; it climbs KL(f(x) ‖ f(x')) for trades, cross-entropy else.
 
     Args:
@@ -242,7 +242,7 @@ def build_adversary(config: "TrainConfig", loss: Callable | None = None) -> "Att
     return ADVERSARIES[config.adversary].build(config, loss)
 
 
-def build_onwards(config: "TrainConfig") -> Callable | None:
+def build_attack_from_gradient(config: Config) -> Callable | None:
     """Returns the adversary from its first gradient, where the objective makes that pass anyway; else None.
 
     So it is with attacks in training mode that begin at what the objective takes for clean images: FGSM, PGD
@@ -257,7 +257,7 @@ def build_onwards(config: "TrainConfig") -> Callable | None:
     return pgd_from_gradient(config.norm, *adversary.steps(config)) if shared else None
 
 
-def clean_view(config: "TrainConfig") -> Callable | None:
+def clean_view(config: Config) -> Callable | None:
     """Returns what turns images into the clean images the objective sees; None keeps them."""
     from advtf.attacks.pgd import noisy
 

@@ -1,6 +1,6 @@
 """Which objective and which adversary follow from the settings of a training."""
 
-from advtf.training.methods import build_onwards
+from advtf.training.methods import build_attack_from_gradient
 from advtf.training.settings import TrainConfig
 
 
@@ -16,4 +16,4 @@ def test_sharing_follows_from_the_settings():
         ({"objective": "mart", "random_start": "none"}, True),
         ({"objective": "mart", "random_start": "uniform"}, False),
     ):
-        assert bool(build_onwards(TrainConfig.of(published | settings))) is expected
+        assert bool(build_attack_from_gradient(TrainConfig.of(published | settings))) is expected
