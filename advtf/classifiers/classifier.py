@@ -17,7 +17,7 @@ from advtf.classifiers.probabilities import log_probabilities, require_outputs
 from advtf.errors import UsageError
 
 TRIED = 16  # images of the caller's that a classifier is tried on
-PROBES = 8  # random images where there are none of the caller's
+PROBES = 8  # random images that it is tried on where the caller gives none
 
 
 @dataclass(frozen=True, eq=False)

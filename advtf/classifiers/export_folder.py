@@ -15,7 +15,7 @@ def holds_files(folder: Path) -> bool:
     """Whether there is anything in `folder`.
 
     Raises:
-        UsageError: it is there and cannot be listed.
+        UsageError: the folder exists and cannot be listed.
     """
     try:
         return any(folder.iterdir())
@@ -33,7 +33,7 @@ def choose(export_dir: str | None, run_name: str, *, replace: bool) -> Path:
     Args:
         export_dir: the user's choice, or None for ``saved_models/<run_name>``.
         run_name: last part of the run directory.
-        replace: exports that are there may be replaced.
+        replace: whether earlier exports in it may be replaced.
 
     Raises:
         UsageError: the folder is in use or holds what is not an export.

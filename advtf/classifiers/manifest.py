@@ -14,7 +14,7 @@ OUTPUTS = {"classifier": "logits", "ensemble": "log_probabilities"}
 
 
 def describe(name: str, kind: str, shape: tuple, num_classes: int) -> dict:
-    """What a SavedModel's signature tells: the entries that every classifier's manifest has.
+    """Returns what a SavedModel's signature tells: the entries that every classifier's manifest has.
 
     Args:
         kind: "classifier", "ensemble", or "foreign" for a SavedModel that came without a manifest.
@@ -30,7 +30,7 @@ def describe(name: str, kind: str, shape: tuple, num_classes: int) -> dict:
 
 
 def make_manifest(name: str, kind: str, shape: tuple, num_classes: int, metadata: Mapping) -> dict:
-    """The manifest of an export: format, description, versions, then `metadata`, all JSON-ready.
+    """Returns the manifest of an export: format, description, versions, then `metadata`, all JSON-ready.
 
     Raises:
         UsageError: `metadata` uses one of the manifest's own keys, or holds what JSON cannot.
@@ -50,7 +50,7 @@ def write_manifest(folder: Path, manifest: dict) -> None:
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """The manifest in `folder`, or None where there is none, or one of another program.
+    """Returns the manifest in `folder`; None if there is none, or only one of another program.
 
     Raises:
         UsageError: the file is damaged, or is of a newer format than this version reads.

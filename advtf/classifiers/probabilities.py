@@ -15,7 +15,7 @@ def are_probabilities(values: np.ndarray) -> bool:
 
 
 def require_outputs(outputs: str, values: np.ndarray, name: str) -> None:
-    """Compares what a classifier returns with what it is said to return.
+    """Checks that a classifier returns what its user says it does.
 
     Args:
         outputs: "logits" or "probabilities".

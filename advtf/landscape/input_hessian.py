@@ -24,12 +24,12 @@ def exact_cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def require_second_derivatives(model: keras.Model | None) -> None:
-    """Refuses layers of Keras whose second derivatives are wrong without a sign, in inference mode, too.
+    """Refuses layers of Keras whose second derivatives are silently wrong, even in inference mode.
 
-    They take the variance by `tf.nn.moments`, which holds the mean back from the gradient.
+    They compute the variance by `tf.nn.moments`, which stops the gradient through the mean.
 
     Raises:
-        UsageError: such a layer is there. A model that is None, of a foreign SavedModel, cannot be checked.
+        UsageError: the model has such a layer. A foreign SavedModel, whose model is None, cannot be checked.
     """
     inexact = keras.layers.LayerNormalization, keras.layers.GroupNormalization
     for layer in model._flatten_layers() if model is not None else ():

@@ -6,6 +6,31 @@ Krylov space, until one adds nothing to the wanted eigenvalues: repeated eigenva
 distinct ones (low rank, blocks) are found with their multiplicity. Where it does not end before the wanted
 pairs converge, further copies of an exactly repeated eigenvalue can be missed, as by any Krylov method with
 single vectors; power iteration with deflation finds them.
+
+SciPy's `eigsh` (ARPACK) has been compared with it. The table has the products spent on the 20 largest pairs
+until every residual is at most the tolerance times max|λ|, with 41 vectors in memory, the default of `eigsh`,
+and in parentheses with room for all vectors here and for 100 there. The `tol` given to `eigsh` is the loosest
+of 13 that was good enough, which one does not know in advance. SciPy 1.17; the networks are looked at on 100
+digits in float32, the matrices have n = 2000 and are in float64.
+
+=======================================  =========  ===========  ===========
+operator                                 tolerance  here         eigsh
+=======================================  =========  ===========  ===========
+LeNet trained on digits, n = 22,634      1e-3         52 (51)      64 (101)
+the same                                 1e-5         73 (70)      75 (101)
+LeNet of width 8, untrained, n = 84,426  1e-3       145 (135)    131 (163)
+the same                                 1e-5       160 (147)    173 (163)
+bulk near 0 and 20 outliers              1e-3         29 (29)      42 (101)
+semicircle and 20 outliers               1e-3         55 (55)      64 (101)
+evenly spaced in [0, 1]                  1e-3       460 (417)    446 (462)
+=======================================  =========  ===========  ===========
+
+The two are level where the spectrum is hard. Where a few pairs stand out this solver needs fewer products,
+as it looks at the residuals after every product and `eigsh` only when its basis is full. In seconds of CPU
+time it is 0.6 against 0.7 in the first line, 2.7 against 2.3 in the third, and 1.1 against 0.8 in the last,
+where a product costs next to nothing. This solver is kept, because its tolerance is on the residual itself,
+which it returns; because it tells of its progress and ends at `max_products` with the best pairs so far;
+and because its scalar products of float32 vectors are summed in float64.
 """
 
 import os

@@ -140,7 +140,7 @@ def require_pairs(x: np.ndarray, y: np.ndarray) -> None:
     """Checks that there are images (N, H, W, C), each with a label.
 
     Raises:
-        UsageError: there are not.
+        UsageError: images or labels of another shape, of unequal lengths, or none.
     """
     if np.ndim(x) != 4 or np.ndim(y) != 1 or len(x) != len(y) or not len(x):
         raise UsageError(

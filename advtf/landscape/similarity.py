@@ -23,7 +23,7 @@ class Similarity:
             has two that are not zero.
         left_out: (A,) images without a cosine, as one of their perturbations is zero.
         loss: (2, A) L_ε at θ + a·v and at θ − a·v, nats.
-        error: (2, A) robust error there, percent misclassified clean or attacked.
+        error: (2, A) robust error at these weights, percent misclassified clean or attacked.
         examples: number of images.
     """
 

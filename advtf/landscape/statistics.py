@@ -27,17 +27,17 @@ class Estimate:
     count: int
 
     def __str__(self) -> str:
-        """Two digits of the error, and the mean to the same place."""
+        """Two digits of the error, and the mean to as many decimals."""
         mean, error = float(self.mean), float(self.standard_error)
         if not math.isfinite(mean):
             return "-"
         if not (math.isfinite(error) and error > 0):
             return f"{mean:.4g}" if math.isnan(error) else f"{mean:.4g} ± {error:g}"
-        place = 1 - math.floor(math.log10(error))  # decimals
+        decimals = 1 - math.floor(math.log10(error))
         size = math.floor(math.log10(max(abs(mean), error)))
         if -4 <= size < 6:
-            return f"{mean:.{max(place, 0)}f} ± {error:.{max(place, 0)}f}"
-        digits = place + math.floor(math.log10(abs(mean))) if mean else 0
+            return f"{mean:.{max(decimals, 0)}f} ± {error:.{max(decimals, 0)}f}"
+        digits = decimals + math.floor(math.log10(abs(mean))) if mean else 0
         return f"{mean:.{max(digits, 0)}e} ± {error:.1e}"
 
     def to_json(self) -> dict:

@@ -94,7 +94,7 @@ class UnitCounter:
             x: images float32 (N, H, W, C), clean or adversarial.
 
         Raises:
-            UsageError: there are none.
+            UsageError: there is no image.
         """
         if not len(x):
             raise UsageError(f"x must have at least one image. Received: x of shape {np.shape(x)}.")
