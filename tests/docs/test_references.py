@@ -115,6 +115,21 @@ def test_links_lead_somewhere(page):
         assert (ROOT / target).exists(), f"{page.name} links to {target}"
 
 
+REGISTERED = {
+    "guides/methods.md": ("advtf.training.methods.OBJECTIVES", "advtf.training.methods.ADVERSARIES"),
+    "guides/foreign.md": ("advtf.evaluation.attacks.ATTACKS", "advtf.evaluation.attacks.SUITES"),
+    "guides/studies.md": ("advtf.studies.STUDIES",),
+    "guides/start.md": ("advtf.training.schedules.EPSILONS",),
+}
+
+
+@pytest.mark.parametrize("page", REGISTERED)
+def test_guides_name_everything_registered(page):
+    text = (ROOT / "docs" / page).read_text()
+    names = [name for registry in REGISTERED[page] for name in resolve(registry)]
+    assert names and not [name for name in names if f"`{name}`" not in text]
+
+
 def test_mistakes_are_found():
     """The oracle of the checks above: names that do not exist are told from those that do."""
     assert callable(resolve("advtf.pgd"))
