@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from helpers.slice import drawn_panels
-from helpers.slice import lines as line_arrays
+from helpers.figures import drawn_panels
+from helpers.figures import lines as line_arrays
 
 from advtf.errors import UsageError
 from advtf.figures import input_experiments as figures

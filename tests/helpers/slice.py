@@ -1,7 +1,5 @@
 """What the tests of similarity and surface share: small classifiers of digits and a study's context."""
 
-import numpy as np
-
 from advtf import models
 from advtf.attacks.pgd import pgd
 from advtf.classifiers.classifier import as_classifier
@@ -29,27 +27,3 @@ def context_of(folder, study, classifiers, say=lambda line: None, **settings):
     given = {"eps": EPSILON, "batch_size": 32, **OF_ATTACK} | settings
     pairs = ((part.images, part.labels) for part in (train, test))
     return study_context(folder, study, classifiers, *pairs, say=say, **given)
-
-
-def drawn_panels(monkeypatch, module):
-    """Keeps the panels of every sheet that `module` draws."""
-    seen, original = [], module.sheet
-
-    class Recording:
-        def __init__(self, *args, **kwargs):
-            self.sheet = original(*args, **kwargs)
-
-        def __enter__(self):
-            seen.append(self.sheet.__enter__())
-            return seen[-1]
-
-        def __exit__(self, *error):
-            return self.sheet.__exit__(*error)
-
-    monkeypatch.setattr(module, "sheet", Recording)
-    return seen
-
-
-def lines(axes):
-    """Data of the lines drawn in a panel."""
-    return [np.stack([line.get_xdata(), line.get_ydata()]) for line in axes.get_lines()]

@@ -1,4 +1,4 @@
-"""The study against the dense Hessian of a linear classifier, its files, its resumption, and its figures."""
+"""The study against the dense Hessian of a linear classifier, its files, its resumption."""
 
 import json
 
@@ -10,8 +10,6 @@ from helpers.attack import softmax
 from advtf.attacks.pgd import fgsm
 from advtf.classifiers.classifier import as_classifier
 from advtf.errors import UsageError
-from advtf.figures import style as drawing
-from advtf.figures.hessian import layer_spectra, spectra
 from advtf.landscape.objective import adversarial_examples
 from advtf.models import build
 from advtf.studies import hessian
@@ -142,87 +140,3 @@ def test_what_did_not_converge_is_said(tmp_path):
     (model,) = json.loads(hessian.run(context)[0].read_text())["models"]
     assert model["products"] == 6 and not all(model["converged"])
     assert any(line.startswith("Warning") and "max_products" in line for line in lines)
-
-
-def results(path, *models):
-    path.write_text(json.dumps({"models": list(models)}))
-    return path
-
-
-def model(name, values, converged=None, normalised=None):
-    return {
-        "name": name,
-        "values": values,
-        "converged": converged or [True] * len(values),
-        "normalised": normalised,
-    }
-
-
-def drawn(monkeypatch, draw):
-    """The panels of a figure as they are when it is written."""
-    kept = []
-    monkeypatch.setattr(drawing, "write_atomically", lambda path, write: kept.append(path))
-    figures, original = [], drawing.Figure
-
-    def figure(*arguments, **settings):
-        figures.append(original(*arguments, **settings))
-        return figures[-1]
-
-    monkeypatch.setattr(drawing, "Figure", figure)
-    draw()
-    assert kept
-    return figures[-1]
-
-
-def test_figure_compares_files(tmp_path, monkeypatch):
-    flat = results(tmp_path / "a.json", model("a", [2.0, 1.0, -0.5], [True, True, False], [1.0, 0.5, -0.25]))
-    two = results(tmp_path / "b.json", model("b", [20.0, 10.0, 5.0]), model("c", [3.0, 2.0, 1.0]))
-    paths = {"ε = 0": flat, "ε = 0.4": two}
-    figure = drawn(monkeypatch, lambda: spectra(paths, tmp_path / "figure.png"))
-    (axes,) = figure.axes
-    assert axes.get_yscale() == "log"
-    curves = {
-        tuple(line.get_ydata()): line.get_linestyle() for line in axes.lines if line.get_linestyle() != "None"
-    }
-    assert curves == {
-        (2.0, 1.0, 0.5): "--",
-        (1.0, 0.5, 0.25): "-",
-        (20.0, 10.0, 5.0): "--",
-        (3.0, 2.0, 1.0): "--",
-    }
-    crosses = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "x"]
-    assert crosses[0] == [[3, 0.5]]
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["ε = 0", "ε = 0.4: b", "ε = 0.4: c", "normalised", "original"]
-    assert "Liu et al. 2020" in figure.legends[0].get_title().get_text()
-
-
-def test_layer_figure_shows_what_exceeds_its_residual(tmp_path, monkeypatch):
-    layers = [
-        {"name": "conv", "values": [4.0, 0.5, -1.0], "residuals": [0.1, 0.6, 0.1]},
-        {"name": "logits", "values": [2.0], "residuals": [0.1]},
-    ]
-    path = results(tmp_path / "a.json", model("a", [5.0]) | {"layers": layers})
-    figure = drawn(monkeypatch, lambda: layer_spectra(path, tmp_path / "figure.png"))
-    (axes,) = figure.axes
-    dots = {line.get_markerfacecolor(): [] for line in axes.lines if line.get_marker() == "o"}
-    for line in axes.lines:
-        if line.get_marker() == "o":
-            dots[line.get_markerfacecolor()] += line.get_xydata().tolist()
-    assert sorted(dots.pop("white")) == [[0, 1]]
-    assert sorted(*dots.values()) == [[0, 4], [1, 2]]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["conv", "logits"]
-    assert axes.lines[-1].get_ydata().tolist() == [4, 2]
-
-
-def test_figures_refuse_other_files(tmp_path):
-    output = tmp_path / "figure.png"
-    with pytest.raises(UsageError, match="at least one"):
-        spectra({}, output)
-    for text in ("", "{}", '{"models": [{"name": "a", "values": [], "converged": []}]}'):
-        (tmp_path / "bad.json").write_text(text)
-        with pytest.raises(UsageError, match="of the study hessian is required"):
-            spectra({"a": tmp_path / "bad.json"}, output)
-    with pytest.raises(UsageError, match="per_layer"):
-        layer_spectra(results(tmp_path / "a.json", model("a", [1.0])), output)
-    assert not output.exists()

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from helpers.slice import ATTACK, EPSILON, context_of, drawn_panels, make_classifier
+from helpers.figures import drawn_panels
+from helpers.slice import ATTACK, EPSILON, context_of, make_classifier
 
 from advtf import studies
 from advtf.attacks.pgd import fgsm, pgd

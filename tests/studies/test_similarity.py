@@ -6,11 +6,10 @@ import json
 import numpy as np
 import pytest
 from helpers.attack import softmax
-from helpers.slice import ATTACK, EPSILON, context_of, drawn_panels, lines, make_classifier
+from helpers.slice import ATTACK, EPSILON, context_of, make_classifier
 
 from advtf.classifiers.parameters import unit_direction
 from advtf.errors import UsageError
-from advtf.figures import similarity as figures
 from advtf.landscape.objective import AdversarialObjective, adversarial_examples
 from advtf.landscape.similarity import PerturbationSimilarity
 from advtf.studies import similarity
@@ -176,38 +175,3 @@ def test_only_test_images_and_undefined_cosines(tmp_path, monkeypatch):
 def test_without_perturbations_it_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"eps=0. Give --eps above 0"):
         similarity.run(context_of(tmp_path, "similarity", [make_classifier()], eps=0.0))
-
-
-def test_figure_shows_means_and_ends_where_the_paper_ends(tmp_path, monkeypatch):
-    seen = drawn_panels(monkeypatch, figures)
-    cosine = np.full((1, 2, 2, 2, 3), 0.9)
-    cosine[0, 0, :, 1] = [[1.0, 0.5, 0.2], [1.0, 0.7, 0.4]]
-    error = np.zeros((1, 2, 2, 2, 2, 3))
-    error[0, 0, :, 1] = [[10, 20, 50], [10, 30, 70]]  # of + and −
-    data = dict(offsets=[0, 1, 2], models=["a"], splits=["train", "test"], similarity=cosine, error=error)
-    data |= dict(directions=["eigenvector", "random"], between_starts=[[[0.6, 0.8], [0.1, 0.1]]])
-    np.savez(tmp_path / "s.npz", **data)
-    output = figures.perturbation_similarity({"": tmp_path / "s.npz"}, tmp_path / "new" / "s.png")
-    assert output.exists()
-    top, train, _ = seen[0]
-    random = [line for line in lines(top) if line.shape == (2, 3) and line[1, 1] < 0.9]
-    np.testing.assert_allclose(random[0], [[0, 1, 2], [1, 0.6, 0.3]])
-    dotted = next(line for line in top.get_lines() if line.get_linestyle() == ":")
-    np.testing.assert_allclose(dotted.get_ydata(), 0.7)
-    marks = [line for line in top.get_lines() if line.get_marker() == "o"][1:]
-    assert [mark.get_xdata().tolist() for mark in marks] == [[0, 1], [2]]
-    assert marks[1].get_markerfacecolor() == "white"  # 60 % error: above 30 %
-    np.testing.assert_allclose(lines(train)[1][1], [10, 25, 60])
-    assert [line.get_linestyle() for line in train.get_lines()] == ["--", "-"]
-    assert top.get_ylabel() == "cosine similarity,\ntrain"
-
-
-@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 torn"])
-def test_figure_refuses_other_files(tmp_path, content):
-    if content is not None:
-        (tmp_path / "s.npz").write_bytes(content)
-    with pytest.raises(UsageError, match=r"similarity\.npz is required"):
-        figures.perturbation_similarity({"": tmp_path / "s.npz"}, tmp_path / "s.png")
-    with pytest.raises(UsageError, match="none"):
-        figures.perturbation_similarity({}, tmp_path / "s.png")
-    assert not (tmp_path / "s.png").exists()
