@@ -101,12 +101,7 @@ def main(argv: list[str]) -> None:
         evaluation_run.execute(run, settings, options)
 
 
-def command() -> None:
-    """Runs the command line. A script that has registered attacks of its own calls it at its end."""
-    commands.run_command(main, EvaluateOptions, AttackSettings)
-
-
 sys.modules[__name__].__class__ = CallableModule  # advtf.evaluate is the function, too
 
 if __name__ == "__main__":
-    command()
+    commands.run_command(main, EvaluateOptions, AttackSettings)

@@ -22,9 +22,10 @@ from advtf.settings.commands import define_flags, given_flags
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
+from runpy import run_module
+
 import tensorflow as tf
 
-from advtf.evaluate import command
 from advtf.evaluation.attacks import ATTACKS, EvaluationAttack
 
 
@@ -35,7 +36,7 @@ def darker(logits_fn, x, y, epsilon, seed):
 ATTACKS["darker"] = EvaluationAttack(
     "Darker", lambda builder: [builder.stage(darker, forward=0, backward=0)], black_box=True
 )
-command()
+run_module("advtf.evaluate", run_name="__main__")
 """
 
 
