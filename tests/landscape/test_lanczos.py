@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from helpers.spectrum import network_like, operator_of, residuals, symmetric
+from scipy import sparse
+from scipy.sparse.linalg import eigsh
 
 from advtf.errors import UsageError
 from advtf.landscape.eigen import combine, dots, norm, project_out, random_direction
@@ -59,11 +61,10 @@ def test_every_end_of_the_spectrum(which, dtype, k):
 
 @pytest.mark.parametrize("which, scipy_name", [("largest", "LA"), ("smallest", "SA"), ("magnitude", "LM")])
 def test_against_scipy(which, scipy_name):
-    sparse = pytest.importorskip("scipy.sparse")
     matrix = sparse.random(600, 600, density=0.01, rng=np.random.default_rng(3))
     matrix = (matrix + matrix.T).tocsr()
     pairs = lanczos(lambda v: matrix @ v, 600, 8, which=which, **TIGHT)
-    values, vectors = sparse.linalg.eigsh(matrix, 8, which=scipy_name)
+    values, vectors = eigsh(matrix, 8, which=scipy_name)
     down = np.argsort(-values)
     np.testing.assert_allclose(pairs.values, values[down], rtol=1e-9)
     np.testing.assert_allclose(np.abs((pairs.vectors * vectors[:, down]).sum(axis=0)), 1, atol=1e-9)
