@@ -73,7 +73,7 @@ def evaluate(
         require_radius("epsilon_grid", radius, norm)
     from advtf.classifiers.classifier import as_classifier
     from advtf.data import arrays
-    from advtf.data.augmentation import to_unit_float
+    from advtf.data.arrays import to_unit_float
     from advtf.evaluation.engine import evaluate_classifier
     from advtf.storage import cache
 

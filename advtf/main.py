@@ -12,7 +12,7 @@ import time
 
 from absl import flags
 
-from advtf.classifiers import export_folder
+from advtf.classifiers import manifest
 from advtf.classifiers.manifest import require_saved_model
 from advtf.data.registry import require_known
 from advtf.settings import commands
@@ -41,9 +41,7 @@ def main(argv: list[str]) -> None:
         f"runs/{config.run_name}" if config else "",
         resume=options.resume,
         overwrite=options.overwrite,
-        taken=lambda path: (
-            not options.export_dir and export_folder.holds_files(export_folder.DEFAULT / path.name)
-        ),
+        taken=lambda path: not options.export_dir and manifest.holds_files(manifest.EXPORTS / path.name),
     )
     if options.resume:
         config, options = _stored(run, given, options)
@@ -51,7 +49,7 @@ def main(argv: list[str]) -> None:
             print(f"{run.path} is finished; its results are in {run.results}.")
             return
     replace = options.resume or options.overwrite
-    exports = export_folder.choose(options.export_dir, run.path.name, replace=replace)
+    exports = manifest.choose_folder(options.export_dir, run.path.name, replace=replace)
     lines = describe(config, given) | {"output": f"{run.path}, exports in {exports}"}
     print(commands.plan_table(lines), flush=True)
     began = time.monotonic()
@@ -75,7 +73,7 @@ def _train_and_finish(config, options, run, exports):
     data = images.load(config.dataset, options.data_dir, config.val_fraction, config.image_size)
     print(f"{'images':<10}{_describe_images(data)}", flush=True)
     trainer = build_trainer(config, data, devices)  # refuses what does not fit before anything is written
-    export_folder.create(exports)
+    manifest.create_folder(exports)
     with run.locked(resume=options.resume, overwrite=options.overwrite):
         if not options.resume:
             run.write_config(config, options)

@@ -7,13 +7,11 @@ function, and everything that attacks or analyses takes that type.
 classifier       `Classifier` and its one loader
 parameters       the trainable variables as one vector θ; directions in that space
 export           SavedModels: written, reloaded and compared before they get their name; loaded
-manifest         the file beside an export that tells what it takes and returns, and where it comes from
-export_folder    the folder that the exports of a run go to
+manifest         the file beside an export that tells what it takes and returns; the folder of exports
 ensemble         one classifier out of several: the mean of their probabilities
-probabilities    classifiers that end in a softmax
 pytorch          checkpoints of published PyTorch networks as Keras classifiers
 pytorch_layouts  which of their modules is which of our layers
 ===============  ==========================================================================================
 
-`manifest`, `export_folder` and `pytorch` import no TensorFlow, so that the commands answer a mistake at once.
+`manifest` and `pytorch` import no TensorFlow, so that the commands answer a mistake at once.
 """

@@ -11,9 +11,14 @@ import tensorflow as tf
 
 from advtf import models
 from advtf.classifiers.ensemble import build_ensemble, image_shape
-from advtf.classifiers.export import TOLERANCE, SavedClassifier, load_classifier
+from advtf.classifiers.export import (
+    TOLERANCE,
+    SavedClassifier,
+    load_classifier,
+    log_probabilities,
+    require_outputs,
+)
 from advtf.classifiers.parameters import Parameters
-from advtf.classifiers.probabilities import log_probabilities, require_outputs
 from advtf.errors import UsageError
 
 TRIED = 16  # images of the caller's that a classifier is tried on

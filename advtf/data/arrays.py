@@ -1,6 +1,7 @@
 """Checks of in-memory images and labels, and the fixed rule that holds examples out."""
 
 import numpy as np
+import tensorflow as tf
 
 from advtf.errors import UsageError
 
@@ -89,3 +90,10 @@ def _labels(name: str, values: np.ndarray) -> np.ndarray:
             f"Received: shape={labels.shape}, dtype={labels.dtype}.{hint}"
         )
     return labels.astype(np.int32, copy=False)
+
+
+def to_unit_float(images: tf.Tensor) -> tf.Tensor:
+    """Returns float32 images in [0, 1]; uint8 values are divided by 255, float values are kept."""
+    if images.dtype == tf.uint8:
+        return tf.cast(images, tf.float32) / 255.0
+    return tf.cast(images, tf.float32)

@@ -3,13 +3,6 @@
 import tensorflow as tf
 
 
-def to_unit_float(images: tf.Tensor) -> tf.Tensor:
-    """Returns float32 images in [0, 1]; uint8 values are divided by 255, float values are kept."""
-    if images.dtype == tf.uint8:
-        return tf.cast(images, tf.float32) / 255.0
-    return tf.cast(images, tf.float32)
-
-
 def crop_and_flip(x: tf.Tensor, top: tf.Tensor, left: tf.Tensor, flip: tf.Tensor, padding: int) -> tf.Tensor:
     """Pads every image with zeros, cuts one window of the original size from each, mirrors the chosen ones.
 

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from advtf.data import augmentation
+from advtf.data.arrays import to_unit_float
 from advtf.data.sets import Split
 from advtf.errors import UsageError
 
@@ -87,7 +88,7 @@ def evaluation_batches(split: Split, batch_size: int, limit: int | None = None) 
     chosen = split.select(slice(limit))
     with tf.device("CPU:0"):
         batches = tf.data.Dataset.from_tensor_slices((chosen.images, chosen.labels)).batch(batch_size)
-        batches = batches.map(lambda x, y: (augmentation.to_unit_float(x), y))
+        batches = batches.map(lambda x, y: (to_unit_float(x), y))
     return _ready(batches)
 
 
@@ -116,7 +117,7 @@ def _batch_function(split, batch_size, seed, steps_per_epoch, augment, views):
             pair = tf.stack([seed, step])
             keys = [tf.random.fold_in(pair, stream) for stream in _AUGMENTATION_STREAMS[:views]]
             seen = [augmentation.augment_batch(x, key, padding) for key in keys]
-        seen = tuple(augmentation.to_unit_float(view) for view in seen)
+        seen = tuple(to_unit_float(view) for view in seen)
         return seen[0] if views == 1 else seen, tf.gather(labels, chosen)
 
     return batch_at

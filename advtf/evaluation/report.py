@@ -15,8 +15,7 @@ import numpy as np
 from advtf.evaluation.attacks import NAMES
 from advtf.evaluation.settings import AttackSettings
 from advtf.settings.threat import format_epsilon
-from advtf.storage.files import write_atomically
-from advtf.storage.provenance import provenance
+from advtf.storage.files import provenance, write_atomically
 from advtf.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:

@@ -165,7 +165,7 @@ def load(
     """
     from advtf.classifiers.classifier import as_classifier
     from advtf.data import sets as data
-    from advtf.data.augmentation import to_unit_float
+    from advtf.data.arrays import to_unit_float
 
     size = training_settings(options.model).get("image_size")
     images = data.load(options.dataset, options.data_dir, image_size=size)

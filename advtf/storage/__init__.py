@@ -4,9 +4,8 @@ Read `run_directory` first: the states of a run, who may write to it, and how it
 
 ==============  ====================================================================================
 run_directory   the directory of a training, an evaluation or an analysis, and its lock
-files           a file or folder that is written under a hidden name, synced and renamed
+files           files and folders that appear whole; versions and command for result files
 jsonl           files of one JSON object per line, such as `metrics.jsonl`
 cache           results of finished work, by which a killed evaluation or analysis continues
-provenance      versions and command line for result files, and values made fit for JSON
 ==============  ====================================================================================
 """

@@ -20,8 +20,7 @@ from typing import Any, ClassVar, Self
 
 from advtf.errors import UsageError
 from advtf.settings.fields import Settings
-from advtf.storage.files import write_json
-from advtf.storage.provenance import provenance
+from advtf.storage.files import provenance, write_json
 
 LOCK = ".lock"
 

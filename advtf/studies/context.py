@@ -10,8 +10,7 @@ import numpy as np
 
 from advtf.errors import UsageError
 from advtf.storage.cache import ResultCache, fingerprint
-from advtf.storage.files import write_atomically, write_json
-from advtf.storage.provenance import jsonable, provenance
+from advtf.storage.files import jsonable, provenance, write_atomically, write_json
 from advtf.studies.registry import STUDIES
 from advtf.studies.settings import CommonSettings
 

@@ -24,8 +24,7 @@ from advtf.data.registry import require_known
 from advtf.errors import UsageError, one_of
 from advtf.settings.commands import default_directory, plan_table
 from advtf.settings.threat import describe_pgd
-from advtf.storage.files import write_json
-from advtf.storage.provenance import provenance
+from advtf.storage.files import provenance, write_json
 from advtf.storage.run_directory import RunDirectory
 from advtf.studies.context import STATE, StudyContext
 from advtf.studies.registry import STUDIES, check
@@ -182,7 +181,7 @@ def load(
     """
     from advtf.classifiers.classifier import as_classifier
     from advtf.data import sets as data
-    from advtf.data.augmentation import to_unit_float
+    from advtf.data.arrays import to_unit_float
 
     classifiers = [as_classifier(path, movable=True) for path in settings.model]
     source = {"classifiers": list(settings.model)}
@@ -379,7 +378,7 @@ def _checked(part, x, y):
     if x is None and y is None:
         return None, None
     from advtf.data import arrays
-    from advtf.data.augmentation import to_unit_float
+    from advtf.data.arrays import to_unit_float
 
     x, y = arrays.checked(part, x, y)
     return to_unit_float(x).numpy(), y

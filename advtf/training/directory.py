@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from advtf.classifiers import export_folder
+from advtf.classifiers import manifest
 from advtf.storage.run_directory import RunDirectory
 
 
@@ -56,5 +56,5 @@ class TrainingDirectory(RunDirectory):
     def remove_run(self) -> None:
         """Removes the run's exports, then its files and folders."""
         with contextlib.suppress(OSError, ValueError, AttributeError):  # unfinished: it has exported nothing
-            export_folder.remove(json.loads(self.results.read_text()).get("exports", {}).values())
+            manifest.remove_exports(json.loads(self.results.read_text()).get("exports", {}).values())
         super().remove_run()

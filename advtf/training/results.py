@@ -17,8 +17,7 @@ from advtf.data.batches import evaluation_batches
 from advtf.data.sets import ImageData
 from advtf.figures import training as plots
 from advtf.settings.threat import format_epsilon
-from advtf.storage.files import write_atomically, write_json
-from advtf.storage.provenance import provenance
+from advtf.storage.files import provenance, write_atomically, write_json
 from advtf.training.callbacks import load_snapshot
 from advtf.training.directory import TrainingDirectory
 from advtf.training.run import SAMPLE_IMAGES, build_attack, build_classifier, period_ends

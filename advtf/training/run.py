@@ -15,7 +15,7 @@ from advtf import models
 from advtf.attacks.attack import Attack
 from advtf.attacks.losses import cross_entropy
 from advtf.attacks.pgd import pgd
-from advtf.data.augmentation import to_unit_float
+from advtf.data.arrays import to_unit_float
 from advtf.data.batches import evaluation_batches, steps_per_epoch_of, training_batches
 from advtf.data.sets import ImageData
 from advtf.errors import UsageError

@@ -27,7 +27,7 @@ def adversarial_batch(chosen):
     from advtf.attacks.pgd import pgd
     from advtf.classifiers.classifier import as_classifier
     from advtf.data import sets as data
-    from advtf.data.augmentation import to_unit_float
+    from advtf.data.arrays import to_unit_float
     from advtf.landscape.objective import adversarial_examples
     from advtf.settings.threat import relative_step
 

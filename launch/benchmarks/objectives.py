@@ -29,8 +29,7 @@ import numpy as np
 
 from advtf.runtime import Runtime, start
 from advtf.settings.commands import exit_on_usage_error
-from advtf.storage.files import write_json
-from advtf.storage.provenance import provenance
+from advtf.storage.files import provenance, write_json
 from advtf.training.settings import TrainConfig
 from launch.common.arguments import parser
 from launch.common.objectives import OBJECTIVES, settings_of

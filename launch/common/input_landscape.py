@@ -99,7 +99,7 @@ class Records:
     """
 
     def __init__(self, path, settings):
-        from advtf.storage.provenance import jsonable
+        from advtf.storage.files import jsonable
 
         self.path, self.settings, self.more = Path(path), jsonable(settings, "settings"), {}
         self.found = self._stored()
@@ -134,8 +134,7 @@ class Records:
 
     def write(self):
         """Writes the file, with the entries of `more` beside the records."""
-        from advtf.storage.files import write_json
-        from advtf.storage.provenance import jsonable, provenance
+        from advtf.storage.files import jsonable, provenance, write_json
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {"settings": self.settings, "records": self.found} | self.more

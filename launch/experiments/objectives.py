@@ -35,8 +35,7 @@ from advtf.runtime import start
 from advtf.settings.commands import exit_on_usage_error
 from advtf.settings.fields import number
 from advtf.storage import jsonl
-from advtf.storage.files import write_atomically, write_json
-from advtf.storage.provenance import provenance
+from advtf.storage.files import provenance, write_atomically, write_json
 from advtf.training.directory import TrainingDirectory
 from advtf.training.settings import RunOptions, TrainConfig
 from launch.common import arguments
@@ -103,7 +102,7 @@ class Trainings:
         self._given, self._out, self._strengths, self._runtime = dict(given), out, strengths, start()
 
         from advtf.data import sets as data
-        from advtf.data.augmentation import to_unit_float
+        from advtf.data.arrays import to_unit_float
         from advtf.landscape.inputs import InputMeter
         from advtf.training.run import build_attack, build_classifier
 

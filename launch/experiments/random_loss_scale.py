@@ -37,8 +37,7 @@ def main():
     configs = [TrainConfig.of({**given, "eps": epsilon}) for epsilon in EPSILONS[chosen.dataset]]
     measured = list(measure(chosen, configs))
 
-    from advtf.storage.files import write_json
-    from advtf.storage.provenance import provenance
+    from advtf.storage.files import provenance, write_json
 
     path = Path(f"runs/random-loss-{chosen.dataset}-{configs[0].model}.json")
     path.parent.mkdir(exist_ok=True)
@@ -51,7 +50,7 @@ def measure(chosen, configs):
     """Yields one record per ε and prints it."""
     from advtf.classifiers.classifier import as_classifier
     from advtf.data import sets as data
-    from advtf.data.augmentation import to_unit_float
+    from advtf.data.arrays import to_unit_float
     from advtf.landscape.random_loss import random_loss
     from advtf.settings.threat import format_epsilon
     from advtf.training.run import build_attack, build_classifier

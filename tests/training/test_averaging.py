@@ -8,7 +8,7 @@ from helpers.resume import Crash, attempt, crashing, trained_snapshot
 from helpers.run import epoch_values, snapshot_bits
 from helpers.trainer import batch, compiled, dense_net, still
 
-from advtf.data.augmentation import to_unit_float
+from advtf.data.arrays import to_unit_float
 from advtf.errors import UsageError
 from advtf.landscape.batch_statistics import BatchStatistics
 from advtf.training import results

@@ -14,7 +14,7 @@ from helpers.trainer import SHAPE, NumpyNet, batch, compiled, dense_net, still
 
 from advtf.attacks.pgd import fgsm, pgd
 from advtf.data import sets
-from advtf.data.augmentation import to_unit_float
+from advtf.data.arrays import to_unit_float
 from advtf.errors import UsageError
 from advtf.landscape.inputs import InputMeter, input_measures
 from advtf.training.callbacks import (

@@ -3,7 +3,7 @@
 import pytest
 from helpers.resume import attempt, trained_snapshot
 
-from advtf.data.augmentation import to_unit_float
+from advtf.data.arrays import to_unit_float
 from advtf.training import results
 from advtf.training.settings import TrainConfig
 
