@@ -16,7 +16,7 @@ from advtf.classifiers.classifier import as_classifier
 from advtf.data import sets as data
 from advtf.data.arrays import to_unit_float
 from advtf.errors import UsageError
-from advtf.storage.files import versions
+from advtf.storage import files
 
 TOLERANCE = 1e-4  # by which the libraries' logits may differ
 TORCH_NAMES = {"conv1": "conv1", "conv2": "conv2", "dense": "fc1", "logits": "fc2"}
@@ -150,4 +150,4 @@ def art_classifier(bench: Bench, compiled: bool):
 def versions() -> dict[str, str]:
     """Returns the versions of what was compared."""
     packages = ("torch", "torchattacks", "adversarial-robustness-toolbox")
-    return versions() | {package: importlib.metadata.version(package) for package in packages}
+    return files.versions() | {package: importlib.metadata.version(package) for package in packages}
