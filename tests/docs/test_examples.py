@@ -115,7 +115,7 @@ def test_commands_know_what_the_examples_register(tmp_path):
     )
     chosen = dict(objective="logit_pairing", adversary="momentum", eps_sched="root", dataset="bars")
     flags = [f"--{name}={value}" for name, value in chosen.items()]
-    plan = run("all.py", *flags, "--attack_steps=3", "--epochs=2", "--out_dir=run", cwd=tmp_path)
+    plan = run("all.py", *flags, "--attack_steps=3", "--out_dir=run", cwd=tmp_path)
     assert "logit_pairing 0.5 against momentum" in plan and "root" in plan
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert chosen.items() <= config.items() and config["strength"] == 0.5 and config["batch_size"] == 50
