@@ -1,6 +1,7 @@
 """The one exception a user can mend, and the nearest-name hint its messages use. Imports nothing heavy."""
 
 import difflib
+import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 
@@ -43,15 +44,15 @@ def require_whole(name: str, value: int, least: int = 1, most: float = float("in
 
 
 def require_real(name: str, value: float, least: float, most: float = float("inf")) -> None:
-    """Checks that `value` is a number from `least` to `most`.
+    """Checks that `value` is a finite number from `least` to `most`.
 
     Raises:
         UsageError: it is not.
     """
-    _require_number(name, value, Real, "number", least, most)
+    _require_number(name, value, Real, "finite number" if most == math.inf else "number", least, most)
 
 
 def _require_number(name, value, kind, noun, least, most):
-    if not isinstance(value, kind) or not least <= value <= most:
+    if not isinstance(value, kind) or not math.isfinite(value) or not least <= value <= most:
         limits = f"from {least:g} to {most:g}" if most < float("inf") else f"of at least {least:g}"
         raise UsageError(f"{name} must be a {noun} {limits}. Received: {name}={value}.")

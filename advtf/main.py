@@ -19,7 +19,7 @@ from advtf.settings import commands
 from advtf.training.directory import TrainingDirectory
 from advtf.training.settings import RunOptions, TrainConfig, describe, presets_help
 
-# Of a resumed run, unless given anew.
+# Options that a resumed run keeps unless they are given anew.
 KEPT_OPTIONS = ("data_dir", "export_dir", "dynamics_steps", "input_every")
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     if config:
         require_known(config.dataset, options.data_dir)
         for teacher in config.teachers:
-            require_saved_model(teacher)
+            require_saved_model(teacher, "teachers")
     run = TrainingDirectory.choose(
         options.out_dir,
         f"runs/{config.run_name}" if config else "",

@@ -10,8 +10,7 @@ from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.norms import Norm, get_norm
 from advtf.attacks.random import fold_in
 from advtf.errors import UsageError, one_of, require_whole
-
-RANDOM_STARTS = ("uniform", "step", "none")
+from advtf.settings.threat import RANDOM_STARTS
 
 
 def pgd(

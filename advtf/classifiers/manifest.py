@@ -102,8 +102,12 @@ def is_export(folder: Path) -> bool:
         return False
 
 
-def require_saved_model(path: str) -> None:
-    """Checks that there is a SavedModel.
+def require_saved_model(path: str, name: str = "model") -> None:
+    """Checks that there is a SavedModel at a path.
+
+    Args:
+        path: its folder.
+        name: the name of the setting, for the message.
 
     Raises:
         UsageError: there is none; the message names those beside it.
@@ -115,7 +119,7 @@ def require_saved_model(path: str) -> None:
     names = sorted(found.parent.name for found in there.glob("*/saved_model.pb*"))
     listed = f" {there} has {', '.join(names[:8])}." if names else ""
     hint = listed + nearest(folder.name, names)
-    raise UsageError(f"model must be the folder of a SavedModel. Received: model={path}.{hint}")
+    raise UsageError(f"{name} must be the folder of a SavedModel. Received: {name}={path}.{hint}")
 
 
 def training_settings(model: str) -> dict:

@@ -7,21 +7,33 @@ from advtf.data.arrays import to_unit_float
 from advtf.data.sets import Split
 from advtf.errors import UsageError
 
-_AUGMENTATION_STREAMS = (1, 2)  # folded into (seed, step), one a view: other users draw other numbers
+# One number for each view is folded into (seed, step), so that the views draw different numbers.
+_AUGMENTATION_STREAMS = (1, 2)
 
 
-def steps_per_epoch_of(split: Split, batch_size: int) -> int:
-    """Returns the number of full batches in `split`.
+def steps_per_epoch_of(split: Split, batch_size: int, wanted: int | None = None) -> int:
+    """Returns the number of steps in an epoch.
+
+    Args:
+        split: the examples.
+        batch_size: examples per step B, all replicas together.
+        wanted: how many steps an epoch shall have; None takes all the full batches.
 
     Raises:
-        UsageError: there is not even one.
+        UsageError: there is not even one full batch, or more steps are wanted than there are.
     """
     if not 1 <= batch_size <= len(split):
         raise UsageError(
             f"batch_size must be between 1 and the {len(split)} examples there are. "
             f"Received: batch_size={batch_size}."
         )
-    return len(split) // batch_size
+    available = len(split) // batch_size
+    if wanted is not None and not 1 <= wanted <= available:
+        raise UsageError(
+            f"steps_per_epoch must be between 1 and {available}, the full batches of {batch_size} in "
+            f"{len(split)} examples. Received: steps_per_epoch={wanted}."
+        )
+    return wanted or available
 
 
 def training_batches(
@@ -38,33 +50,27 @@ def training_batches(
     """Batches for training; batch s (counted over all epochs) is a function of `seed` and s alone.
 
     Epoch e = s // steps_per_epoch goes through the examples in a pseudo-random permutation keyed by
-    (seed, e); the rest of the last batch is left out of that epoch. So a stream that starts at step k is
-    exactly the tail of the one that starts at 0, at no cost.
+    (seed, e); examples that fill no batch are left out of that epoch. So a stream that starts at step k is
+    exactly the tail of the one that starts at 0, and skipping costs nothing.
 
     Args:
         split: the examples.
         batch_size: examples per step B, all replicas together.
         seed: non-negative integer.
-        steps_per_epoch: default all full batches; fewer cut every epoch short.
+        steps_per_epoch: None takes all the full batches; a smaller number cuts every epoch short.
         start_step: the first step to deliver.
-        total_steps: where the stream ends, counted from step 0; default never.
-        augment: random crop (zero padding of one eighth of the size) and horizontal flip.
+        total_steps: where the stream ends, counted from step 0; None for a stream without an end.
+        augment: whether images are cropped at random (after zero padding by an eighth) and flipped.
         views: 2 for two augmentations of the same images.
 
     Returns:
-        A dataset of (x float32 (B, H, W, C) in [0, 1], y int32 (B,)); of ((x, x'), y) with two views,
-        of which the first is that of a stream with one.
+        A dataset of (x float32 (B, H, W, C) in [0, 1], y int32 (B,)). With two views its elements are
+        ((x, x'), y), and x is the same as with one view.
 
     Raises:
         UsageError: a batch larger than the data, or more steps per epoch than there are.
     """
-    available = steps_per_epoch_of(split, batch_size)
-    steps = available if steps_per_epoch is None else steps_per_epoch
-    if not 1 <= steps <= available:
-        raise UsageError(
-            f"steps_per_epoch must be between 1 and {available}, the full batches of {batch_size} in "
-            f"{len(split)} examples. Received: steps_per_epoch={steps}."
-        )
+    steps = steps_per_epoch_of(split, batch_size, steps_per_epoch)
     with tf.device("CPU:0"):  # the pipeline runs there; a copy on a GPU would travel back at every step
         batch_at = _batch_function(split, batch_size, seed, steps, augment, views)
         batches = tf.data.Dataset.counter(start=start_step)
@@ -80,7 +86,10 @@ def evaluation_batches(split: Split, batch_size: int, limit: int | None = None) 
     Args:
         split: the examples.
         batch_size: examples per batch, at least 1.
-        limit: only the first `limit` examples; default all.
+        limit: takes only so many examples, the first ones; None takes all.
+
+    Raises:
+        UsageError: a number below 1.
     """
     for what, value in (("batch_size", batch_size), ("limit", limit)):
         if value is not None and value < 1:
@@ -101,16 +110,16 @@ def _ready(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _batch_function(split, batch_size, seed, steps_per_epoch, augment, views):
-    """The function step -> (x, y), or ((x, x'), y)."""
+    """Returns the function step -> (x, y), or step -> ((x, x'), y)."""
     images, labels = tf.constant(split.images), tf.constant(split.labels)
     last = tf.constant(len(split) - 1, tf.int64)
     seed = tf.constant(seed, tf.int64)
     padding = max(1, round(min(split.images.shape[1:3]) / 8))
 
     def batch_at(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        epoch, position = step // steps_per_epoch, step % steps_per_epoch
-        places = position * batch_size + tf.range(batch_size, dtype=tf.int64)
-        chosen = tf.random.experimental.index_shuffle(places, tf.stack([seed, epoch]), last)
+        epoch, batch = step // steps_per_epoch, step % steps_per_epoch
+        positions = batch * batch_size + tf.range(batch_size, dtype=tf.int64)
+        chosen = tf.random.experimental.index_shuffle(positions, tf.stack([seed, epoch]), last)
         x = tf.gather(images, chosen)
         seen = [x] * views
         if augment:

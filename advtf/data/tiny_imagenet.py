@@ -1,17 +1,16 @@
 """Tiny ImageNet (Le & Yang 2015) from its standard folder, ``tiny-imagenet-200``, as NumPy arrays."""
 
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from advtf.data import augmentation
 from advtf.errors import UsageError
+from advtf.runtime import progress
 
 BATCH = 512
 ENDINGS = (".jpeg", ".jpg")
@@ -74,13 +73,13 @@ def _train_files(folder: Path, numbers: Mapping[str, int]) -> Iterator[tuple[str
 
 def _validation_files(folder: Path, numbers: Mapping[str, int]) -> list[tuple[str, int]]:
     table, files = folder / "val" / "val_annotations.txt", []
-    for place, line in enumerate(_lines(table), start=1):
+    for number, line in enumerate(_lines(table), start=1):
         file, _, rest = line.partition("\t")
         name = rest.split("\t")[0].strip()
         if line.strip() and name not in numbers:
             raise UsageError(
                 f"{table} must give a file and a class of wnids.txt on each line, with tabs between. "
-                f"Received: line {place}, {line.strip()[:60]!r}. {REMEDY}"
+                f"Received: line {number}, {line.strip()[:60]!r}. {REMEDY}"
             )
         if line.strip():
             files.append((str(folder / "val" / "images" / file), numbers[name]))
@@ -103,10 +102,10 @@ def decode(
     """Decodes JPEGs in parallel; the order is that of `paths`.
 
     Args:
-        paths: of the files.
+        paths: the files.
         shape: (H, W, 3) that each must have.
-        resized: bring each to that shape, a square, instead.
-        label: of the progress bar, shown when stdout is a terminal.
+        resized: whether each is resized to that shape, a square, instead.
+        label: the text of the progress bar; None shows no bar.
 
     Returns:
         uint8 (N, H, W, 3).
@@ -121,8 +120,7 @@ def decode(
             lambda path: _shaped(_pixels(path), shape, resized), tf.data.AUTOTUNE, deterministic=True
         )
         batches = batches.batch(BATCH).prefetch(1)
-        hidden = label is None or not sys.stdout.isatty()
-        with tqdm(total=len(paths), desc=label, unit="image", leave=False, disable=hidden) as shown:
+        with progress(total=len(paths), desc=label, unit="image", shown=label is not None) as shown:
             try:
                 for batch in batches.as_numpy_iterator():
                     images[filled : filled + len(batch)] = batch

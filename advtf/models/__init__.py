@@ -1,6 +1,9 @@
 """Image classifiers by name: `build` returns a Keras model from float32 pixels in [0, 1] to float32 logits.
 
-Importing this module is cheap (no TensorFlow), so that flags can be checked against its tables first.
+Read `MODELS` and `build` here first. An architecture is one function in a module of its own (`lenet`, `vgg`,
+`resnet`, `preact_resnet`, `wide_resnet`, `linear`), which adds layers from `layers`: convolutions, BatchNorm
+and initial weights as in PyTorch. Importing this package does not import TensorFlow, so that flags can be
+checked against its tables first.
 """
 
 import importlib
@@ -18,16 +21,16 @@ class Architecture:
     """An entry of the registry.
 
     Attributes:
-        module: module of this package that holds the function of the model's name.
-        width: default width factor; None: the model has no width.
-        family: its optimizer is that of the family in `advtf.training.presets.OPTIMIZERS`.
-        has_depth: whether its depth is a setting.
+        module: the module of this package that holds the function of the model's name.
+        width: the width factor unless another is given; None where the model has none.
+        depth: the number of layers unless another is given; None where it cannot be chosen.
+        family: the key of its optimizer in `advtf.training.presets.FAMILIES`.
     """
 
     module: str
     width: int | None = None
+    depth: int | None = None
     family: str = "resnet"
-    has_depth: bool = False
 
 
 MODELS: dict[str, Architecture] = {
@@ -35,12 +38,10 @@ MODELS: dict[str, Architecture] = {
     "vgg": Architecture("vgg", width=8, family="vgg"),
     "resnet18": Architecture("resnet", width=8),
     "preact_resnet18": Architecture("preact_resnet", width=16),
-    "wide_resnet": Architecture("wide_resnet", width=10, has_depth=True),
+    "wide_resnet": Architecture("wide_resnet", width=10, depth=34),
     "linear": Architecture("linear", family="small"),
     "mlp": Architecture("linear", width=16, family="small"),
 }
-
-DEFAULT_DEPTH = 34  # of wide_resnet, the one model with a variable depth
 
 ACTIVATIONS = ("relu", "softplus", "gelu", "silu", "elu", "leaky_relu", "tanh")
 
@@ -51,7 +52,7 @@ def model_size(name: str, width: int | None = None, depth: int | None = None) ->
     Args:
         name: A key of `MODELS`.
         width: Width factor, a positive integer; None takes the model's own. The linear model has none.
-        depth: Number of layers of wide_resnet, 6n + 4 (10, 16, ... 28, 34); None takes 34.
+        depth: the number of layers of wide_resnet, 6n + 4 (10, 16, ... 28, 34); None takes the model's own.
 
     Returns:
         The keyword arguments of the architecture's function: `width` and `depth`, each only if it has one.
@@ -65,12 +66,10 @@ def model_size(name: str, width: int | None = None, depth: int | None = None) ->
         size["width"] = _positive("width", MODELS[name].width if width is None else width)
     elif width is not None:
         raise UsageError(f"the {name} model has no width. Received: width={width}; leave it out.")
-    if MODELS[name].has_depth:
-        size["depth"] = _wide_depth(DEFAULT_DEPTH if depth is None else depth)
+    if MODELS[name].depth is not None:
+        size["depth"] = _wide_depth(MODELS[name].depth if depth is None else depth)
     elif depth is not None:
-        raise UsageError(
-            f"depth is a setting of wide_resnet only. Received: depth={depth}, model={name}; leave it out."
-        )
+        raise UsageError(f"the depth of {name} is fixed. Received: depth={depth}; leave it out.")
     return size
 
 
@@ -92,7 +91,7 @@ def build(
         input_shape: (height, width, channels) of an image.
         num_classes: Number of classes K, at least 2.
         width: Width factor; None takes the model's own.
-        depth: Layers of wide_resnet; None takes 34.
+        depth: as in `model_size`.
         activation: One of `ACTIVATIONS`. It does not enter the seeds: a softplus twin has equal weights.
         seed: Seed of the initial weights, at least 0.
         synchronized: Whether BatchNorm takes its moments over all replicas of a tf.distribute strategy.

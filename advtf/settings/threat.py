@@ -1,14 +1,17 @@
-"""The threat model: the norms, the range of ε and of an attack's step, and how they are written.
+"""The threat model: norms, starts of PGD, the ranges of ε and of an attack's step, and how they are shown.
 
-Training, evaluation and analysis all check and print a radius by these functions. No TensorFlow here.
+Training, evaluation and analysis all check and print a radius by these functions. This module does not import
+TensorFlow.
 """
 
 import math
 
 from advtf.errors import UsageError
 
-# The largest radius that can be meant, for pixels in [0, 1].
+# The norms of a perturbation, with the largest radius that can be meant for pixels in [0, 1].
 NORMS = {"linf": 1.0, "l2": 50.0}
+# Where PGD starts: anywhere in the ball, anywhere within one step of the image, or at the image itself.
+RANDOM_STARTS = ("uniform", "step", "none")
 STEP_CEILING = 2.5  # in units of ε: twice the radius crosses the ball, and some slack
 
 
@@ -16,10 +19,10 @@ def require_radius(name: str, value: float, norm: str | None = None, *, times: f
     """Returns a radius as a float after checking its range.
 
     Args:
-        name: of the setting, for the message.
+        name: the name of the setting, for the message.
         value: the radius, for pixels in [0, 1].
-        norm: a key of `NORMS`; None only asks for a finite radius of at least 0.
-        times: how many times the largest radius is allowed, as for the end of an ε curve that is clipped.
+        norm: a key of `NORMS`; None checks only that the radius is finite and at least 0.
+        times: by how much the radius may exceed that of `NORMS`: 2 for the end of an ε curve that is clipped.
 
     Raises:
         UsageError: it is negative, not finite, or larger than can be meant.
@@ -37,10 +40,10 @@ def require_radius(name: str, value: float, norm: str | None = None, *, times: f
 
 
 def require_step(name: str, step: str, epsilon: float) -> None:
-    """Refuses a step that crosses the ball.
+    """Checks that a step does not cross the whole ball.
 
     Args:
-        name: of the setting.
+        name: the name of the setting, for the message.
         step: as `advtf.settings.fields.step_size` reads it.
         epsilon: the radius ε.
 
@@ -67,7 +70,7 @@ def relative_step(step: str, epsilon: float) -> float:
 
 
 def format_epsilon(value: float) -> str:
-    """Returns ``8/255`` for a whole number of 255ths up to 64, a decimal such as ``0.4`` else."""
+    """Returns ``8/255`` for a whole number of 255ths up to 64, and a decimal such as ``0.4`` otherwise."""
     levels = value * 255
     if round(value, 2) != value and 0 < value <= 64 / 255 and abs(levels - round(levels)) < 1e-9:
         return f"{round(levels)}/255"
@@ -75,7 +78,15 @@ def format_epsilon(value: float) -> str:
 
 
 def describe_pgd(norm: str, epsilon: float, steps: int, step: str, random_start: str) -> str:
-    """Returns norm, radius, steps and start of PGD in one line."""
+    """Describes a PGD attack in one line.
+
+    Args:
+        norm: a key of `NORMS`.
+        epsilon: the radius ε.
+        steps: the number of gradient steps.
+        step: as `advtf.settings.fields.step_size` reads it.
+        random_start: one of `RANDOM_STARTS`.
+    """
     start = "no random start" if random_start == "none" else f"start {random_start}"
     relative = relative_step(step, epsilon)
     return (

@@ -1,4 +1,4 @@
-"""Batches already attacked, on disk, so that an evaluation that was killed continues where it stopped."""
+"""Results of finished work on disk, so that an evaluation or a study that was killed continues from there."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ IDENTITY = "identity.json"
 
 
 def fingerprint(*parts: object) -> str:
-    """Returns a hexadecimal digest of arrays, and of other things by their JSON."""
+    """Returns a hexadecimal digest of the parts: of arrays by their bytes, of other things by their JSON."""
     digest = hashlib.sha256()
     for part in parts:
         is_array = isinstance(part, np.ndarray)
@@ -25,14 +25,15 @@ def fingerprint(*parts: object) -> str:
 
 
 class ResultCache:
-    """Named results in a folder; without a folder nothing is kept.
+    """Named results in a folder; without a folder it keeps nothing.
 
     Args:
-        folder: made on first use.
-        identity: of the classifier, the images and the settings; results of another are refused.
+        folder: the folder, which is made if it is missing; None keeps nothing.
+        identity: the `fingerprint` of the classifier, the images and the settings; results under another
+            identity are refused.
 
     Raises:
-        UsageError: the folder holds results of another evaluation, or cannot be written.
+        UsageError: the folder holds results of another identity, or cannot be written.
     """
 
     def __init__(self, folder: Path | None, identity: str):
@@ -56,20 +57,21 @@ class ResultCache:
             stored = "unreadable"
         if stored != identity:
             raise UsageError(
-                f"{self._folder} must hold results of this evaluation. Received: those of another classifier "
-                "or other images or settings. Start afresh with --overwrite or another --out_dir."
+                f"{self._folder} must hold results of this computation. Received: those of another "
+                "classifier, or of other images or settings. "
+                "Start afresh with --overwrite or another --out_dir."
             )
         return True
 
     def _require_empty(self):
         if any(not entry.name.startswith(".") for entry in self._folder.iterdir()):
             raise UsageError(
-                f"state_dir must be new, empty or of an earlier evaluation. Received: {self._folder}, which "
+                f"state_dir must be new, empty or of an earlier attempt. Received: {self._folder}, which "
                 "holds other files. Choose another."
             )
 
     def get(self, name: str) -> dict[str, np.ndarray] | None:
-        """Returns the arrays put under `name`, or None; a damaged file counts as none."""
+        """Returns the arrays that `put` kept under `name`; None if their file is missing or damaged."""
         if self._folder is None:
             return None
         try:
@@ -79,7 +81,7 @@ class ResultCache:
             return None
 
     def put(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keeps arrays under `name`; they are there whole or not at all."""
+        """Keeps arrays under `name`; their file is there whole or not at all."""
         if self._folder:
             write_atomically(self._file(name), lambda file: np.savez(file, **arrays))
 
@@ -94,6 +96,6 @@ class ResultCache:
 
 
 def clear(folder: str | Path | None) -> None:
-    """Removes the state of an evaluation that is finished; a folder that is none stays."""
+    """Removes the folder of a `ResultCache`; any other folder stays."""
     if folder and (Path(folder) / IDENTITY).exists():
         shutil.rmtree(folder, ignore_errors=True)

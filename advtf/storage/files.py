@@ -1,6 +1,7 @@
-"""Files and folders that appear whole or not at all, and what result files say of their making.
+"""Files and folders that appear whole or not at all, and what result files tell about their making.
 
 A file is written under a hidden sibling name, synced and renamed, so that nobody ever reads half of one.
+Importing this module loads neither TensorFlow nor NumPy, so that a wrong flag is answered at once.
 """
 
 import importlib.metadata
@@ -15,8 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
-
-import numpy as np
 
 from advtf.errors import UsageError
 
@@ -126,6 +125,8 @@ def jsonable(value, key: str):
     Raises:
         UsageError: something else is in it.
     """
+    import numpy as np  # only results need it, and importing it would double the time of `--help`
+
     if isinstance(value, Mapping):
         return {str(name): jsonable(item, f"{key}.{name}") for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -138,4 +139,4 @@ def jsonable(value, key: str):
         return value
     if isinstance(value, Path):
         return str(value)
-    raise UsageError(f"metadata and results must be JSON values. Received: {key} of {type(value).__name__}")
+    raise UsageError(f"metadata and results must be JSON values. Received: {key} of {type(value).__name__}.")

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from advtf.errors import UsageError, one_of
 from advtf.settings.commands import CommandOptions
 from advtf.settings.fields import Settings, choice, real, setting, step_size, switch, text, texts, whole
-from advtf.settings.threat import NORMS, relative_step, require_radius, require_step
+from advtf.settings.threat import NORMS, RANDOM_STARTS, relative_step, require_radius, require_step
 from advtf.studies.registry import STUDIES
 from advtf.training.settings import DATASET_NAME
 
@@ -42,9 +42,7 @@ class CommonSettings(Settings):
     eps: float | None = setting("attack", real(), f"radius of the perturbation; {_AS_TRAINED}", None)
     attack_steps: int | None = setting("attack", whole(1), f"gradient steps of PGD; {_AS_TRAINED}", None)
     attack_step_size: str | None = setting("attack", step_size(), f"2/255 or eps/4; {_AS_TRAINED}", None)
-    random_start: str | None = setting(
-        "attack", choice(("uniform", "step", "none")), f"start of PGD; {_AS_TRAINED}", None
-    )
+    random_start: str | None = setting("attack", choice(RANDOM_STARTS), f"start of PGD; {_AS_TRAINED}", None)
 
     seed: int = setting("compute", whole(0, 2**31 - 1), "of attacks, directions and start vectors", 0)
     batch_size: int = setting("compute", whole(1), "images at a time", 250)

@@ -10,6 +10,7 @@ from advtf.classifiers.parameters import unchanged
 from advtf.errors import UsageError, one_of, require_real, require_whole
 from advtf.landscape.batch_statistics import BatchStatistics
 from advtf.training.callbacks import Snapshots
+from advtf.training.settings import AVERAGES
 
 
 class WeightAverage:
@@ -29,7 +30,7 @@ class WeightAverage:
     """
 
     def __init__(self, classifier: keras.Model, kind: str, decay: float = 0.999):
-        self.kind = one_of("kind", kind, ("swa", "ema"))
+        self.kind = one_of("kind", kind, AVERAGES)
         require_real("decay", decay, 0.0, 1.0)
         self.decay, self.count = decay, 0
         self.classifier = classifier

@@ -24,6 +24,7 @@ from advtf.runtime import bfloat16_rewrite
 from advtf.storage.files import write_atomically
 from advtf.training.checkpoint import assign, load_state, save_state
 from advtf.training.optimizers import require_resettable, reset_slots
+from advtf.training.schedules import UNITS
 from advtf.training.trainer import full_precision
 
 # The columns of the file that `GradientDynamics` writes.
@@ -47,7 +48,7 @@ class _Scheduled(keras.callbacks.Callback):
     ):
         super().__init__()
         self.schedule = schedule
-        self.unit = one_of("schedule_unit", unit, ("epoch", "step"))
+        self.unit = one_of("schedule_unit", unit, UNITS)
         self.steps_per_epoch = steps_per_epoch
         if unit == "step" and not steps_per_epoch:
             raise UsageError("steps_per_epoch is required with unit='step'. Received: steps_per_epoch=None.")

@@ -5,10 +5,11 @@ an adversary, write the attack and an entry of `ADVERSARIES`. The flags, their h
 of a run follow from the entries. TensorFlow is imported when something is built, not before, so that a wrong
 flag is answered at once.
 
-Strengths are those of Li & Spratling 2023 (section 5.1); of TRADES and MART those of their papers. Those of
-igr and cure are the published ones over the batch size there, 100: the squared gradient is that of the
-batch's mean loss in the paper, of each example's here, where no batch size matters. The paper's numbers
-leave no other reading: 1000 ‖∇ₓL‖₂² would be above 100 nats at its ‖∇ₓL‖₁ of 21.
+The strengths are those of Li & Spratling 2023 (section 5.1); TRADES and MART have those of their own papers.
+The strengths of igr and cure are the published ones divided by the published batch size, 100, because the
+paper squares the gradient of the mean loss of a batch, and we square that of the loss of each example, where
+the batch size plays no part. The numbers of the paper leave no other reading: at its ‖∇ₓL‖₁ of 21 the penalty
+1000 ‖∇ₓL‖₂² would be above 100 nats.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from advtf.training.objectives import Objective
 
 Config = Any  # a `TrainConfig`, which is made with the tables below and so cannot be imported here
+
+# The modes of BatchNorm during an attack, see `advtf.training.trainer.AdversarialTrainer`.
+ATTACK_MODES = ("inference", "training")
+# How advlc measures the distance of two logits; `advtf.training.regularizers.DISTANCES` has the functions.
+DISTANCES = ("top", "l1", "l2", "kl", "js", "nuclear")
 
 
 class Strength(NamedTuple):
@@ -43,11 +49,11 @@ class ObjectiveEntry:
     Attributes:
         build: ``build(config, num_classes)`` -> `advtf.training.objectives.Objective`, or a plain function of
             ``(logits_fn, batch)``.
-        strength: default of ``--strength``; None: the objective has no strength.
+        strength: the default of ``--strength``; None where the objective has no strength.
         settings: further settings that it uses; an objective that does not use them refuses them.
         defaults: the values of settings that are None unless they are given.
         needs_adversary: whether it makes no sense with ``--adversary=none``.
-        adversary_loss: name in `advtf.attacks.losses` of what the adversary climbs.
+        adversary_loss: the name in `advtf.attacks.losses` of the loss that the adversary climbs.
         needs_random_start: whether the adversary must not start at the clean image.
         shares_clean_pass: whether its forward pass over the clean images can be the attack's first one.
         check: ``check(config)`` raises UsageError for settings that it cannot work with.
@@ -65,7 +71,7 @@ class ObjectiveEntry:
 
 
 def _objective(name: str) -> Callable[[Config, int], "Objective"]:
-    """Builds an objective that has no settings."""
+    """Returns what builds an objective without settings, `advtf.training.objectives.<name>`."""
 
     def build(config: Config, num_classes: int) -> "Objective":
         from advtf.training import objectives
@@ -76,8 +82,12 @@ def _objective(name: str) -> Callable[[Config, int], "Objective"]:
 
 
 def _of_strength(name: str, **settings: str) -> Callable[[Config, int], "Objective"]:
-    """Builds an objective of λ = strength; `settings` maps its other arguments to the settings of that
-    name."""
+    """Returns what builds an objective whose first argument is the strength λ.
+
+    Args:
+        name: its function in `advtf.training.objectives` or `advtf.training.regularizers`.
+        **settings: the names of the settings that its other arguments take their values from.
+    """
 
     def build(config: Config, num_classes: int) -> "Objective":
         from advtf.training import objectives, regularizers
@@ -155,7 +165,7 @@ class AdversaryEntry:
     Attributes:
         build: ``build(config, loss)`` -> ``attack(logits_fn, x, y, epsilon, seed) -> x_adv`` that climbs
             `loss`.
-        single_step: whether it takes one gradient step; strengths default by it.
+        single_step: whether it takes one gradient step; the default of the strength depends on it.
         starts_at_clean: ``starts_at_clean(config)`` -> whether it starts at the images themselves.
         first_gradient_at_clean: ``first_gradient_at_clean(config)`` -> whether its first gradient is taken at
             the images that the objective sees as clean ones.
@@ -230,11 +240,11 @@ def build_objective(config: Config, num_classes: int) -> "Objective":
 
 
 def build_adversary(config: Config, loss: Callable | None = None) -> "Attack":
-    """Returns the attack on training batches; it climbs KL(f(x) ‖ f(x')) for trades, cross-entropy else.
+    """Returns the attack on training batches.
 
     Args:
         config: the settings of the training.
-        loss: what it climbs instead.
+        loss: the loss that it climbs; None takes the one that the objective's entry names.
     """
     from advtf.attacks import losses
 
@@ -243,10 +253,11 @@ def build_adversary(config: Config, loss: Callable | None = None) -> "Attack":
 
 
 def build_attack_from_gradient(config: Config) -> Callable | None:
-    """Returns the adversary from its first gradient, where the objective makes that pass anyway; else None.
+    """Returns the adversary as a function of its first gradient, or None where it makes that gradient itself.
 
-    So it is with attacks in training mode that begin at what the objective takes for clean images: FGSM, PGD
-    without a random start, and FGSM-N with `noised_clean`, as in the published code.
+    The objective makes the same forward pass anyway where the attack is in training mode and begins at what
+    the objective takes for clean images: FGSM, PGD without a random start, and FGSM-N with `noised_clean`, as
+    in the published code.
     """
     from advtf.attacks.pgd import pgd_from_gradient
 
@@ -258,7 +269,7 @@ def build_attack_from_gradient(config: Config) -> Callable | None:
 
 
 def clean_view(config: Config) -> Callable | None:
-    """Returns what turns images into the clean images the objective sees; None keeps them."""
+    """Returns what makes the objective's clean images; None where they are the images themselves."""
     from advtf.attacks.pgd import noisy
 
     return noisy(config.norm) if config.noised_clean else None

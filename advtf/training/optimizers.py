@@ -12,8 +12,7 @@ import tensorflow as tf
 from keras import ops
 
 from advtf.errors import UsageError, one_of
-
-OPTIMIZERS = ("sgd", "adam")
+from advtf.training.presets import OPTIMIZERS
 
 
 @keras.saving.register_keras_serializable("advtf")

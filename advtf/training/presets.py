@@ -2,20 +2,20 @@
 
 What belongs to a data set stands in its entry of `advtf.data.registry.DATASETS`. Published values are those
 of Liu et al. 2020, "On the Loss Landscape of Adversarial Training", section 5 and appendix (schedules: eq. 5;
-architectures and optimizers: experimental settings). The others are this library's choices and are marked so.
+architectures and optimizers: experimental settings). The others are choices of ours and are marked so.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from advtf.data.registry import DATASETS, DataSet
-from advtf.models import DEFAULT_DEPTH, MODELS
+from advtf.models import MODELS
 from advtf.settings.fields import show
 from advtf.settings.threat import format_epsilon
 from advtf.training.schedules import RATES
 
-# CIFAR-10's, which serve every data set that has no others. Held-out validation data is our choice: the paper
-# selects nothing on validation data.
+# The settings of CIFAR-10, which serve every data set that has no others. To hold out validation data is our
+# choice: the paper selects nothing on such data.
 SETTINGS = dict(
     model="resnet18",
     eps=8 / 255,
@@ -26,13 +26,13 @@ SETTINGS = dict(
     augment=True,
     val_fraction=0.02,
 )
-OPTIMIZERS = {  # by the model's family
+FAMILIES = {  # the optimizer of each family of models, see `advtf.models.MODELS`
     "resnet": dict(optimizer="sgd", lr=0.1, lr_sched="step", weight_decay=1e-3),
     "vgg": dict(optimizer="adam", lr=1e-3, lr_sched="exponential", weight_decay=1e-3),
     "small": dict(optimizer="adam", lr=1e-3, lr_sched="constant", weight_decay=0.0),  # our choice
 }
-OTHER_RATE = {"adam": 1e-3, "sgd": 0.01}  # for an optimizer that is not the preset's: our choice
-MOMENTUM = {"adam": 0.0, "sgd": 0.9}
+# The optimizers by name: the rate of one that is not the preset's, which is our choice, and the momentum.
+OPTIMIZERS = {"sgd": dict(lr=0.01, momentum=0.9), "adam": dict(lr=1e-3, momentum=0.0)}
 ATTACK = dict(attack_steps=10, attack_step_size="0.25eps")
 DEPENDS_ON = ("model", "norm", "eps", "eps_sched", "optimizer", "lr_sched")
 
@@ -50,10 +50,10 @@ def preset(
     """Returns the preset settings for a data set, a model and the choices that others depend on.
 
     Args:
-        dataset: name; one without an entry of its own is treated like cifar10.
+        dataset: the name of the data set; one without an entry of its own is treated like cifar10.
         model: None takes the data set's model.
         norm: ``linf`` or ``l2``.
-        eps, eps_sched, optimizer, lr_sched: what the user chose; None takes the preset's.
+        eps, eps_sched, optimizer, lr_sched: what the user chose; None takes the preset.
     """
     entry = DATASETS.get(dataset, DataSet())
     data = {**SETTINGS, **entry.settings}
@@ -63,16 +63,16 @@ def preset(
     eps_sched = eps_sched or data["eps_sched"]
     peak = entry.epsilon_peak.get(eps_sched)
     family = MODELS[model].family
-    recipe = dict(entry.optimizers.get("all") or entry.optimizers.get(family) or OPTIMIZERS[family])
+    recipe = dict(entry.optimizers.get("all") or entry.optimizers.get(family) or FAMILIES[family])
     if optimizer not in (None, recipe["optimizer"]):
-        recipe.update(optimizer=optimizer, lr=OTHER_RATE[optimizer])
+        recipe.update(optimizer=optimizer, lr=OPTIMIZERS[optimizer]["lr"])
     recipe["lr_sched"] = lr_sched or recipe["lr_sched"]
-    recipe["momentum"] = MOMENTUM[recipe["optimizer"]]
+    recipe["momentum"] = OPTIMIZERS[recipe["optimizer"]]["momentum"]
     return {
         **data,
         "model": model,
         "width": entry.widths.get(model, MODELS[model].width),
-        "depth": DEFAULT_DEPTH if MODELS[model].has_depth else None,
+        "depth": MODELS[model].depth,
         "eps": eps,
         "eps_sched": eps_sched,
         "eps_max": None if peak is None else peak * eps,
@@ -112,7 +112,7 @@ def preset_table(names: list[str]) -> Iterator[str]:
     presets = [preset(dataset, model) for dataset, model in columns]
     rows = {"dataset": [dataset for dataset, _ in columns]}
     rows |= {name: [_cell(name, column[name]) for column in presets] for name in names}
-    yield from ("", "Presets, by data set and model (others: as cifar10):")
+    yield from ("", "Presets, by data set and model (all other data sets: as cifar10):")
     for name, values in rows.items():
         yield f"  {name:<17}" + "".join(f"{value:<14}" for value in values).rstrip()
 

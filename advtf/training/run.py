@@ -47,7 +47,7 @@ def build_trainer(config: TrainConfig, data: ImageData, runtime: Runtime) -> Adv
     Raises:
         UsageError: the settings do not fit the data or the number of replicas.
     """
-    _steps_per_epoch(config, data)
+    steps_per_epoch_of(data.train, config.batch_size, config.steps_per_epoch)
     replicas = runtime.strategy.num_replicas_in_sync
     if config.batch_size % replicas:
         raise UsageError(
@@ -115,16 +115,6 @@ def build_attack(config: TrainConfig, restarts: int = 1) -> Attack:
     return pgd(config.norm, config.attack_steps, config.relative_step, config.random_start, restarts)
 
 
-def _steps_per_epoch(config, data):
-    available = steps_per_epoch_of(data.train, config.batch_size)
-    if (config.steps_per_epoch or 0) > available:
-        raise UsageError(
-            f"steps_per_epoch must be at most {available}, the full batches of {config.batch_size} in "
-            f"{len(data.train)} examples. Received: steps_per_epoch={config.steps_per_epoch}."
-        )
-    return config.steps_per_epoch or available
-
-
 def train(
     trainer: AdversarialTrainer,
     config: TrainConfig,
@@ -154,7 +144,7 @@ def train(
         TrainingInterrupted: a signal stopped the training, after saving; its `signal` is the number.
         NonFiniteLoss: the loss became NaN or infinite.
     """
-    steps_per_epoch = _steps_per_epoch(config, data)
+    steps_per_epoch = steps_per_epoch_of(data.train, config.batch_size, config.steps_per_epoch)
     validation = _validation(config, data)
     with stop_on_signals() as signals:
         callbacks, checkpoint = build_callbacks(

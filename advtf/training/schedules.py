@@ -6,6 +6,7 @@ with period boundaries both restart, and each curve is scaled to the length of i
 strategy of Liu et al. 2020). A position may be fractional: step / steps_per_epoch changes the value per step.
 
 `EPSILONS` and `RATES` hold the schedules by name: to add one, write its function of `t` and an entry.
+The flags, their checks and the printed plan follow from the entries.
 """
 
 import math
@@ -17,6 +18,9 @@ from itertools import pairwise
 from typing import Any
 
 from advtf.errors import UsageError, one_of
+
+# How often a schedule sets its value; see `advtf.training.callbacks.EpsilonSchedule`.
+UNITS = ("epoch", "step")
 
 # Positions are k/steps_per_epoch and milestones are decimals. In floats 1.4/7 falls just short of 0.2 and a
 # milestone is missed by one step; the rational number meant is recovered exactly up to this denominator.
@@ -42,7 +46,7 @@ def linear_epsilon(t: float, minimum: float, maximum: float, target: float) -> f
 def cosine_epsilon(t: float, minimum: float, maximum: float, target: float) -> float:
     """Returns ε(t) = ½(1 − cos πt)(maximum − minimum) + minimum, clipped to [0, target] (eq. 5).
 
-    Args as for `linear_epsilon`.
+    The arguments are those of `linear_epsilon`.
     """
     return linear_epsilon(0.5 * (1 - math.cos(math.pi * t)), minimum, maximum, target)
 
@@ -94,7 +98,8 @@ EPSILONS: dict[str, EpsilonKind] = {
     "cosine": EpsilonKind(cosine_epsilon),
 }
 
-UNUSED = {"lr_milestones": (), "lr_factor": 1.0, "lr_warmup": 0.0}  # by a schedule that does not need them
+# The values of these settings where the schedule does not use them.
+UNUSED = {"lr_milestones": (), "lr_factor": 1.0, "lr_warmup": 0.0}
 
 
 @dataclass(frozen=True)
@@ -105,12 +110,14 @@ class RateKind:
         curve: ``curve(t, rate, milestones, factor, warmup)`` -> learning rate at progress t; warmup is a
             fraction of the period.
         defaults: the settings among `UNUSED` that it uses, with their presets.
-        milestones: what an error calls them, and how many it takes; None: it takes none.
+        milestones: what an error calls them, and how many it takes; None where it takes none.
+        plan: what the plan of a run tells about it, with the fields {factor}, {milestones} and {warmup}.
     """
 
     curve: Callable[[float, float, Sequence[float], float, float], float]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     milestones: tuple[str, Callable[[int], bool]] | None = None
+    plan: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -118,8 +125,9 @@ class RateKind:
         return {**UNUSED, **self.defaults}
 
 
-# Positions are fractions of a period. ResNet18 of Liu et al. 2020: ÷10 at 100 and 150 of 200 epochs; VGG:
-# falls to a tenth between them; warm-up (figure 13): the first 10 epochs of 100.
+# Positions are fractions of a period. In Liu et al. 2020 the rate of ResNet18 is divided by 10 at epochs 100
+# and 150 of 200, that of VGG falls to a tenth between them, and the warm-up of figure 13 takes the first 10
+# epochs of 100.
 _TENTH = {"lr_milestones": (0.5, 0.75), "lr_factor": 0.1}
 RATES: dict[str, RateKind] = {
     "constant": RateKind(lambda t, rate, *_: constant_rate(t, rate)),
@@ -127,15 +135,19 @@ RATES: dict[str, RateKind] = {
         lambda t, rate, milestones, factor, _: step_rate(t, rate, milestones, factor),
         _TENTH,
         ("milestones, e.g. 0.5,0.75", lambda count: count > 0),
+        "times {factor} at {milestones} of a period",
     ),
     "exponential": RateKind(
         lambda t, rate, milestones, factor, _: exponential_rate(t, rate, *milestones, factor),
         _TENTH,
         ("milestones begin,end", lambda count: count == 2),
+        "times {factor} between {milestones} of a period",
     ),
     "cosine": RateKind(lambda t, rate, *_: cosine_rate(t, rate)),
     "warmup": RateKind(
-        lambda t, rate, milestones, factor, warmup: warmup_rate(t, rate, warmup), {"lr_warmup": 0.1}
+        lambda t, rate, milestones, factor, warmup: warmup_rate(t, rate, warmup),
+        {"lr_warmup": 0.1},
+        plan="from 0 over {warmup}",
     ),
 }
 
@@ -213,7 +225,8 @@ def rate_schedule(
             exponential: where the decay to rate · factor begins and ends.
         factor: > 0.
         warmup: for a kind that uses it: epochs (>= 1) or a fraction (< 1) of each period, not above its
-        length. boundaries, epochs: as for `period_progress`.
+            length.
+        boundaries, epochs: as for `period_progress`.
 
     Raises:
         UsageError: an unknown kind, a value out of range, or a setting that `kind` does not use.

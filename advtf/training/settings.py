@@ -1,8 +1,8 @@
 """The settings of a training run: declared once, completed by presets and registries, checked when made.
 
 `TrainConfig` holds everything that determines the numbers of a run, `RunOptions` where it reads and writes.
-The flags of ``python -m advtf.main`` and the JSON of `config.json` follow from their fields. No TensorFlow
-and no NumPy here, so that a wrong flag is answered at once.
+The flags of ``python -m advtf.main`` and the JSON of `config.json` follow from their fields. This module
+imports neither TensorFlow nor NumPy, so that a wrong flag is answered at once.
 """
 
 import dataclasses
@@ -31,20 +31,21 @@ from advtf.settings.fields import (
 )
 from advtf.settings.threat import (
     NORMS,
+    RANDOM_STARTS,
     describe_pgd,
     format_epsilon,
     relative_step,
     require_radius,
     require_step,
 )
-from advtf.training.methods import ADVERSARIES, OBJECTIVES
-from advtf.training.presets import DEPENDS_ON, preset, preset_table
-from advtf.training.schedules import EPSILONS, RATES, UNUSED, epsilon_schedule, rate_schedule
+from advtf.training.methods import ADVERSARIES, ATTACK_MODES, DISTANCES, OBJECTIVES
+from advtf.training.presets import DEPENDS_ON, OPTIMIZERS, preset, preset_table
+from advtf.training.schedules import EPSILONS, RATES, UNITS, UNUSED, epsilon_schedule, rate_schedule
 
 DATASET_NAME = text(
     r"[A-Za-z0-9_]+([/:][A-Za-z0-9_.-]+)*", "a data set name such as digits, mnist or cifar10"
 )
-DISTANCES = ("top", "l1", "l2", "kl", "js", "nuclear")
+AVERAGES = ("swa", "ema")
 
 
 def _paths(value: Any) -> tuple[str, ...]:
@@ -56,11 +57,16 @@ def _paths(value: Any) -> tuple[str, ...]:
 
 
 TWO_PATHS = Parser(_paths, "two SavedModels with a comma between: the standard teacher, the robust one")
+TEMPERATURES = ", ".join(
+    f"{name} {entry.defaults['temperature']:g}"
+    for name, entry in OBJECTIVES.items()
+    if "temperature" in entry.defaults
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(Settings):
-    """Everything that determines the numbers of a training run; what is not given is a preset.
+    """Everything that determines the numbers of a training run; a preset stands for what is not given.
 
     Values may be flag text (``eps="8/255"``); fractional `periods` become whole epochs.
 
@@ -78,97 +84,120 @@ class TrainConfig(Settings):
     batch_size: int = setting("data", whole(1), "images per step, over all devices")
 
     model: str = setting("model", choice(MODELS), "the architecture")
-    width: int | None = setting("model", whole(1), "width factor; of wide_resnet the widening")
-    depth: int | None = setting("model", whole(10), "number of layers; wide_resnet only")
+    width: int | None = setting("model", whole(1), "width factor of the layers")
+    depth: int | None = setting("model", whole(10), "number of layers, for wide_resnet")
     activation: str = setting("model", choice(ACTIVATIONS), "the nonlinearity", "relu")
 
     norm: str = setting("attack", choice(NORMS), "norm of the perturbation", "linf")
     eps: float = setting("attack", real(), "radius of the perturbation, for pixels in [0, 1]")
     attack_steps: int = setting("attack", whole(1), "gradient steps of the PGD attack")
-    attack_step_size: str = setting("attack", step_size(), "0.01, 2/255, or a part of ε: eps/4, 0.25eps")
+    attack_step_size: str = setting(
+        "attack", step_size(), "length of a step: 0.01, 2/255, or a part of ε: eps/4, 0.25eps"
+    )
     random_start: str = setting(
         "attack",
-        choice(("uniform", "step", "none")),
-        "start of PGD: in the ball, within one step, at x",
+        choice(RANDOM_STARTS),
+        "start of PGD: anywhere in the ball, within one step, or at the image",
         "uniform",
     )
 
     objective: str = setting("method", choice(OBJECTIVES), "what is minimised", "at")
-    adversary: str = setting("method", choice(ADVERSARIES), "who attacks the training batches", "pgd")
-    strength: float | None = setting("method", real(), "weight of the penalty; default the paper's", None)
-    strength_ramp: bool = setting("method", switch(), "raise the strength linearly from 0", False)
+    adversary: str = setting("method", choice(ADVERSARIES), "the attack on the training batches", "pgd")
+    strength: float | None = setting("method", real(), "weight of the penalty", None, "the paper's")
+    strength_ramp: bool = setting(
+        "method", switch(), "raise the strength linearly from 0 to its value", False
+    )
     advlc_fraction: float = setting(
-        "method", real(0, 1, open_low=True), "advlc: N as a part of the batch", 0.1
+        "method", real(0, 1, open_low=True), "advlc: part of the batch's logits that is penalised", 0.1
     )
     advlc_distance: str = setting("method", choice(DISTANCES), "advlc: distance of the logits", "top")
     temperature: float | None = setting(
-        "method", real(open_low=True), "of consistency and kdsa; default 1 and 2", None
+        "method", real(open_low=True), "divides logits before the softmax", None, TEMPERATURES
     )
-    teachers: tuple[str, ...] = setting("method", TWO_PATHS, "kdsa: standard,robust SavedModel", ())
+    teachers: tuple[str, ...] = setting(
+        "method", TWO_PATHS, "kdsa: the standard and the robust teacher, two SavedModels", ()
+    )
     noised_clean: bool = setting(
-        "method", switch(), "fgsm_n: the objective's clean images are the noised ones, as published", False
+        "method", switch(), "fgsm_n: take the noised images for the clean ones, as published", False
     )
     attack_mode: str = setting(
-        "method", choice(("inference", "training")), "mode of BatchNorm during the attack", "inference"
+        "method", choice(ATTACK_MODES), "mode of BatchNorm during the attack", "inference"
     )
     awp: float = setting("method", real(), "γ of adversarial weight perturbation, such as 0.005", 0.0)
 
-    eps_sched: str = setting("epsilon", choice(EPSILONS), "ε over a period")
+    eps_sched: str = setting("epsilon", choice(EPSILONS), "course of ε over a period")
     eps_min: float = setting("epsilon", real(), "ε at the start of a period", 0.0)
-    eps_max: float | None = setting("epsilon", real(), "end of the curve, which is clipped at eps")
-    epochs: int = setting("epsilon", whole(1), "length of the training")
-    steps_per_epoch: int | None = setting("epsilon", whole(1), "shorter epochs than the whole data", None)
+    eps_max: float | None = setting("epsilon", real(), "end of the course of ε, which is clipped at eps")
+    epochs: int = setting("epsilon", whole(1), "length of the training, in epochs")
+    steps_per_epoch: int | None = setting(
+        "epsilon", whole(1), "shorten every epoch to so many steps; none: all the data", None
+    )
     periods: tuple[int | float, ...] = setting(
         "epsilon",
         numbers("epochs (100,150), fractions of the training (0.5,0.75) or none"),
         "where ε and the learning rate restart: epochs, or fractions of the training",
     )
-    schedule_unit: str = setting(
-        "epsilon", choice(("epoch", "step")), "how often the schedules advance", "epoch"
-    )
+    schedule_unit: str = setting("epsilon", choice(UNITS), "how often the schedules advance", "epoch")
 
-    optimizer: str = setting("optimizer", choice(("sgd", "adam")), "the optimizer")
+    optimizer: str = setting("optimizer", choice(OPTIMIZERS), "the optimizer")
     lr: float = setting("optimizer", real(open_low=True), "learning rate")
-    lr_sched: str = setting("optimizer", choice(RATES), "learning rate over a period")
+    lr_sched: str = setting("optimizer", choice(RATES), "course of the learning rate over a period")
     lr_milestones: tuple[int | float, ...] = setting(
         "optimizer",
         numbers("fractions of a period such as 0.5,0.75"),
         "fractions of a period: where lr is multiplied by lr_factor; exponential: begin,end",
     )
     lr_factor: float = setting(
-        "optimizer", real(0, 1, open_low=True), "step: factor at each milestone; exponential: factor in all"
+        "optimizer",
+        real(0, 1, open_low=True),
+        "step: factor at each milestone; exponential: factor of the whole decay",
     )
-    lr_warmup: float = setting("optimizer", real(), "warmup: epochs, or a fraction of a period below 1")
-    momentum: float = setting("optimizer", real(0, 0.9999), "momentum of sgd")
-    nesterov: bool = setting("optimizer", switch(), "Nesterov's momentum", False)
+    lr_warmup: float = setting(
+        "optimizer", real(), "warmup: its length in epochs, or below 1 as a fraction of a period"
+    )
+    momentum: float = setting("optimizer", real(0, 0.9999), "momentum, for sgd")
+    nesterov: bool = setting("optimizer", switch(), "use Nesterov's momentum", False)
     weight_decay: float = setting("optimizer", real(), "L2 penalty in PyTorch's sense, added to the gradient")
     decoupled_weight_decay: bool = setting(
-        "optimizer", switch(), "decay the weights directly, as AdamW", False
+        "optimizer", switch(), "decay the weights directly, as in AdamW", False
     )
-    reset_optimizer: bool = setting("optimizer", switch(), "clear momentum and moments at each period", False)
+    reset_optimizer: bool = setting(
+        "optimizer", switch(), "clear momentum and moments where a period starts", False
+    )
 
     averaging: str = setting(
-        "averaging", choice(("none", "swa", "ema")), "swa: mean of weights; ema: exponential", "none"
+        "averaging",
+        choice(("none", *AVERAGES)),
+        "average of the weights; swa: mean; ema: exponential",
+        "none",
     )
     swa_start: float = setting(  # epoch 50 of 200, as in Li & Spratling 2023
-        "averaging", real(), "swa: first epoch, or a fraction of the training", 0.25
+        "averaging", real(), "swa: the epoch where it starts, or a fraction of the training", 0.25
     )
     swa_every: int | None = setting(
-        "averaging", whole(1), "swa: steps between weights; none: an epoch's", None
+        "averaging", whole(1), "swa: steps between two weights; none: the steps of an epoch", None
     )
     ema_decay: float = setting(
-        "averaging", real(0, 0.999999), "ema: part of the old average kept in a step", 0.999
+        "averaging", real(0, 0.999999), "ema: part of the old average that each step keeps", 0.999
     )
 
     precision: str = setting(
         "compute", choice(("float32", "bfloat16")), "arithmetic of the training", "float32"
     )
-    jit: str = setting("compute", choice(("auto", "on", "off")), "XLA; auto: on a single GPU", "auto")
-    strategy: str = setting("compute", choice(("none", "mirrored")), "mirrored: all local GPUs", "none")
-    seed: int = setting("compute", whole(0, 2**31 - 1), "of weights, order, augmentation and attacks", 0)
+    jit: str = setting(
+        "compute", choice(("auto", "on", "off")), "compile with XLA; auto: on a single GPU", "auto"
+    )
+    strategy: str = setting(
+        "compute", choice(("none", "mirrored")), "devices; mirrored: all GPUs of this machine", "none"
+    )
+    seed: int = setting("compute", whole(0, 2**31 - 1), "seed of weights, order, augmentation and attacks", 0)
 
-    eval_examples: int | None = setting("evaluation", whole(1), "first test images only; none: all", None)
-    eval_restarts: int = setting("evaluation", whole(1), "random starts of the final PGD", 1)
+    eval_examples: int | None = setting(
+        "evaluation", whole(1), "measure the first test images only; none: all", None
+    )
+    eval_restarts: int = setting(
+        "evaluation", whole(1), "random starts of the PGD that measures the result", 1
+    )
 
     def completed(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns presets for what is not given, the objective's defaults, and the periods in epochs."""
@@ -185,7 +214,11 @@ class TrainConfig(Settings):
         return found | {"periods": period_epochs(values["periods"], values["epochs"])}
 
     def check(self) -> None:
-        """Checks the settings against each other; the order is that in which a reader would notice."""
+        """Checks the settings against each other, in the order in which ``--help`` lists them.
+
+        Raises:
+            UsageError: two settings contradict each other.
+        """
         model_size(self.model, self.width, self.depth)
         _check_threat(self)
         _check_epsilon_schedule(self)
@@ -204,7 +237,7 @@ class TrainConfig(Settings):
             )
 
     def require_same(self, given: Mapping[str, Any], noun: str) -> None:
-        """As `Settings.require_same`; periods may be given as fractions again."""
+        """Does what `Settings.require_same` does; periods may be given as fractions again."""
         if "periods" in given:
             fields = {field.name: field for field in dataclasses.fields(self)}
             periods = parse_value(fields["periods"], given["periods"])
@@ -234,11 +267,13 @@ class RunOptions(CommandOptions):
     """Where a training run reads and writes and what it shows; none of it changes the numbers."""
 
     out_dir: str | None = setting(
-        "files", text(), "results; default runs/<dataset>-<model>-<eps_sched>-seed<seed>", None
+        "files", text(), "folder of the results; default runs/<dataset>-<model>-<eps_sched>-seed<seed>", None
     )
-    export_dir: str | None = setting("files", text(), "exported models; default saved_models/<run>", None)
+    export_dir: str | None = setting(
+        "files", text(), "folder of the exported models; default saved_models/<run>", None
+    )
     checkpoint_minutes: float = setting(
-        "files", real(open_low=True), "between checkpoints inside an epoch", 10.0
+        "files", real(open_low=True), "minutes between two checkpoints inside an epoch", 10.0
     )
     dynamics_steps: int | None = setting(
         "files", whole(1), "record so many first and last updates in dynamics.npz; none: nothing", None
@@ -247,9 +282,9 @@ class RunOptions(CommandOptions):
         "files", whole(1), "log the input loss landscape every so many epochs; none: never", None
     )
     input_examples: int = setting(
-        "files", whole(1), "training and validation images of the input loss landscape", 200
+        "files", whole(1), "images of the input loss landscape, of training and of validation data each", 200
     )
-    histograms: bool = setting("files", switch(), "weight histograms in TensorBoard", False)
+    histograms: bool = setting("files", switch(), "write histograms of the weights for TensorBoard", False)
 
 
 def period_epochs(periods: Sequence[float], epochs: int) -> tuple[int, ...]:
@@ -278,6 +313,11 @@ def _check_threat(config: TrainConfig) -> None:
     if config.eps_max is not None:
         require_radius("eps_max", config.eps_max, config.norm, times=2)
     require_step("attack_step_size", config.attack_step_size, config.eps)
+    if config.eval_restarts > 1 and config.random_start == "none":
+        raise UsageError(
+            f"eval_restarts above 1 needs a random start. Received: eval_restarts={config.eval_restarts}, "
+            "random_start=none; use --eval_restarts=1."
+        )
 
 
 def _check_epsilon_schedule(config: TrainConfig) -> None:
@@ -338,7 +378,7 @@ def _check_method(config: TrainConfig) -> None:
         raise UsageError(
             f"{config.objective} needs a random start: its divergence has no gradient at the clean image. "
             f"Received: adversary={config.adversary}, random_start={config.random_start}; "
-            "use --random_start=uniform."
+            "use --adversary=pgd with --random_start=uniform."
         )
     if config.noised_clean and config.adversary != "fgsm_n":
         raise UsageError(f"noised_clean needs adversary=fgsm_n. Received: adversary={config.adversary}.")
@@ -392,7 +432,7 @@ def _refuse_unused(
         value = getattr(config, name)
         if value != (unused or declared)[name]:
             raise UsageError(
-                f"{name} needs {chooser}={' or '.join(users)}. "
+                f"{name} needs {chooser}={', '.join(users[:-1])}{' or ' * (len(users) > 1)}{users[-1]}. "
                 f"Received: {name}={show(value)} with {chooser}={getattr(config, chooser)}."
             )
 
@@ -452,15 +492,14 @@ def _describe_epsilon(config: TrainConfig) -> str:
 
 
 def _describe_optimizer(config: TrainConfig) -> str:
-    warmup_unit = "epochs" if config.lr_warmup >= 1 else "of a period"
-    detail = {
-        "step": f", times {config.lr_factor:g} at {show(config.lr_milestones)} of a period",
-        "exponential": f", times {config.lr_factor:g} between {show(config.lr_milestones)} of a period",
-        "warmup": f", from 0 over {config.lr_warmup:g} {warmup_unit}",
-    }.get(config.lr_sched, "")
+    detail = RATES[config.lr_sched].plan.format(
+        factor=f"{config.lr_factor:g}",
+        milestones=show(config.lr_milestones),
+        warmup=f"{config.lr_warmup:g} {'epochs' if config.lr_warmup >= 1 else 'of a period'}",
+    )
     momentum = (
         f", momentum {config.momentum:g}{' (Nesterov)' if config.nesterov else ''}" if config.momentum else ""
     )
-    rate = f"lr {config.lr:g} {config.lr_sched}{detail}"
+    rate = f"lr {config.lr:g} {config.lr_sched}{f', {detail}' if detail else ''}"
     decay = f"{'decoupled ' if config.decoupled_weight_decay else ''}weight decay {config.weight_decay:g}"
     return f"{config.optimizer}{momentum}, {rate}, {decay}"

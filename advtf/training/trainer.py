@@ -14,6 +14,8 @@ import tensorflow as tf
 from advtf.attacks.attack import Attack
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.errors import UsageError, one_of
+from advtf.settings.threat import require_radius
+from advtf.training.methods import ATTACK_MODES
 from advtf.training.objectives import Batch, Objective, adversarial, as_objective, require_exact_derivatives
 from advtf.training.weight_perturbation import gradients_at_worst_weights, require_gamma
 
@@ -96,7 +98,7 @@ class AdversarialTrainer(keras.Model):
         if self.objective.second_order:
             require_exact_derivatives(classifier)
         self.clean_view = clean_view
-        self.attack_mode = one_of("attack_mode", attack_mode, ("inference", "training"))
+        self.attack_mode = one_of("attack_mode", attack_mode, ATTACK_MODES)
         self.awp = require_gamma(awp)
         self.attack_from_gradient = attack_from_gradient
         if attack_from_gradient and (self.awp or attack_mode == "inference" or self.objective.second_order):
@@ -105,8 +107,8 @@ class AdversarialTrainer(keras.Model):
                 f"Received: attack_mode={attack_mode}, awp={awp}, second_order={self.objective.second_order}."
             )
         self.seed = int(seed)
-        target = _radius("epsilon", epsilon)
-        eval_target = target if eval_epsilon is None else _radius("eval_epsilon", eval_epsilon)
+        target = require_radius("epsilon", epsilon)
+        eval_target = target if eval_epsilon is None else require_radius("eval_epsilon", eval_epsilon)
         self.epsilon = self._scalar("epsilon", target)
         self.eval_epsilon = self._scalar("eval_epsilon", eval_target)
         self.strength = self._scalar("strength", 1.0)
@@ -308,14 +310,6 @@ def _unpack(data):
     weight = 1.0 if sample_weight is None else tf.cast(tf.reshape(sample_weight, [-1]), tf.float32)
     second_view = None if second_view is None else tf.cast(second_view, tf.float32)
     return tf.cast(x, tf.float32), second_view, tf.cast(tf.reshape(y, [-1]), tf.int32), weight
-
-
-def _radius(name: str, value: float) -> float:
-    """Returns `value` as a float, which must be finite and at least 0."""
-    value = float(value)
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"{name} must be a finite radius >= 0. Received: {name}={value}.")
-    return value
 
 
 def _require_logits(classifier: keras.Model) -> None:

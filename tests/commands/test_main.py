@@ -204,7 +204,7 @@ def test_killed_runs_resume_to_the_bits_of_one_that_was_not(finished, folder):
         (["--eps=nan"], "Received: eps=nan"),
         (["--epochs=10", "--periods=5,12"], "inside (0, epochs=10)"),
         (["--eps_sched=constant", "--eps_max=0.3"], "eps_max needs eps_sched"),
-        (["--objective=kdsa", "--teachers=a,b"], "folder of a SavedModel. Received: model=a"),
+        (["--objective=kdsa", "--teachers=a,b"], "folder of a SavedModel. Received: teachers=a"),
         (["--out_dir=foreign"], "holds other files"),
         (["--out_dir=foreign", "--overwrite"], "holds other files"),
         (["--out_dir=foreign/thesis.tex"], "readable directory"),
@@ -243,7 +243,7 @@ def run_in_process(folder, settings, **options):
     ("settings", "message"),
     [
         (dict(batch_size=2000), "batch_size must be between 1 and the 1295 examples"),
-        (dict(steps_per_epoch=21), "steps_per_epoch must be at most 20"),
+        (dict(steps_per_epoch=21), "steps_per_epoch must be between 1 and 20"),
         (dict(strategy="mirrored"), "at least 2 devices"),
         (dict(dataset="digist"), "Did you mean 'digits'"),
         (dict(val_fraction=1e-9), "val_fraction must hold out"),

@@ -192,7 +192,7 @@ def test_state_of_another_evaluation_is_refused(tmp_path):
     ResultCache(tmp_path / "state", fingerprint({"eps": 0.1}, np.zeros(3)))
     ResultCache(tmp_path / "state", fingerprint({"eps": 0.1}, np.zeros(3)))
     for other in (fingerprint({"eps": 0.2}, np.zeros(3)), fingerprint({"eps": 0.1}, np.ones(3))):
-        with pytest.raises(UsageError, match="results of this evaluation"):
+        with pytest.raises(UsageError, match="results of this computation"):
             ResultCache(tmp_path / "state", other)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.npz").write_text("mine")

@@ -228,7 +228,7 @@ def test_configuration_round_trip(name):
     [
         ({"name": "resnet"}, "Did you mean 'resnet18'"),
         ({"name": "linear", "width": 2}, "no width. Received: width=2"),
-        ({"name": "mlp", "depth": 10}, "wide_resnet only. Received: depth=10"),
+        ({"name": "mlp", "depth": 10}, "depth of mlp is fixed. Received: depth=10"),
         ({"name": "wide_resnet", "depth": 30}, "6n \\+ 4"),
         ({"name": "wide_resnet", "depth": "16"}, "6n \\+ 4"),
         ({"name": "vgg", "width": 0}, "positive integer. Received: width=0"),

@@ -130,7 +130,7 @@ def test_an_interrupted_study_continues_with_the_same_numbers(tmp_path, monkeypa
     for old, new in zip(expected, resumed, strict=True):
         assert old["values"] == new["values"] and old["random_loss"] == new["random_loss"]
     other = context_of(tmp_path, classifiers(2), per_layer=True, seed=1)
-    with pytest.raises(UsageError, match="must hold results of this evaluation"):
+    with pytest.raises(UsageError, match="must hold results of this computation"):
         hessian.run(other)
 
 
