@@ -67,7 +67,7 @@ def _looks(results):
 def _plot(axes, values, t, color, line):
     """Draws curve k, a row of `values`, over [k, k + 1]."""
     for number, row in enumerate(values):
-        axes.plot(number + t, row, color=color, linestyle=line)
+        axes.plot(number + t, row, color=color, linestyle=line, clip_on=False)
 
 
 def _mark_models(axes, curves):

@@ -43,15 +43,15 @@ def spectral_densities(paths_by_label: Mapping[str, str | Path], output: str | P
             _curve(axes, grid, smooth(*pair, grid, width), look, lowest=single / 100)
             for *pair, look in zip(nodes, weights, looks, strict=True)
         ]
-        _mark(axes, single)
+        axes.axhline(single, color=BLACK, linestyle=":", linewidth=0.7)
         axes.set_yscale("log")
         axes.set_ylim(single / 10, 3 * max(tops))
         axes.margins(x=0.01)
         axes.set_xlabel("eigenvalue $\\lambda$ of $\\nabla^2_\\theta L_\\epsilon$ (nats)")
         axes.set_ylabel("density $\\varphi(\\lambda)$ (1/nats)")
         handles = [line_handles({label: look})[0] for label, look in zip(labels, looks, strict=True)]
-        columns = 3 if max(map(len, labels)) <= 12 else 1
-        legend_above(axes, handles, "spectral density, cf. Ghorbani et al. 2019", columns)
+        handles += line_handles({"one eigenvalue": (BLACK, ":")})
+        legend_above(axes, handles, "spectral density; cf. Ghorbani et al. 2019")
     return Path(output)
 
 
@@ -64,19 +64,6 @@ def _curve(axes, grid, density, look, lowest):
         low, high = (np.maximum(height + sign * error, lowest) for sign in (-1, 1))
         axes.fill_between(grid, low, high, color=color, alpha=0.25, linewidth=0)
     return height.max()
-
-
-def _mark(axes, single):
-    axes.axhline(single, color=BLACK, linestyle=":", linewidth=0.7)
-    axes.annotate(
-        "one eigenvalue",
-        (1, single),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 2),
-        textcoords="offset points",
-        ha="right",
-        fontsize=7,
-    )
 
 
 def _labelled(label, arrays):

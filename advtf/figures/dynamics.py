@@ -4,11 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from advtf.errors import UsageError
 from advtf.figures.results import read_arrays, read_record, require_some, required
-from advtf.figures.style import from_zero, legend_above, line_handles, run_looks, sheet
+from advtf.figures.style import (
+    from_zero,
+    legend_above,
+    line_handles,
+    log_axis,
+    point_marker,
+    run_looks,
+    sheet,
+)
 from advtf.storage import jsonl
 
 QUANTITIES = {
@@ -50,7 +58,7 @@ def training_dynamics(paths: Mapping[str, str | Path], output: str | Path) -> Pa
         longest = max(int(min(run["updates"], run["total"])) for run in runs.values())
         panels[4].set_xlabel(f"update (first {longest:,})")
         panels[5].set_xlabel(f"update (last {longest:,})")
-        _head(panels[0], looks, "cf. Liu et al. 2020, Figs. 2 and 8")
+        legend_above(panels[0], line_handles(looks), "cf. Liu et al. 2020, Figs. 2 and 8")
     return Path(output)
 
 
@@ -87,10 +95,10 @@ def loss_curves(paths: Mapping[str, str | Path], output: str | Path) -> Path:
     with sheet(output, rows=1, height=2.4) as (axes,):
         for label, (epochs, losses) in runs.items():
             color, line = looks[label]
-            axes.plot(epochs, losses, color=color, linestyle=line, marker="o" if len(epochs) <= 12 else "")
+            axes.plot(epochs, losses, color=color, linestyle=line, marker=point_marker(len(epochs)))
         axes.set_ylabel("training loss $L_\\epsilon$")
         from_zero(axes)
-        _head(axes, looks, "cf. Liu et al. 2020, Fig. 11")
+        legend_above(axes, line_handles(looks), "cf. Liu et al. 2020, Fig. 11")
     return Path(output)
 
 
@@ -125,7 +133,7 @@ def dead_units(path: str | Path, output: str | Path) -> Path:
         axes.set_ylabel("dead units (%)")
         axes.set_ylim(0, 100)
         title = "0 for every adversarial (filled) or clean image\ncf. Liu et al. 2020, section 4.1"
-        _head(axes, looks, title)
+        legend_above(axes, line_handles(looks), title)
     return Path(output)
 
 
@@ -138,16 +146,11 @@ def _read_units(path):
             label = f"{model['name']} ({number})" if model["name"] in models else model["name"]
             layers = model["layers"]
             models[label] = {"name": [layer["name"] for layer in layers]}
-            for kind in ("clean", "adversarial"):
-                models[label][kind] = [100 * layer[kind]["dead"] / layer["units"] for layer in layers]
+            for images in ("clean", "adversarial"):
+                models[label][images] = [100 * layer[images]["dead"] / layer["units"] for layer in layers]
         if not models:
             raise ValueError("no models")
     return models
-
-
-def _head(axes, looks, title):
-    columns = max(1, min(5, 60 // (5 + max(map(len, looks)))))
-    legend_above(axes, line_handles(looks), title, columns, handlelength=1.2, columnspacing=1)
 
 
 def _losses(path):
@@ -177,8 +180,8 @@ def _moving_mean(values, reach):
 
 def _share_range(left, right, logarithmic):
     if logarithmic:
-        _log_scale(left)
-        _log_scale(right)
+        log_axis(left.yaxis)
+        log_axis(right.yaxis)
     else:
         from_zero(max(left, right, key=lambda axes: axes.dataLim.y1))
     limits = [axes.get_ylim() for axes in (left, right)]
@@ -187,11 +190,3 @@ def _share_range(left, right, logarithmic):
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     right.tick_params(labelleft=False)
-
-
-def _log_scale(axes):
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())

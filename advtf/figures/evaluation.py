@@ -5,7 +5,16 @@ from pathlib import Path
 import numpy as np
 
 from advtf.figures.results import read_arrays, read_record, required
-from advtf.figures.style import BLACK, VERMILLION, WIDTH, amplified, sheet, show_picture, show_verdict
+from advtf.figures.style import (
+    BLACK,
+    RADIUS_LABELS,
+    VERMILLION,
+    amplified,
+    picture_size,
+    sheet,
+    show_picture,
+    show_verdict,
+)
 from advtf.settings.threat import format_epsilon
 
 KEYS = ("clean", "adversarial", "labels", "clean_predictions", "adversarial_predictions", "l2_sizes")
@@ -42,8 +51,7 @@ def robust_accuracy(evaluation_path: str | Path, output: str | Path) -> Path:
             va="top",
             fontsize=7,
         )
-        name = {"linf": "l∞", "l2": "l2"}[norm]
-        axes.set(xlabel=f"ε ({name}, pixels in [0, 1])", ylabel="robust accuracy (%)")
+        axes.set(xlabel=RADIUS_LABELS[norm], ylabel="robust accuracy (%)")
         axes.set(xlim=(0, None), ylim=(0, 100))
     return Path(output)
 
@@ -71,8 +79,8 @@ def extremes(npz_path: str | Path, output: str | Path) -> Path:
         if columns < 1 or data["clean"].shape != data["adversarial"].shape or data["clean"].ndim != 4:
             raise ValueError("no pair of examples")
     perturbations, factor = amplified(data["adversarial"] - data["clean"])
-    size = (WIDTH - 0.7) / max(columns, 3)
-    with sheet(output, rows=4, columns=columns, height=4 * (size + 0.18), shared=False) as panels:
+    height = 4 * (picture_size(columns) + 0.22)
+    with sheet(output, rows=4, columns=columns, height=height, shared=False) as panels:
         amplification = f"× {factor:.3g}\nl2 norm"
         for row, name in enumerate(("least\nperturbed", amplification, "most\nperturbed", amplification)):
             cells = panels[row * columns : (row + 1) * columns]
@@ -84,5 +92,5 @@ def extremes(npz_path: str | Path, output: str | Path) -> Path:
                     show_verdict(axes, data["labels"][example], data["adversarial_predictions"][example])
                 else:
                     show_picture(axes, perturbations[example])
-                    axes.set_xlabel(f"{data['l2_sizes'][example]:.3g}", fontsize=7, labelpad=1)
+                    axes.set_xlabel(f"{data['l2_sizes'][example]:#.3g}", fontsize=7, labelpad=1)
     return Path(output)

@@ -10,7 +10,16 @@ from matplotlib.ticker import MaxNLocator
 
 from advtf.errors import UsageError
 from advtf.figures.results import curve_labels, read_record, require_some, required
-from advtf.figures.style import BLACK, BLUE, RUN_COLORS, VERMILLION, legend_above, line_handles, sheet
+from advtf.figures.style import (
+    BLACK,
+    BLUE,
+    RUN_COLORS,
+    VERMILLION,
+    legend_above,
+    line_handles,
+    log_axis,
+    sheet,
+)
 
 MARKERS = "osD^vPX"
 VALUE_LABEL = "eigenvalue of $\\nabla^2_\\theta L_\\epsilon$ (nats)"
@@ -81,7 +90,7 @@ def layer_spectra(path: str | Path, output: str | Path) -> Path:
             axes.plot([np.abs(layer["values"]).max() for layer in layers], color=VERMILLION, zorder=1)
             names, size = [layer["name"] for layer in layers], 7 if len(layers) <= 12 else 4
             axes.set_xticks(range(len(layers)), names, rotation=0 if len(layers) <= 5 else 90, fontsize=size)
-            axes.set_yscale("log")
+            log_axis(axes.yaxis)
             axes.set_ylabel(VALUE_LABEL)
             axes.set_title(f"diagonal blocks of the Hessian\n{model['name']}", fontsize=7)
             axes.grid(False, axis="x")
@@ -99,7 +108,7 @@ def _curve(axes: Axes, values, converged, line: str, look: dict) -> None:
 
 
 def _rank_axes(axes: Axes) -> None:
-    axes.set_yscale("log")
+    log_axis(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.set_xlabel("rank")
     axes.set_ylabel(VALUE_LABEL)
@@ -113,8 +122,7 @@ def _legend(axes: Axes, labels: list[str], normalised: bool) -> None:
     handles = [Line2D([], [], label=label, **_look(number)) for number, label in enumerate(labels)]
     if normalised:
         handles += line_handles({"normalised": (BLACK, "-"), "original": (BLACK, "--")})
-    columns = 3 if max(len(handle.get_label()) for handle in handles) <= 12 else 1
-    legend_above(axes, handles, "Hessian spectrum; cf. Liu et al. 2020, figs. 3, 9", columns)
+    legend_above(axes, handles, "Hessian spectrum; cf. Liu et al. 2020, Figs. 3 and 9")
 
 
 def _labelled(label: str, models: list[dict]) -> list[tuple[str, dict]]:

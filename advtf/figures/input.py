@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
 
 from advtf.figures.results import curve_labels, require_some, required
-from advtf.figures.style import BLACK, BLUE, VERMILLION, legend_above, sheet
+from advtf.figures.style import BLACK, BLUE, VERMILLION, legend_above, log_axis, sheet
+from advtf.landscape.statistics import estimate
 
 LOOKS = {"train": (BLUE, "o", -0.15), "test": (VERMILLION, "s", 0.15)}  # colour, marker, offset from a tick
 PANELS = {
@@ -72,18 +72,17 @@ def _draw(axes: Axes, position: int, values: np.ndarray, look: tuple) -> None:
     low, lower, upper, high = np.percentile(values, (5, 25, 75, 95))
     axes.vlines(position + offset, low, high, color=color, linewidth=0.7)
     axes.vlines(position + offset, lower, upper, color=color, linewidth=5, alpha=0.35)
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0
+    mean = estimate(values)
+    error = mean.standard_error if mean.count > 1 else 0
     mark = {"marker": marker, "color": color, "markeredgecolor": BLACK, "markeredgewidth": 0.4}
-    axes.errorbar(position + offset, values.mean(), error, capsize=2, ecolor=BLACK, elinewidth=0.7, **mark)
+    axes.errorbar(position + offset, mean.mean, error, capsize=2, ecolor=BLACK, elinewidth=0.7, **mark)
 
 
 def _scale(axes: Axes, values: np.ndarray) -> None:
     """Makes an axis logarithmic where all but a few values are positive and span a factor of ten."""
     low, high = np.percentile(values, (2, 98))
     if low > 0 and high > 10 * low:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        log_axis(axes.yaxis)
 
 
 def _legend(panels: list[Axes], splits: list[str]) -> None:

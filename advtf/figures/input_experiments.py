@@ -6,10 +6,19 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from advtf.figures.results import read_arrays, read_record, required
-from advtf.figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILLION, legend_above, line_handles, sheet
+from advtf.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    VERMILLION,
+    legend_above,
+    line_handles,
+    log_axis,
+    sheet,
+)
 
 ATTACKS = {"fgsm": ("FGSM", VERMILLION), "pgd10": ("PGD10", BLUE)}
 MEASURES = {"ig": "IG", "hs": "HS"}
@@ -194,10 +203,7 @@ def _share(panels):
 def _logarithmic(axis, values):
     """Makes an axis logarithmic where values span a factor of three, with plain numbers at the ticks."""
     if len(values) and min(values) > 0 and max(values) > 3 * min(values):
-        getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+        log_axis(axis)
 
 
 def _legend(panels, points, source, lines=None, patches=()):

@@ -9,9 +9,10 @@ import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from advtf.errors import UsageError
 from advtf.storage.files import write_atomically
@@ -28,6 +29,8 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
     "#D55E00",
     "#CC79A7",
 )
+RADIUS_LABELS = {"linf": "ε (l∞, pixels in [0, 1])", "l2": "ε (l2, pixels in [0, 1])"}
+MARKED_POINTS = 12  # up to which single points of a curve are marked; a point alone would have no line at all
 RUN_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 STYLE = {
     "font.size": 8,
@@ -83,6 +86,26 @@ def sheet(
             figure.align_ylabels(panels)
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, lambda file: figure.savefig(file, format=output.suffix[1:]))
+
+
+def log_axis(axis: Axis) -> None:
+    """Makes an axis logarithmic with a few readable ticks; to be called when everything is drawn.
+
+    Ticks are at 1, 2 and 5 times powers of ten, at 1 and 3 times where the limits span two decades and at
+    powers of ten alone where they span three, and at round numbers where they span less than a factor of
+    four, which may hold none of the others. They are written as numbers where these are short, else as powers
+    of ten.
+    """
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = axis.get_view_interval()
+    if high < 4 * low:
+        axis.set_major_locator(MaxNLocator(4))
+    else:
+        factors = (1, 2, 5) if high < 100 * low else (1, 3) if high < 1000 * low else (1,)
+        axis.set_major_locator(LogLocator(subs=factors))
+    if low >= 1e-4 and high <= 1e5:
+        axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def scale_rate(axes: Axes, rates: np.ndarray) -> None:
@@ -141,18 +164,24 @@ def line_handles(looks: Mapping[str, tuple[str, str]]) -> list[Line2D]:
     ]
 
 
-def legend_above(axes: Axes, handles: Sequence[Artist], title: str, columns: int, **options: object) -> None:
+def legend_above(axes: Axes, handles: Sequence[Artist], title: str, columns: int | None = None) -> None:
     """Puts one legend with a title above all panels of the figure that `axes` belongs to.
 
     Args:
         axes: a panel.
         handles: labelled artists.
         title: such as the figure of the paper to compare with; it is set in small type, lines centred.
-        columns: number of columns.
-        **options: others of `matplotlib.figure.Figure.legend`.
+        columns: number of columns. Defaults to as many as the longest label leaves room for, at most five.
     """
+    narrow = {}
+    if columns is None:
+        longest = max(len(handle.get_label()) for handle in handles)
+        columns = max(
+            1, min(5, 60 // (5 + longest))
+        )  # 60 letters fill the width; a handle is as wide as five
+        narrow = {"handlelength": 1.2, "columnspacing": 1}
     made = axes.figure.legend(
-        handles=handles, title=title, title_fontsize=7, loc="outside upper center", ncols=columns, **options
+        handles=handles, title=title, title_fontsize=7, loc="outside upper center", ncols=columns, **narrow
     )
     made.get_title().set_multialignment("center")
 
@@ -176,6 +205,16 @@ def displayable(images: np.ndarray) -> np.ndarray:
     if images.shape[-1] not in (1, 3):
         images = images.mean(axis=-1, keepdims=True)
     return np.clip(images, 0.0, 1.0)
+
+
+def picture_size(count: int) -> float:
+    """Returns the side in inches of square pictures, `count` of which stand in a row beside their label."""
+    return (WIDTH - 0.7) / max(count, 3) - 0.08
+
+
+def point_marker(count: int) -> str:
+    """Returns the marker of a curve of so many points, "" for none."""
+    return "o" if count <= MARKED_POINTS else ""
 
 
 def show_picture(axes: Axes, image: np.ndarray) -> None:

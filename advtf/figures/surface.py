@@ -5,6 +5,7 @@ The page needs Plotly, the extra ``interactive`` of this package.
 
 import importlib.util
 import itertools
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -102,8 +103,15 @@ def _contours(slices, output):
         bar.ax.tick_params(labelsize=6)
         first, second = _axis_labels(slices)
         figure.supxlabel(first, fontsize=7)
-        figure.supylabel(second, fontsize=7)
+        figure.supylabel(_wrapped(second, 26 * rows), fontsize=7)
         figure.suptitle(SOURCE, fontsize=7)
+
+
+def _wrapped(label, width):
+    """Breaks a label that is longer than the figure is high, first at its comma."""
+    if len(label) <= width:
+        return label
+    return ",\n".join(textwrap.fill(part, width) for part in label.split(", "))
 
 
 def _scale(grids):

@@ -6,10 +6,20 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from advtf.figures.results import read_arrays
-from advtf.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILLION, from_zero, legend, sheet
+from advtf.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    RADIUS_LABELS,
+    SKY,
+    VERMILLION,
+    from_zero,
+    legend,
+    sheet,
+)
 
 BAND = {"color": SKY, "alpha": 0.3, "linewidth": 0}
-BUDGET = {"linf": "ε (l∞, pixels in [0, 1])", "l2": "ε (l2, pixels in [0, 1])"}
 DUAL = {"linf": "‖w‖₁", "l2": "‖w‖₂"}
 
 
@@ -62,7 +72,7 @@ def constant_classifier(npz_path: str | Path, output: str | Path) -> Path:
         loss.set_ylabel("training loss $L_\\epsilon$(W)")
         from_zero(loss)
         size.plot(epsilons, data["size"], color=BLUE, marker="o")
-        size.set(yscale="log", ylabel="weights ‖W‖", xlabel=BUDGET[str(data["norm"])])
+        size.set(yscale="log", ylabel="weights ‖W‖", xlabel=RADIUS_LABELS[str(data["norm"])])
         size.minorticks_off()
         for axes in (loss, size):
             axes.set_xlim(0, 1.02 * epsilons[-1])
@@ -83,7 +93,7 @@ def sets(npz_path: str | Path, output: str | Path) -> Path:
     with sheet(output, rows=1, height=2.2, shared=False) as (axes,):
         axes.plot(data["epsilons"], 100 * data["robust"], color=GREEN, clip_on=False)
         axes.plot(data["epsilons"], 100 * data["origin"], color=ORANGE, linestyle="--", clip_on=False)
-        axes.set(xlabel=BUDGET[str(data["norm"])], ylabel="share of sampled W (%)")
+        axes.set(xlabel=RADIUS_LABELS[str(data["norm"])], ylabel="share of sampled W (%)")
         axes.set(xlim=(0, data["epsilons"][-1]), ylim=(0, 100))
         _mark(axes, data["threshold"])
         _label(axes, data["threshold"], "$\\barε$")
@@ -109,7 +119,7 @@ def curvature_growth(npz_path: str | Path, output: str | Path) -> Path:
             _mark(axes, data["separation"])
             axes.tick_params(labelbottom=axes is panels[-1])
         _label(panels[0], data["separation"], "$\\hatε$")
-        panels[-1].set_xlabel(BUDGET[str(data["norm"])])
+        panels[-1].set_xlabel(RADIUS_LABELS[str(data["norm"])])
         count = data["curvatures"].shape[-1]
         legend(panels[0], {f"{count} directions": (SKY, "-"), "median": (VERMILLION, "-")})
         _title(panels[0], "cf. Liu et al. 2020, Theorem 3")

@@ -14,11 +14,12 @@ from advtf.figures.style import (
     BLACK,
     BLUE,
     VERMILLION,
-    WIDTH,
     amplified,
     error_axis,
     from_zero,
     legend,
+    picture_size,
+    point_marker,
     run_looks,
     scale_rate,
     sheet,
@@ -28,7 +29,6 @@ from advtf.figures.style import (
 from advtf.settings.threat import format_epsilon
 from advtf.storage import jsonl
 
-MARKED_EPOCHS = 12  # up to which single epochs are marked; one epoch alone would have no line at all
 GRID_KEYS = ("clean", "adversarial", "labels", "clean_predictions", "adversarial_predictions", "epsilon")
 
 
@@ -151,8 +151,8 @@ def adversarial_grid(npz_path: str | Path, output: str | Path, columns: int = 6)
         f"perturbation\n× {factor:.3g}": (perturbation, None),
     }
     count = len(data["labels"])
-    size = (WIDTH - 0.7) / max(count, 3)
-    with sheet(output, rows=3, columns=count, height=3 * (size + 0.2), shared=False) as panels:
+    height = 3 * (picture_size(count) + 0.22)
+    with sheet(output, rows=3, columns=count, height=height, shared=False) as panels:
         for row, (title, (images, predictions)) in enumerate(rows.items()):
             cells = panels[row * count : (row + 1) * count]
             cells[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=7)
@@ -186,7 +186,10 @@ def _points(run: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _line(axes: Axes, run: list[dict], name: str, color: str, line: str) -> None:
     epochs, values = _points(run, name)
-    axes.plot(epochs, values, color=color, linestyle=line, marker="o" if len(run) <= MARKED_EPOCHS else None)
+    fill = color if line == "-" else "white"  # where there is a single epoch, the marker is all there is
+    axes.plot(
+        epochs, values, color=color, linestyle=line, marker=point_marker(len(run)), markerfacecolor=fill
+    )
 
 
 def _steps(axes: Axes, run: list[dict], name: str, color: str) -> None:

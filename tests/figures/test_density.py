@@ -29,7 +29,7 @@ def test_figure_compares_files_with_one_kernel(tmp_path, monkeypatch):
     assert output.read_bytes().startswith(b"%PDF")
     (axes,) = figures[-1].axes
     labels = [text.get_text() for text in figures[-1].legends[0].get_texts()]
-    assert labels == ["ε = 0", "ε = 0.4: model 0", "ε = 0.4: model 1"]
+    assert labels == ["ε = 0", "ε = 0.4: model 0", "ε = 0.4: model 1", "one eigenvalue"]
     *curves, mark = axes.lines
     width = 201 / 200
     peak = 1 / (width * (2 * np.pi) ** 0.5)
