@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from advtf.classifiers.pytorch import converted, read_checkpoint
+from advtf.classifiers.pytorch import SMALLEST_IMAGE, converted, read_checkpoint
 from advtf.errors import UsageError
 from advtf.models import ACTIVATIONS
 from advtf.settings import commands
@@ -33,7 +33,9 @@ class ConvertOptions(Settings):
     model: str | None = setting("convert", text(), "expected model; default recognised by names", None)
     entry: str | None = setting("convert", text(), "state dict in the file, if it has several", None)
     activation: str = setting("convert", choice(ACTIVATIONS), "activation function", "relu")
-    image_size: int | None = setting("convert", whole(4), "side of the images; default 32, LeNet's own", None)
+    image_size: int | None = setting(
+        "convert", whole(SMALLEST_IMAGE), "side of the images; default 32, LeNet's own", None
+    )
     mean: tuple | None = setting("convert", channels, "subtracted from the pixels, per channel", None)
     std: tuple | None = setting("convert", channels, "divides the pixels after that, per channel", None)
     overwrite: bool = setting("convert", switch(), "replace an earlier export in out_dir", False)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from advtf.errors import UsageError
 from advtf.evaluation import run as evaluation_run
 from advtf.evaluation.run import EvaluateOptions
-from advtf.evaluation.settings import AttackSettings
+from advtf.evaluation.settings import AttackSettings, require_grid
 from advtf.settings import commands
 from advtf.settings.commands import CallableModule
-from advtf.settings.threat import require_radius
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,7 @@ def evaluate(
         checks: look for masked gradients and random outputs; see `advtf.evaluation.sanity_checks`.
         say: called with one line per attack finished.
         **settings: other fields of `advtf.evaluation.settings.AttackSettings`: steps, queries, restarts,
-            targets, seed, batch_size, ...
+            targets, seed, batch_size, ... None takes the default.
 
     Returns:
         The errors, attack by attack and in the worst case; printing it gives a table.
@@ -68,9 +68,10 @@ def evaluate(
         UsageError: a bad setting, images or labels that do not fit, not a classifier, or `state_dir`
             belongs to another evaluation.
     """
-    chosen = AttackSettings(attacks=attacks, eps=epsilon, norm=norm, **settings)
-    for radius in epsilon_grid:
-        require_radius("epsilon_grid", radius, norm)
+    if "eps" in settings:
+        raise UsageError(f"the radius must be given as epsilon. Received: eps={settings['eps']}.")
+    chosen = AttackSettings.of({"attacks": attacks, "eps": epsilon, "norm": norm, **settings})
+    epsilon_grid = require_grid("epsilon_grid", epsilon_grid, chosen.norm)
     from advtf.classifiers.classifier import as_classifier
     from advtf.data import arrays
     from advtf.data.arrays import to_unit_float

@@ -10,7 +10,7 @@ positions where it fits, as in the paper.
 
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from advtf.attacks.attack import NEGLIGIBLE_EPSILON, Attack, LogitsFn, per_image
 from advtf.attacks.losses import get_loss, is_correct
 from advtf.attacks.norms import TINY, get_norm, l2_norms
 from advtf.attacks.random import below, signs, words_by_key
-from advtf.errors import UsageError
+from advtf.errors import UsageError, require_whole
 
 START_DRAWS, QUERY_DRAWS = 0, 1  # streams of words_by_key
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries, of 10000, after which p is halved
@@ -87,10 +87,7 @@ class SquareSearch:
 
     def __post_init__(self):
         get_norm(self.norm), get_loss(self.loss)
-        if not isinstance(self.queries, Integral) or self.queries < 1:
-            raise UsageError(
-                f"queries must be a whole number of at least 1. Received: queries={self.queries}."
-            )
+        require_whole("queries", self.queries)
         if not isinstance(self.p_init, Real) or not 0 < self.p_init <= 1:
             raise UsageError(
                 f"p_init must be a share of the pixels in (0, 1]. Received: p_init={self.p_init}."

@@ -104,10 +104,10 @@ def as_classifier(
     if movable and saved and saved.manifest["kind"] == "classifier" and "model" in config:
         source = _rebuilt(saved, config)
     function = _function(source, movable)
-    values = _tried(function, name, _probe(source) if x is None else x[:TRIED])
-    if y is not None and y.max() >= values.shape[1]:
+    values = _tried(function, name, _probe(source) if x is None else np.asarray(x[:TRIED]))
+    if y is not None and np.max(y) >= values.shape[1]:
         raise UsageError(
-            f"labels must be in [0, {values.shape[1]}), the classes of {name}. Received: label {y.max()}. "
+            f"labels must be in [0, {values.shape[1]}), the classes of {name}. Received: label {np.max(y)}. "
             "Give the data the classifier was trained on."
         )
     softmax = outputs == "probabilities"
@@ -156,6 +156,9 @@ def _function(source, movable):
 
 
 def _tried(function, name, x):
+    """What the function returns for a few images, after checking that these are logits of theirs."""
+    if not len(x):
+        raise UsageError(f"x must hold at least one image. Received: x of shape {x.shape}.")
     try:
         values = np.asarray(function(tf.constant(x)))
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
@@ -198,15 +201,9 @@ def _image_shape(source):
 
 
 def _trainable(source, name):
-    if isinstance(source, SavedClassifier):
-        # In the order of the layers if the SavedModel lists them, else as its graph comes across them.
-        listed = getattr(source._loaded, "trainable_variables", None)
-        variables = list(listed or source._signature.trainable_variables)
-    else:
-        variables = source.trainable_variables
-    if not variables:
+    if not source.trainable_variables:
         raise UsageError(f"classifier must have trainable variables. Received: none in {name}.")
-    return variables
+    return source.trainable_variables
 
 
 def _rebuilt(saved: SavedClassifier, config: Mapping) -> keras.Model:
@@ -215,7 +212,7 @@ def _rebuilt(saved: SavedClassifier, config: Mapping) -> keras.Model:
     activation = {"activation": config["activation"]} if "activation" in config else {}
     with _float32():
         model = models.build(config["model"], saved.input_shape, saved.num_classes, **size, **activation)
-    values = {variable.name.removesuffix(":0"): variable for variable in saved._signature.variables}
+    values = {variable.name.removesuffix(":0"): variable for variable in saved.variables}
     expected = {variable.path: tuple(variable.shape) for variable in model.weights}
     found = {name: tuple(variable.shape) for name, variable in values.items()}
     if expected != found:

@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from advtf.classifiers import manifest as manifests
-from advtf.errors import UsageError, nearest, one_of
+from advtf.errors import UsageError, one_of
 from advtf.storage.files import renamed_into_place
 
 TOLERANCE = 1e-4  # of the largest output, or of 1: a reloaded graph may fuse what the live one does not
+LEAST_PROBABILITY = 1e-12  # below it a probability has no logarithm worth climbing
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,17 @@ class SavedClassifier:
         """Whether the SavedModel itself returns probabilities."""
         return self.manifest["output"] == "probabilities"
 
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """All variables, in the order in which the graph comes across them."""
+        return list(self._signature.variables)
+
+    @property
+    def trainable_variables(self) -> list[tf.Variable]:
+        """In the order of the layers if the SavedModel lists them, else in that of `variables`."""
+        listed = getattr(self._loaded, "trainable_variables", None)
+        return list(listed or self._signature.trainable_variables)
+
 
 def load_classifier(path: str | os.PathLike, outputs: str = "logits") -> SavedClassifier:
     """Loads an exported classifier, or any SavedModel with one image input and one (B, K) output.
@@ -72,12 +84,11 @@ def load_classifier(path: str | os.PathLike, outputs: str = "logits") -> SavedCl
         UsageError: nothing there, not a SavedModel, damaged, not a classifier, or one that returns
             something else than `outputs` says.
     """
-    one_of("outputs", outputs, OUTPUTS)
+    one_of("outputs", outputs, manifests.OUTPUTS)
     if tf.distribute.has_strategy():  # a reloaded graph fails on distributed variables
         raise UsageError("classifiers must be loaded and exported outside strategy.scope()")
+    manifests.require_saved_model(path, "path")
     path = Path(path)
-    if not tf.saved_model.contains_saved_model(str(path)):
-        raise _not_found(path)
     manifest = manifests.read_manifest(path)
     try:
         loaded = tf.saved_model.load(str(path))
@@ -128,7 +139,7 @@ def export_classifier(
         RuntimeError: the reloaded model differs from the live one; `path` is as it was.
     """
     path = Path(path).absolute()
-    one_of("kind", kind, manifests.OUTPUTS)
+    one_of("kind", kind, manifests.KINDS)
     _check_target(path, overwrite)
     sample = _checked_sample(sample)
     classes = _checked_classes(model, sample, kind)
@@ -227,22 +238,8 @@ def _classifier_shapes(signature, path: Path) -> tuple[tuple, int]:
     )
 
 
-def _not_found(path: Path) -> UsageError:
-    folder = path if path.is_dir() else path.parent
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    names = [e.name for e in entries if e.name[0] != "." and tf.saved_model.contains_saved_model(str(e))]
-    there = f"; {folder} has {', '.join(names[:8])}." if names else ""
-    return UsageError(
-        f"path must be a SavedModel folder. Received: path={path}{there}{nearest(path.name, names)}"
-    )
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-OUTPUTS = ("logits", "probabilities")
-LEAST_PROBABILITY = 1e-12  # below it a probability has no logarithm worth climbing
 
 
 def are_probabilities(values: np.ndarray) -> bool:
@@ -261,7 +258,7 @@ def require_outputs(outputs: str, values: np.ndarray, name: str) -> None:
     Raises:
         UsageError: `values` are something else, or `outputs` is.
     """
-    one_of("outputs", outputs, OUTPUTS)
+    one_of("outputs", outputs, manifests.OUTPUTS)
     if outputs == "logits" and are_probabilities(values):
         raise UsageError(
             f"{name} must return logits. Received: probabilities; remove the softmax, or say "

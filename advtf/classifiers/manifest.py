@@ -12,7 +12,9 @@ from advtf.storage.files import jsonable, versions
 FORMAT = "advtf-classifier"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-OUTPUTS = {"classifier": "logits", "ensemble": "log_probabilities"}
+KINDS = {"classifier": "logits", "ensemble": "log_probabilities"}  # kind of an export -> what it returns
+OUTPUTS = ("logits", "probabilities")  # what its user may say that a SavedModel returns
+EXPORTS = Path("saved_models")
 
 
 def describe(name: str, kind: str, shape: tuple, num_classes: int) -> dict:
@@ -25,7 +27,7 @@ def describe(name: str, kind: str, shape: tuple, num_classes: int) -> dict:
     return {
         "name": name,
         "kind": kind,
-        "output": OUTPUTS.get(kind, "logits"),
+        "output": KINDS.get(kind, "logits"),
         "input": {"shape": list(shape), "range": [0, 1], "dtype": "float32"},
         "num_classes": num_classes,
     }
@@ -72,7 +74,7 @@ def read_manifest(folder: Path) -> dict | None:
             f"{file} must have format_version={FORMAT_VERSION}. Received: {received}; update advtf"
         )
     missing = {"name", "kind", "output", "input", "num_classes"} - manifest.keys()
-    if missing or manifest["kind"] not in OUTPUTS:
+    if missing or manifest["kind"] not in KINDS:
         received = f"without {', '.join(sorted(missing))}" if missing else f"kind={manifest['kind']}"
         raise UsageError(
             f"{file} must be a whole manifest. Received: {received}; export the classifier again"
@@ -102,7 +104,7 @@ def is_export(folder: Path) -> bool:
         return False
 
 
-def require_saved_model(path: str, name: str = "model") -> None:
+def require_saved_model(path: str | os.PathLike, name: str = "model") -> None:
     """Checks that there is a SavedModel at a path.
 
     Args:
@@ -116,10 +118,13 @@ def require_saved_model(path: str, name: str = "model") -> None:
     if any(folder.glob("saved_model.pb*")):
         return
     there = folder if folder.is_dir() else folder.parent
-    names = sorted(found.parent.name for found in there.glob("*/saved_model.pb*"))
-    listed = f" {there} has {', '.join(names[:8])}." if names else ""
-    hint = listed + nearest(folder.name, names)
-    raise UsageError(f"{name} must be the folder of a SavedModel. Received: {name}={path}.{hint}")
+    found = sorted(file.parent.name for file in there.glob("*/saved_model.pb*"))
+    neighbours = [neighbour for neighbour in found if not neighbour.startswith(".")]
+    listed = f" {there} has {', '.join(neighbours[:8])}." if neighbours else ""
+    raise UsageError(
+        f"{name} must be the folder of a SavedModel. "
+        f"Received: {name}={path}.{listed}{nearest(folder.name, neighbours)}"
+    )
 
 
 def training_settings(model: str) -> dict:
@@ -152,9 +157,6 @@ def require_classes(model: str, classes: int, dataset: str, expected: int) -> No
             f"model must have the {expected} classes of {dataset}. "
             f"Received: {model} with {classes}. Choose the --dataset it was trained on."
         )
-
-
-EXPORTS = Path("saved_models")
 
 
 def holds_files(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from advtf.errors import UsageError, nearest, one_of
+from advtf.errors import UsageError, nearest, one_of, require_whole
 from advtf.models import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from advtf.classifiers.pytorch_layouts import Layout
 
 PREFIX = re.compile(r"^(?:(?:module|model|_orig_mod|net|normalize|normalizer)\.)+")
+SMALLEST_IMAGE = 4  # side in pixels; the networks halve it at least twice
 BUFFERS = (("mu", "sigma"), ("mean", "std"))  # of the normalisation in published networks
 SUFFIXES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
 SUFFIXES |= {"moving_mean": "running_mean", "moving_variance": "running_var"}  # ours -> torch's
@@ -81,6 +82,8 @@ def converted(
     from advtf.classifiers.pytorch_layouts import recognise  # imports TensorFlow
 
     one_of("activation", activation, ACTIVATIONS)
+    if image_size is not None:
+        require_whole("image_size", image_size, SMALLEST_IMAGE)
     arrays = _arrays(_entry_of(state, entry))
     normalisation = _normalisation(arrays, mean, std)
     layout = recognise(arrays, model)
@@ -98,7 +101,10 @@ def _normalisation(arrays: dict[str, np.ndarray], mean, std) -> tuple:
             mean, std = (arrays.pop(name) for name in names)
     if mean is None and std is None:
         return ()
-    mean, std = np.array(mean, np.float64).reshape(-1), np.array(std, np.float64).reshape(-1)
+    try:
+        mean, std = (np.array(values, np.float64).reshape(-1) for values in (mean, std))
+    except (TypeError, ValueError):
+        raise UsageError(f"mean and std must be numbers. Received: mean={mean}, std={std}.") from None
     if not (np.isfinite([*mean, *std]).all() and np.all(std > 0)):
         raise UsageError(f"mean and std must both be finite, std > 0. Received: mean={mean}, std={std}.")
     return mean, std

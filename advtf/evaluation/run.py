@@ -17,10 +17,10 @@ from advtf.classifiers.manifest import (
 from advtf.data.registry import require_known
 from advtf.errors import UsageError
 from advtf.evaluation.report import EvaluationDirectory, write
-from advtf.evaluation.settings import AttackSettings
+from advtf.evaluation.settings import AttackSettings, require_grid
 from advtf.settings.commands import CommandOptions, default_directory, plan_table
-from advtf.settings.fields import numbers, setting, switch, text, whole
-from advtf.settings.threat import format_epsilon, require_radius
+from advtf.settings.fields import numbers, parse_value, setting, switch, text, whole
+from advtf.settings.threat import format_epsilon
 from advtf.training.presets import attack_as_trained
 from advtf.training.settings import DATASET_NAME
 
@@ -66,8 +66,7 @@ def plan(
         return run, *_stored(run, given_settings, given_options, options)
     settings, options = _completed(given_settings, options)
     require_known(options.dataset, options.data_dir)
-    for epsilon in options.eps_grid:
-        require_radius("eps_grid", epsilon, settings.norm)
+    require_grid("eps_grid", options.eps_grid, settings.norm)
     return run, settings, options
 
 
@@ -94,10 +93,13 @@ def _stored(run, given_settings, given_options, options):
 def _completed(given, options):
     """Fills what was not given: from the classifier's training if the export tells, else from presets."""
     dataset = require_dataset(options.dataset, options.model)
-    chosen = {name: given[name] for name in ("norm", "eps") if name in given}
-    radius = AttackSettings.of(chosen)
-    training, known = training_settings(options.model), {name: getattr(radius, name) for name in chosen}
-    attack = attack_as_trained(training, dataset, known.get("norm"), known.get("eps"))
+    # The norm that belongs to a radius may be that of the training, so each is read without the other.
+    fields = {field.name: field for field in dataclasses.fields(AttackSettings)}
+    norm, epsilon = (
+        None if given.get(name) is None else parse_value(fields[name], given[name])
+        for name in ("norm", "eps")
+    )
+    attack = attack_as_trained(training_settings(options.model), dataset, norm, epsilon)
     filled = {"norm": attack["norm"], "eps": attack["eps"]}
     filled |= {"pgd_steps": attack["attack_steps"], "pgd_step_size": attack["attack_step_size"]}
     return AttackSettings.of({**filled, **given}), dataclasses.replace(options, dataset=dataset)
@@ -106,7 +108,8 @@ def _completed(given, options):
 def describe(settings: AttackSettings, options: EvaluateOptions, run: EvaluationDirectory) -> str:
     """Returns the plan in a few lines."""
     first = f", first {options.num_examples} test images" if options.num_examples else ", test images"
-    effort = f"iterations {settings.steps}, restarts {settings.restarts}, queries {settings.queries}"
+    names = ("pgd_steps", "steps", "restarts", "targets", "queries")
+    effort = ", ".join(f"{name} {getattr(settings, name)}" for name in names)
     lines = {
         "model": options.model,
         "data": f"{options.dataset}{first}",

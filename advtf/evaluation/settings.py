@@ -1,11 +1,13 @@
 """The settings that determine the numbers of an evaluation. Imports no TensorFlow."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
-from advtf.errors import one_of
+from advtf.classifiers.manifest import OUTPUTS
+from advtf.errors import UsageError, one_of
 from advtf.evaluation.attacks import NAMES, components_of
-from advtf.settings.fields import Parser, Settings, choice, real, setting, step_size, whole
+from advtf.settings.fields import Parser, Settings, choice, number, real, setting, step_size, whole
 from advtf.settings.threat import NORMS, require_radius, require_step
 
 
@@ -39,9 +41,7 @@ class AttackSettings(Settings):
     pgd_step_size: str = setting(
         "attack", step_size(), "step of pgd, 2/255 or eps/4", "0.25eps", "as in training"
     )
-    outputs: str = setting(
-        "attack", choice(("logits", "probabilities")), "what the classifier returns", "logits"
-    )
+    outputs: str = setting("attack", choice(OUTPUTS), "what the classifier returns", "logits")
     seed: int = setting("compute", whole(0, 2**31 - 1), "source of all random numbers", 0)
     batch_size: int = setting("compute", whole(1), "images attacked at a time", 250)
     jit: str = setting("compute", choice(("auto", "on", "off")), "XLA; auto: on a GPU", "auto")
@@ -62,3 +62,21 @@ class AttackSettings(Settings):
     def components(self) -> tuple[str, ...]:
         """Every attack that is to run, once."""
         return tuple(dict.fromkeys(name for suite in self.suites.values() for name in suite))
+
+
+def require_grid(name: str, radii: Iterable | str, norm: str) -> tuple[float, ...]:
+    """Returns more radii for the curve of robust accuracy as floats, after checking their range.
+
+    Args:
+        name: of the setting, for the message.
+        radii: numbers or their texts, such as ``(0.1, "8/255")``; or one text with commas between.
+        norm: "linf" or "l2".
+
+    Raises:
+        UsageError: something else than radii, or one that cannot be meant.
+    """
+    try:
+        found = [number(radius) for radius in (radii.split(",") if isinstance(radii, str) else radii)]
+    except (TypeError, ValueError, ArithmeticError):
+        raise UsageError(f"{name} must be radii, finite numbers. Received: {name}={radii}.") from None
+    return tuple(require_radius(name, radius, norm) for radius in found)

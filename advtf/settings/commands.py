@@ -109,7 +109,10 @@ def run_command(
             _print_help(help_text(epilogue()))
             sys.exit(0)
         with exit_on_usage_error():
-            rest = flags.FLAGS(list(argv))
+            try:
+                rest = flags.FLAGS(list(argv))
+            except ValueError as error:  # absl's answer to --noname=value
+                raise UsageError(f"{error}.") from error
             if len(rest) > 1:
                 raise UsageError(
                     f"every setting is written --name=value, without spaces. Received: {' '.join(rest[1:])}."
@@ -130,6 +133,8 @@ def help_text(epilogue: Iterable[str] = (), flag_values: flags.FlagValues = flag
         flag = flag_values[name]
         if isinstance(flag, SettingFlag):
             sections.setdefault(flag.field.metadata["section"], []).append(_help_line(flag.field))
+    if "files" in sections:  # what a command works on comes before where it writes
+        sections["files"] = sections.pop("files")
     lines = [(sys.modules["__main__"].__doc__ or "").strip(), ""]
     for section, entries in sections.items():
         lines += [f"{section}:", *entries, ""]

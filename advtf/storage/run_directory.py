@@ -1,8 +1,8 @@
 """The directory of one run: its files, what state it is in, who may write to it, and how it is continued.
 
-A run is a training, an evaluation or an analysis. Each is a subclass of `RunDirectory`, defined with what it
-belongs to: `advtf.training.directory`, `advtf.evaluation.run` and `advtf.studies.run`. The file `config.json`
-tells the kind, so that no command overwrites or continues what another one has made.
+A run is a training, an evaluation or an analysis. Each is a subclass of `RunDirectory`, defined with what
+it belongs to: `advtf.training.directory`, `advtf.evaluation.report` and `advtf.studies.run`. The file
+`config.json` tells the kind, so that no command overwrites or continues what another one has made.
 """
 
 import contextlib

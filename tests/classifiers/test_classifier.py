@@ -150,7 +150,7 @@ def test_what_has_no_weights_to_move_is_refused(tmp_path):
     model.trainable = False
     with pytest.raises(UsageError, match=r"trainable variables\. Received: none in linear"):
         as_classifier(model, movable=True)
-    with pytest.raises(UsageError, match="SavedModel folder"):
+    with pytest.raises(UsageError, match="folder of a SavedModel"):
         as_classifier(tmp_path / "nothing", movable=True)
     unbuilt = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
     with pytest.raises(UsageError, match="call it once first"):
@@ -199,6 +199,8 @@ def test_a_function_is_tried_on_the_images_given():
         as_classifier(model.call)
     with pytest.raises(UsageError, match=r"labels must be in \[0, 3\).*Received: label 3"):
         as_classifier(model.call, images(), np.array([0, 1, 2, 3]))
+    with pytest.raises(UsageError, match="x must hold at least one image"):
+        as_classifier(model, images(0))
     with pytest.raises(UsageError, match="must accept images"):
         as_classifier(model, images(shape=(4, 4, 1)))
 

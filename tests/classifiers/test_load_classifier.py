@@ -118,7 +118,7 @@ def test_a_missing_path_names_its_neighbours(exported):
         load_classifier(exported.parent / "bets")
     with pytest.raises(UsageError, match=r"has best\."):
         load_classifier(exported.parent)
-    with pytest.raises(UsageError, match="must be a SavedModel folder"):
+    with pytest.raises(UsageError, match="must be the folder of a SavedModel"):
         load_classifier("/nonexistent/folder/x")
 
 

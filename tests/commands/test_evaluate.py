@@ -1,6 +1,7 @@
 """`python -m advtf.evaluate`: plans, files, a kill and what follows, mistakes."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -45,6 +46,17 @@ def test_what_is_not_given_comes_from_the_training(inside):
     assert (settings.eps, settings.pgd_steps) == (0.5, 10)
     _, settings, options = plan(dataset="mnist")
     assert (settings.eps, settings.pgd_steps, settings.pgd_step_size) == (0.4, 50, "0.01")
+
+
+def test_a_radius_is_one_of_the_norm_of_the_training(inside, tmp_path):
+    export = shutil.copytree(EXPORT, tmp_path / "last")
+    manifest = json.loads((export / "manifest.json").read_text())
+    manifest["config"] |= {"norm": "l2", "eps": 2.0}
+    (export / "manifest.json").write_text(json.dumps(manifest))
+    _, settings, _ = plan({"eps": "3"}, model=str(export))
+    assert (settings.norm, settings.eps) == ("l2", 3.0)
+    with pytest.raises(UsageError, match="3 probably means 3/255"):
+        plan({"eps": "3", "norm": "linf"}, model=str(export))
 
 
 @pytest.mark.parametrize(

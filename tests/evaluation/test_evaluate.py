@@ -1,4 +1,4 @@
-"""`advtf.evaluate`, the function: targets, numbers, warnings, mistakes."""
+"""`advtf.evaluate`, the function: classifiers, numbers, warnings, mistakes."""
 
 import json
 
@@ -151,11 +151,16 @@ def test_only_square_attacks_what_has_no_gradient():
         ({"attacks": "apgd_d"}, "Did you mean 'apgd_dlr'"),
         ({"epsilon": 8}, "8 probably means 8/255"),
         ({"epsilon_grid": (0.1, 2.0)}, "epsilon_grid must be"),
+        ({"epsilon_grid": "0.1,x"}, "epsilon_grid must be radii"),
+        ({"epsilon_grid": 0.1}, "epsilon_grid must be radii"),
+        ({"eps": 0.1}, "must be given as epsilon"),
+        ({"stepss": 3}, "Did you mean 'steps'"),
+        ({"x": np.zeros((0, 8, 8, 1), np.float32), "y": np.zeros(0, int)}, "not empty"),
         ({"x": np.zeros((4, 9, 9, 1), np.float32)}, "must accept images"),
         ({"x": np.full((4, 8, 8, 1), 255.0)}, "Divide by 255"),
         ({"y": np.array([0, 1, 2, 12])}, r"labels must be in \[0, 10\)"),
         ({"y": np.array([0, 1, 2])}, "equal lengths"),
-        ({"classifier": "nowhere/model"}, "must be a SavedModel folder"),
+        ({"classifier": "nowhere/model"}, "must be the folder of a SavedModel"),
         ({"classifier": 3}, "must be a Keras model"),
         ({"classifier": lambda x: x}, "must return"),
         ({"classifier": lambda x: tf.reshape(x, [-1, 64])[:, :3], "attacks": "apgd_t"}, "at least 4 classes"),
