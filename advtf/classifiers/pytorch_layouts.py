@@ -123,7 +123,8 @@ def _width(state: State, model: str, module: str, divisor: int) -> dict[str, int
 def _normalised(x, mean: np.ndarray, std: np.ndarray):
     shape = x.shape[-1:]
     if not {mean.size, std.size} <= {1, *shape}:
-        raise UsageError(f"mean and std must have 1 or {shape[0]} values. Received: {mean} and {std}.")
+        counts = "1 value" if shape == (1,) else f"1 or {shape[0]} values"
+        raise UsageError(f"mean and std must have {counts} each. Received: mean={mean}, std={std}.")
     scale, offset = np.broadcast_to(1 / std, shape), np.broadcast_to(-mean / std, shape)
     return keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="normalisation")(x)
 

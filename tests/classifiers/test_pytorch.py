@@ -282,7 +282,7 @@ def without(name):
         (lenet_state(), {"mean": "grey", "std": 1}, "mean and std must be numbers"),
         (lenet_state(), {"mean": 0.5}, "mean and std must both be"),
         (lenet_state(), {"mean": 0.5, "std": 0}, "std > 0"),
-        (lenet_state(), {"mean": MEAN, "std": STD}, "must have 1 or 1 values"),
+        (lenet_state(), {"mean": MEAN, "std": STD}, "must have 1 value each"),
         ({"layer.weight": np.zeros((2, 2))}, {}, r"Received: layer\.weight"),
         ({"epoch": 3}, {}, "none in the checkpoint"),
         ([1, 2], {}, "none in the checkpoint"),
