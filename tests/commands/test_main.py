@@ -44,6 +44,24 @@ def finished(folder):
     return TrainingDirectory(folder / "runs" / NAME), out
 
 
+# Help
+
+
+def test_help_shows_every_flag_at_once_without_tensorflow_or_numpy(tmp_path):
+    poison = command.poisoned(tmp_path / "poison")
+    (poison / "numpy").mkdir()
+    (poison / "numpy" / "__init__.py").write_text("raise SystemExit('imported too early')")
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        code, out, error = command.run(COMMAND, tmp_path, "--help", first=[poison])
+        seconds.append(time.perf_counter() - began)
+    assert (code, error) == (0, "")
+    shown = {word.lstrip("-").removeprefix("[no]") for word in out.split() if word.startswith("--")}
+    assert {field.name for cls in (TrainConfig, RunOptions) for field in dataclasses.fields(cls)} <= shown
+    assert min(seconds) < 1.0
+
+
 # The quick start
 
 
@@ -139,9 +157,10 @@ def test_exports_have_the_reported_errors(finished, folder):
     np.testing.assert_allclose(np.asarray(ensemble(x)), np.log(p.mean(0)), atol=1e-4)
 
 
-def test_resuming_a_finished_run_says_so_at_once(finished, folder):
+@pytest.mark.parametrize("repeated", [[], ["--periods=0.5,0.75", "--eps=1/10"], ["--periods=3,5"]])
+def test_resuming_a_finished_run_says_so_at_once(finished, folder, repeated):
     before = tree(folder)
-    code, out, error = command.run(COMMAND, folder, "--resume")
+    code, out, error = command.run(COMMAND, folder, f"--out_dir=runs/{NAME}", "--resume", *repeated)
     assert (code, error) == (0, "") and "is finished" in out and "evaluation.json" in out
     assert tree(folder) == before
 
@@ -212,6 +231,7 @@ def test_killed_runs_resume_to_the_bits_of_one_that_was_not(finished, folder):
         (["--out_dir=taken"], "--overwrite to replace it or --resume"),
         (["--export_dir=foreign"], "export_dir must be free"),
         (["--out_dir=taken", "--resume", "--epochs=7"], "epochs=6. Received: epochs=7"),
+        (["--out_dir=taken", "--resume", "--periods=0.5"], "periods=3,5. Received: periods=3."),
         (["--out_dir=damaged", "--resume"], "TrainConfig needs every setting"),
     ],
 )

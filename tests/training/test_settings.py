@@ -1,97 +1,21 @@
-"""Settings: reading, presets, contradictions, JSON, help and exit codes of the command line."""
+"""The settings of a training: presets, contradictions, JSON and the printed plan."""
 
 import dataclasses
 import json
 import math
-import subprocess
-import sys
-import time
-from fractions import Fraction
 
 import pytest
 
 from advtf.errors import UsageError
 from advtf.models import MODELS
-from advtf.settings.fields import OPEN, number
-from advtf.settings.threat import format_epsilon
+from advtf.settings.fields import OPEN
 from advtf.training.presets import preset
-from advtf.training.settings import RunOptions, TrainConfig, describe, period_epochs
-
-COMMAND = '''"""Describes itself."""
-import sys
-from absl import flags
-from advtf.settings.commands import given_flags, run_command
-from advtf.training.settings import RunOptions, TrainConfig, presets_help
-
-def main(argv):
-    config = TrainConfig.of(given_flags(flags.FLAGS, TrainConfig))
-    options = RunOptions.of(given_flags(flags.FLAGS, RunOptions))
-    print(config.eps, config.augment, options.out_dir, config.attack_step_size)
-
-try:
-    run_command(main, TrainConfig, RunOptions, epilogue=presets_help)
-finally:
-    heavy = {"tensorflow", "keras", "numpy"} & set(sys.modules)
-    if heavy:
-        print("imported", heavy)
-'''
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, timeout=60
-    )
-
-
-# Reading values
-
-
-@pytest.mark.parametrize("value", ["8/255", "0.03", "1e-4", ".5", "7", 0.25, 3])
-def test_number_reads_decimals_and_fractions(value):
-    assert number(value) == float(Fraction(value))
-
-
-@pytest.mark.parametrize("value", ["", "nan", "inf", "1/0", "8/", "1/2/3", "8 over 255", True, None, [1]])
-def test_number_refuses_everything_else(value):
-    with pytest.raises((ValueError, TypeError, ArithmeticError)):
-        number(value)
-
-
-@pytest.mark.parametrize(
-    ("size", "canonical", "relative"),
-    [
-        ("0.02", "0.02", 0.2),
-        ("5/255", repr(5 / 255), 50 / 255),
-        ("eps/4", "0.25eps", 0.25),
-        ("0.25eps", "0.25eps", 0.25),
-        ("0.5 * eps / 4", "0.125eps", 0.125),
-        ("1/4eps", "0.25eps", 0.25),
-        ("5e-1eps", "0.5eps", 0.5),
-        ("eps", "1.0eps", 1.0),
-        (0.05, "0.05", 0.5),
-    ],
-)
-def test_step_size_is_absolute_or_a_part_of_epsilon(size, canonical, relative):
-    config = TrainConfig.of(dict(eps=0.1, attack_step_size=size))
-    assert config.attack_step_size == canonical
-    assert config.relative_step == pytest.approx(relative, rel=1e-12)
+from advtf.training.settings import RunOptions, TrainConfig, describe, period_epochs, presets_help
 
 
 def test_relative_step_keeps_the_absolute_size_when_epsilon_changes():
     small, large = (TrainConfig.of(dict(eps=eps, attack_step_size="0.01")) for eps in (0.1, 0.4))
     assert small.relative_step * small.eps == pytest.approx(large.relative_step * large.eps) == 0.01
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (8 / 255, "8/255"), (0.4, "0.4"), (0.0, "0"), (16 / 255, "16/255"), (64 / 255, "64/255"),
-        (65 / 255, "0.2549"), (0.031, "0.031"), (0.2, "0.2"), (1.0, "1"),
-    ],
-)  # fmt: skip
-def test_format_epsilon(value, shown):
-    assert format_epsilon(value) == shown
-    assert number(shown) == pytest.approx(value, abs=5e-5)
 
 
 # Periods
@@ -245,6 +169,9 @@ def test_standard_training_is_epsilon_zero():
         (dict(lr_sched="warmup", lr_warmup=31), ["31"]),
         (dict(strategy="mirrored", jit="on"), ["strategy=mirrored", "jit=on"]),
         (dict(eval_restarts=0), ["eval_restarts=0"]),
+        (dict(eval_restarts=2, random_start="none"), ["eval_restarts=2", "random_start=none"]),
+        (dict(objective="trades", adversary="fgsm"), ["adversary=fgsm", "use --adversary=pgd"]),
+        (dict(strength=1), ["needs objective=at_minus_st, advlc,", " or mart. Received: strength=1"]),
         (dict(augment="maybe"), ["augment=maybe", "true or false"]),
     ],
     ids=str,
@@ -273,12 +200,6 @@ def test_bad_options(given, word):
     assert word in str(caught.value)
 
 
-def test_replacing_a_field_checks_again():
-    with pytest.raises(UsageError, match="eps=9"):
-        dataclasses.replace(TrainConfig.of({}), eps=9)
-    assert dataclasses.replace(TrainConfig.of({}), eps="8/255").eps == 8 / 255
-
-
 # JSON
 
 
@@ -299,29 +220,6 @@ def test_json_round_trip(config):
     assert type(config).from_json(values) == config
 
 
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        (lambda values: values.pop("eps"), "eps"),
-        (lambda values: values.update(epz=1), "Did you mean 'eps'?"),
-        (lambda values: values.update(epochs="many"), "epochs=many"),
-        (lambda values: values.update(epochs=None), "epochs=None"),
-        (lambda values: values.update(eps=8), "eps=8"),
-    ],
-)
-def test_json_is_read_strictly(change, word):
-    values = TrainConfig.of({}).to_json()
-    change(values)
-    with pytest.raises(UsageError) as caught:
-        TrainConfig.from_json(values)
-    assert word in str(caught.value)
-
-
-def test_json_that_is_no_object():
-    with pytest.raises(UsageError, match="list"):
-        TrainConfig.from_json([1, 2])
-
-
 # The printed plan
 
 
@@ -336,57 +234,11 @@ def test_the_plan_is_short_and_says_what_matters():
     assert lines["given"].startswith("eps, periods (")
 
 
-# The command line
+# The table of presets
 
 
-def test_help_shows_every_flag_fast_and_without_tensorflow():
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        result = run("--help")
-        seconds.append(time.perf_counter() - began)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "Describes itself." in result.stdout and "imported" not in result.stdout
-    shown = {word.lstrip("-").removeprefix("[no]") for word in result.stdout.split() if word.startswith("--")}
-    assert {field.name for cls in (TrainConfig, RunOptions) for field in dataclasses.fields(cls)} <= shown
-    table = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line.strip()}
+def test_the_table_of_presets_has_a_column_for_each_data_set_and_model():
+    table = {line.split()[0]: line.split()[1:] for line in presets_help() if line.startswith("  ")}
+    assert table["dataset"][:2] == ["digits", "mnist"] and len(table["dataset"]) == 7
     assert table["eps_max"] == ["0.15", "0.6", "0.15", "16/255", "16/255", "16/255", "none"]
-    assert min(seconds) < 1.0
-
-
-def test_help_into_a_closed_pipe_is_quiet():
-    with subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "--help"], stdout=-1, stderr=-1, text=True
-    ) as process:
-        process.stdout.close()
-        assert process.stderr.read() == ""
-    assert process.returncode == 0
-
-
-def test_flags_reach_the_settings():
-    result = run(
-        "--eps=8/255", "--augment", "--out_dir", "runs/a b", "--attack_step_size=eps/4", "--noresume"
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.split("\n")[0] == f"{8 / 255} True runs/a b 0.25eps"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--eps=8"], "8 probably means 8/255"),
-        (["--eps=x/2"], "eps must be a number"),
-        (["--epz=0.1"], "Unknown command line flag 'epz'. Did you mean"),
-        (["--model=lennet"], "Did you mean 'lenet'?"),
-        (["--eps"], "Missing value for flag --eps"),
-        (["--augment=maybe"], "augment must be true or false"),
-        (["train"], "Received: train"),
-        (["--flagfile=missing.flags"], "Unable to open flagfile"),
-        (["--resume", "--overwrite"], "exclude each other"),
-    ],
-)
-def test_mistakes_are_one_line_and_exit_code_two(arguments, message):
-    result = run(*arguments)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    assert message in result.stderr
+    assert table["periods"][0] == "0.5,0.75"
