@@ -15,11 +15,10 @@ import tensorflow as tf
 
 from advtf import runtime
 from advtf.attacks.losses import cross_entropy
+from advtf.settings.threat import NEGLIGIBLE_EPSILON
 
 LogitsFn = Callable[[tf.Tensor], tf.Tensor]
 Attack = Callable[[LogitsFn, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-
-NEGLIGIBLE_EPSILON = 1e-6  # an ε-schedule starts at 0: below this the clean batch is the attack's result
 
 
 def as_attack(perturb: Attack) -> Attack:

@@ -5,12 +5,12 @@ from numbers import Real
 
 import tensorflow as tf
 
-from advtf.attacks.attack import NEGLIGIBLE_EPSILON, Attack, as_attack, input_gradient, isolated, per_image
+from advtf.attacks.attack import Attack, as_attack, input_gradient, isolated, per_image
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.norms import Norm, get_norm
 from advtf.attacks.random import fold_in
 from advtf.errors import UsageError, one_of, require_whole
-from advtf.settings.threat import RANDOM_STARTS
+from advtf.settings.threat import NEGLIGIBLE_EPSILON, RANDOM_STARTS
 
 
 def pgd(

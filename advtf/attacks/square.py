@@ -16,11 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from advtf.attacks.attack import NEGLIGIBLE_EPSILON, Attack, LogitsFn, per_image
+from advtf.attacks.attack import Attack, LogitsFn, per_image
 from advtf.attacks.losses import get_loss, is_correct
 from advtf.attacks.norms import TINY, get_norm, l2_norms
 from advtf.attacks.random import below, signs, words_by_key
 from advtf.errors import UsageError, require_whole
+from advtf.settings.threat import NEGLIGIBLE_EPSILON
 
 START_DRAWS, QUERY_DRAWS = 0, 1  # streams of words_by_key
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries, of 10000, after which p is halved

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from advtf import runtime
-from advtf.attacks.attack import NEGLIGIBLE_EPSILON, LogitsFn
+from advtf.attacks.attack import LogitsFn
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.random import image_keys
 from advtf.classifiers.classifier import Classifier
@@ -27,6 +27,7 @@ from advtf.evaluation import sanity_checks
 from advtf.evaluation.attacks import ATTACKS, NAMES, Batch, Stage, StageBuilder, require_classes
 from advtf.evaluation.report import AttackResult, ComponentRecord, Evaluation, Spent
 from advtf.evaluation.settings import AttackSettings
+from advtf.settings.threat import NEGLIGIBLE_EPSILON
 from advtf.storage.cache import ResultCache, fingerprint
 
 TOLERANCE = 1e-6  # by which float32 rounding may leave the ball (in units of max(1, ε)) and [0, 1]

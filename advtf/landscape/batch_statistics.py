@@ -13,9 +13,9 @@ from advtf.errors import UsageError, require_whole
 class BatchStatistics:
     """Sets the running mean and variance of every BatchNorm layer to those of its inputs over all of `x`.
 
-    Layer by layer from the input: each layer's inputs are computed in inference mode, with the statistics
-    just found before it. So the result is exact for the network as it will be used, and depends neither on
-    the batch size nor on the order of the examples, as averages of batch statistics do.
+    The layers are taken in order from the input: the inputs of each are computed in inference mode, with the
+    statistics just found before it. So the result is exact for the network as it will be used, and depends
+    neither on the batch size nor on the order of the examples, as averages of batch statistics do.
 
     Args:
         model: functional Keras model; one without BatchNorm is left as it is.
@@ -43,7 +43,7 @@ class BatchStatistics:
             layer.moving_variance.assign(variance)
 
     def _pooled(self, moments, x):
-        """Mean and unbiased variance of all batches together (Chan et al. 1979), in float64."""
+        """Returns the mean and unbiased variance of all batches together (Chan et al. 1979), in float64."""
         count, mean, squares = 0.0, 0.0, 0.0
         for start in range(0, len(x), self._batch_size):
             n, batch_mean, batch_squares = (

@@ -36,7 +36,7 @@ class Spectra:
 
     @classmethod
     def joined(cls, parts: "list[Spectra]") -> "Spectra":
-        """The operators of all parts, in their order."""
+        """Returns the spectra of all parts as one, in their order."""
         names = cls.__dataclass_fields__
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 

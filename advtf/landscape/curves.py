@@ -24,7 +24,7 @@ PANELS, NODES = 32, 16  # of the quadrature of a Bezier curve's length: exact to
 
 
 def bernstein(order: int, t: float) -> np.ndarray:
-    """Bernstein coefficients C(n, i) (1 − t)^(n−i) t^i, i = 0..n (Liu et al. 2020, eq. 30).
+    """Returns the Bernstein coefficients C(n, i) (1 − t)^(n−i) t^i, i = 0..n (Liu et al. 2020, eq. 30).
 
     Args:
         order: n.
@@ -39,7 +39,7 @@ def bernstein(order: int, t: float) -> np.ndarray:
 
 
 def hat(order: int, t: float) -> np.ndarray:
-    """Coefficients max(0, 1 − |n t − i|), i = 0..n, of the polygonal chain through its control points.
+    """Returns the coefficients max(0, 1 − |n t − i|), i = 0..n, of a chain through its control points.
 
     Args, Returns: as for `bernstein`; point i is reached at t = i/n (Garipov et al. 2018).
     """
@@ -106,7 +106,7 @@ class Curve:
         return total.astype(self.points.dtype)
 
     def control_gradient(self, t: float, gradient: np.ndarray) -> np.ndarray:
-        """Chain rule: ∂L(B(t))/∂θ_i = c_i(t) ∇L(B(t)).
+        """Returns the gradients of the control points by the chain rule, ∂L(B(t))/∂θ_i = c_i(t) ∇L(B(t)).
 
         Args:
             t: in [0, 1].

@@ -107,10 +107,10 @@ def require_count(k: int, dimension: int) -> None:
 
 
 def rounding(dtype: type) -> float:
-    """Size below which a remainder counts as rounding, relative to the largest product: u^¾ of the unit u.
+    """Returns the size below which a remainder counts as rounding, relative to the largest product.
 
-    It is 6e-6 in float32 and 2e-12 in float64: some hundred u in one product, which the steps before an
-    invariant subspace amplify.
+    It is u^¾ of the unit u, 6e-6 in float32 and 2e-12 in float64: one product errs by some hundred u, which
+    the steps before an invariant subspace amplify.
     """
     return float(np.finfo(dtype).eps) ** 0.75
 

@@ -12,7 +12,7 @@ from advtf.landscape.objective import batches, require_pairs
 
 
 def softmax_cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Softmax cross-entropy (B,) in the dtype of the logits, so that float64 stays float64."""
+    """Returns the softmax cross-entropy (B,) in the dtype of the logits, so that float64 stays float64."""
     return tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
 
 
@@ -131,7 +131,7 @@ def _graphs(logits_fn: Callable, loss: Callable, parameters: Parameters, shape: 
 
 
 def _within(parameters: Parameters, block: slice) -> Parameters:
-    """The variables that make up `block` of θ."""
+    """Returns the variables that make up `block` of θ."""
     ends = np.cumsum([0, *(int(np.prod(variable.shape)) for variable in parameters.variables)])
     start, stop, step = block.indices(parameters.size)
     if step != 1 or start not in ends or stop not in ends or stop <= start:

@@ -19,7 +19,10 @@ BASIS_BYTES = 2**30  # of the bases of the examples in hand
 
 
 def exact_cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Softmax cross-entropy (B,) in float64: in float32 the derivatives of a confident example vanish."""
+    """Returns the softmax cross-entropy (B,) in float64.
+
+    In float32 the derivatives of a confident example vanish.
+    """
     return tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(logits, tf.float64))
 
 
@@ -135,7 +138,7 @@ def input_spectra(
 
 
 def _of_batch(hessian: InputHessian, images: tf.Tensor, labels: tf.Tensor) -> Callable:
-    """The input Hessians of one batch, for `largest_magnitudes`."""
+    """Returns the input Hessians of one batch, for `largest_magnitudes`."""
 
     def operators(rows, vectors):
         return hessian(tf.gather(images, rows), tf.gather(labels, rows), vectors)

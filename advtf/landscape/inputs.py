@@ -192,7 +192,7 @@ class InputMeter:
 
 
 def _alignment(here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Cosine of each pair of gradients; 1 where both are zero, 0 where one is."""
+    """Returns the cosine of each pair of gradients; 1 where both are zero, 0 where one is."""
     values = cosines(here, there)
     both_zero = ~(here.any(axis=(1, 2, 3)) | there.any(axis=(1, 2, 3)))
     return np.where(np.isnan(values), both_zero.astype(np.float64), values)

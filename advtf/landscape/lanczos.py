@@ -297,7 +297,7 @@ def _require_tolerance(tolerance: float, dtype: np.dtype) -> None:
 
 
 def _preference(values: np.ndarray, which: str) -> np.ndarray:
-    """Order of ascending Ritz values, the most wanted first."""
+    """Returns the order of ascending Ritz values, the most wanted first."""
     up = np.arange(len(values))
     if which == "both":
         return np.stack([up[::-1], up], axis=1).ravel()[: len(values)]

@@ -120,7 +120,7 @@ def reinitialised(model: keras.Model, seed: tuple[int, ...]) -> keras.Model:
 
 
 def _reseeded(config, generator):
-    """A copy of a nested configuration in which every seed is another one, drawn in order."""
+    """Returns a copy of a nested configuration in which every seed is another one, drawn in order."""
     if isinstance(config, list | tuple):
         return type(config)(_reseeded(item, generator) for item in config)
     if not isinstance(config, dict):

@@ -154,7 +154,7 @@ class PerturbationSimilarity:
             return self._perturbations(seed)
 
     def _perturbations(self, seed):
-        """x' − x (N, H, W, C), mean loss, and error in percent at the present weights."""
+        """Returns x' − x (N, H, W, C), mean loss, and error in percent at the present weights."""
         parts = [
             self._perturb(images, labels, tf.constant([seed, number], tf.int64))
             for number, (images, labels) in enumerate(batches(self._x, self._y, self._batch_size))

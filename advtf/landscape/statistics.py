@@ -27,7 +27,7 @@ class Estimate:
     count: int
 
     def __str__(self) -> str:
-        """Two digits of the error, and the mean to as many decimals."""
+        """Shows two digits of the error, and the mean to as many decimals."""
         mean, error = float(self.mean), float(self.standard_error)
         if not math.isfinite(mean):
             return "-"

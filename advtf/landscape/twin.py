@@ -64,7 +64,7 @@ def twin_classifier(classifier: Classifier) -> Classifier:
 
 
 def _twin_of(layer):
-    """The twin of what is or has a ReLU, else None; not every operation of a functional model is a layer."""
+    """Returns the twin of a layer, or of an operation, that is or has a ReLU, else None."""
     if _is_relu(layer):
         dtype = getattr(layer, "dtype_policy", None)
         return keras.layers.Activation("softplus", name=layer.name, dtype=dtype)
@@ -77,7 +77,7 @@ def _twin_of(layer):
 
 
 def _is_relu(operation):
-    """Whether this is a ReLU, as a layer or as an operation, neither leaky nor clipped."""
+    """Tells whether this is a ReLU, as a layer or as an operation, neither leaky nor clipped."""
     if type(operation).__name__ not in ("ReLU", "Relu"):
         return False
     settings = ("negative_slope", "max_value", "threshold")

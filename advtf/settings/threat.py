@@ -12,6 +12,7 @@ from advtf.errors import UsageError
 NORMS = {"linf": 1.0, "l2": 50.0}
 # Where PGD starts: anywhere in the ball, anywhere within one step of the image, or at the image itself.
 RANDOM_STARTS = ("uniform", "step", "none")
+NEGLIGIBLE_EPSILON = 1e-6  # an ε-schedule starts at 0: below this the clean batch is the attack's result
 STEP_CEILING = 2.5  # in units of ε: twice the radius crosses the ball, and some slack
 
 

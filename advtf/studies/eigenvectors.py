@@ -86,7 +86,7 @@ def _found(context, operator, count):
 
 
 def _saved(path: Path, dimension: int, count: int):
-    """The largest eigenvalues of a file and their vectors, or None."""
+    """Returns the largest eigenvalues in a file and their vectors, or None if it does not have them."""
     try:
         if path.parent.name == "hessian":
             record = json.loads((path.parent / "hessian.json").read_text())
@@ -100,7 +100,7 @@ def _saved(path: Path, dimension: int, count: int):
 
 
 def _are_eigenpairs(operator, values, vectors, tolerance):
-    """Whether each ‖Hv − λv‖₂ is within twice the tolerance, of λ₁, with which vectors are found."""
+    """Tells whether each ‖Hv − λv‖₂ is at most 2·tolerance·|λ₁|, twice what a solver allows."""
     return all(
         np.linalg.norm(operator(np.ascontiguousarray(vector)).astype(np.float64) - value * vector)
         <= 2 * tolerance * abs(values[0])

@@ -17,6 +17,7 @@ from typing import Any
 
 from advtf.errors import UsageError
 from advtf.settings.fields import Settings, choice, numbers, real, setting, switch, texts, whole
+from advtf.settings.threat import NEGLIGIBLE_EPSILON
 
 LEAST_TOLERANCE = 1e-5  # of eigenpairs, whose products are rounded to float32
 # λ₁ of adversarially trained models is 10 to 100: a step of 0.2 adds 0.2 to 2 nats, 0.01 turns perturbations.
@@ -66,19 +67,24 @@ class HessianSettings(Settings):
 
     eigenvalues: int = setting("hessian", whole(1), "number of eigenvalues at each end of the spectrum", 20)
     eigen_method: str = setting(
-        "hessian", choice(("lanczos", "power")), "power: with deflation, as in the paper", "lanczos"
+        "hessian",
+        choice(("lanczos", "power")),
+        "solver; power: power iteration with deflation, as in the paper",
+        "lanczos",
     )
     eigen_end: str = setting(
-        "hessian", choice(("largest", "smallest", "both")), "end of the spectrum", "largest"
+        "hessian", choice(("largest", "smallest", "both")), "end of the spectrum that is computed", "largest"
     )
     eigen_tol: float = setting(
         "hessian", real(0, 1, open_low=True), "largest residual relative to the largest |eigenvalue|", 1e-3
     )
     max_products: int = setting("hessian", whole(1), "largest number of Hessian-vector products", 400)
     basis_size: int | None = setting(
-        "hessian", whole(2), "number of vectors kept; default as memory allows", None
+        "hessian", whole(2), "number of Lanczos vectors kept; default as memory allows", None
     )
-    per_layer: bool = setting("hessian", switch(), "also the diagonal block of each layer", False)
+    per_layer: bool = setting(
+        "hessian", switch(), "compute also the eigenvalues of the diagonal block of each layer", False
+    )
     normalise_draws: int = setting(
         "hessian", whole(0), "number of random θ whose mean loss normalises the eigenvalues; 0: none", 10
     )
@@ -96,12 +102,13 @@ def _check_hessian(settings: HessianSettings, models: int) -> None:
         value = getattr(settings, name)
         if value is not None and value < least:
             raise UsageError(
-                f"{name} must be at least {least} for so many eigenvalues. Received: {name}={value}."
+                f"{name} must be at least {least} for so many eigenvalues. Received: {name}={value}. "
+                f"Raise --{name} or lower --eigenvalues."
             )
     if settings.eigen_tol < LEAST_TOLERANCE:
         raise UsageError(
             f"eigen_tol must be at least {LEAST_TOLERANCE:g}, the rounding of float32. "
-            f"Received: eigen_tol={settings.eigen_tol:g}."
+            f"Received: eigen_tol={settings.eigen_tol:g}. Raise --eigen_tol."
         )
 
 
@@ -124,8 +131,10 @@ class SimilaritySettings(Settings):
 
 
 def _require_perturbations(study: str, settings: Any) -> None:
-    if not settings.eps:
-        raise UsageError(f"study={study} needs perturbations. Received: eps=0. Give --eps above 0.")
+    if settings.eps < NEGLIGIBLE_EPSILON:
+        raise UsageError(
+            f"study={study} needs perturbations. Received: eps={settings.eps:g}. Give a larger --eps."
+        )
 
 
 def _check_similarity(settings: Any, models: int) -> None:
@@ -144,7 +153,7 @@ class SurfaceSettings(Settings):
         "eigen",
     )
     surface_dims: int = setting("surface", whole(1, 2), "number of directions", 2)
-    surface_radius: float = setting("surface", real(open_low=True), "largest step along each", 0.2)
+    surface_radius: float = setting("surface", real(open_low=True), "largest step along each direction", 0.2)
     surface_points: int = setting("surface", whole(3), "number of points along each direction", 21)
 
 
@@ -169,7 +178,7 @@ class DynamicsSettings(Settings):
     """Settings of the study ``dynamics``."""
 
     run_dirs: tuple[str, ...] = setting(
-        "dynamics", texts("folders"), "training runs with dynamics.npz, with commas between", ()
+        "dynamics", texts("folders"), "folders of training runs with dynamics.npz, with commas between", ()
     )
 
 
@@ -192,11 +201,22 @@ def _check_dynamics(settings: DynamicsSettings, models: int) -> None:
 class ConnectivitySettings(Settings):
     """Settings of the study ``connectivity``."""
 
-    curve: str = setting("connectivity", choice(("bezier", "chain")), "kind of the path", "bezier")
-    curve_order: int = setting("connectivity", whole(2, 10), "order; 2: one point is trained", 2)
+    curve: str = setting(
+        "connectivity",
+        choice(("bezier", "chain")),
+        "kind of the curve between two models; chain: straight pieces",
+        "bezier",
+    )
+    curve_order: int = setting(
+        "connectivity", whole(2, 10), "order of the curve; 2: one control point is trained", 2
+    )
     curve_epochs: int = setting("connectivity", whole(1), "number of epochs the curve is trained for", 100)
-    curve_lr: float = setting("connectivity", real(open_low=True), "learning rate (Adam)", 1e-3)
-    curve_points: int = setting("connectivity", whole(2), "number of points of the scan", 51)
+    curve_lr: float = setting(
+        "connectivity", real(open_low=True), "learning rate of the training of the curve (Adam)", 1e-3
+    )
+    curve_points: int = setting(
+        "connectivity", whole(2), "number of points at which the curve is measured", 51
+    )
 
 
 def _check_connectivity(settings: Any, models: int) -> None:
@@ -226,7 +246,10 @@ class InputSettings(Settings):
         "input", whole(1), "number of eigenvalues of each input Hessian, largest |λ| first", 20
     )
     softplus_twin: bool = setting(
-        "input", switch(), "also with softplus in place of ReLU and the same weights", False
+        "input",
+        switch(),
+        "measure also each model with softplus in place of ReLU and the same weights",
+        False,
     )
 
 

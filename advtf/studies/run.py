@@ -34,8 +34,6 @@ from advtf.training.presets import attack_as_trained
 if TYPE_CHECKING:
     import numpy as np
 
-OF_TRAINING = ("norm", "eps", "attack_steps", "attack_step_size", "random_start")
-OF_THE_COMMAND = ("model", "dataset", "split", "num_examples")  # settings the library call has arguments for
 FINISHED = "finished.json"  # in the folder of a study, written when it is done
 
 
@@ -149,8 +147,8 @@ def completed(settings: CommonSettings, training: Mapping) -> CommonSettings:
     """
     dataset = settings.dataset or training.get("dataset") or "arrays"
     attack = attack_as_trained(training, dataset, settings.norm, settings.eps)
-    missing = {name: attack[name] for name in OF_TRAINING if getattr(settings, name) is None}
-    return dataclasses.replace(settings, **missing)
+    given = settings.of_sections("attack")
+    return dataclasses.replace(settings, **{n: attack[n] for n, value in given.items() if value is None})
 
 
 def describe(settings: CommonSettings, run: AnalysisDirectory) -> str:
@@ -160,8 +158,14 @@ def describe(settings: CommonSettings, run: AnalysisDirectory) -> str:
         lines["model"] = ", ".join(settings.model)
     if settings.dataset:
         lines["data"] = f"{settings.dataset}, first {settings.num_examples:,} {settings.split} images"
-        pgd = (getattr(settings, name) for name in OF_TRAINING)
-        lines["attack"] = f"{describe_pgd(*pgd)}, seed {settings.seed}"
+        pgd = describe_pgd(
+            settings.norm,
+            settings.eps,
+            settings.attack_steps,
+            settings.attack_step_size,
+            settings.random_start,
+        )
+        lines["attack"] = f"{pgd}, seed {settings.seed}"
     return plan_table({**lines, "output": str(run.path)})
 
 
@@ -345,8 +349,9 @@ def analyze(
         >>> found["models"][0]["values"]
     """
     one_of("study", study, STUDIES)
-    for name in OF_THE_COMMAND:
-        if name in settings:
+    for field in dataclasses.fields(CommonSettings):
+        name = field.name
+        if field.metadata["section"] == "target" and name in settings:  # there are arguments for these
             raise UsageError(
                 f"{name} is a setting of the command. Received: {name}={settings[name]}. "
                 "Pass classifier, x and y instead."
@@ -374,7 +379,7 @@ def analyze(
 
 
 def _checked(part, x, y):
-    """Images float32 in [0, 1] and labels, or None twice."""
+    """Returns the images, float32 in [0, 1], and the labels; or None twice if neither was given."""
     if x is None and y is None:
         return None, None
     from advtf.data import arrays
@@ -385,7 +390,7 @@ def _checked(part, x, y):
 
 
 def _classifiers(study, classifier, x, y, x_test, y_test):
-    """The classifiers of the library call, whose images and labels must be there and be theirs."""
+    """Returns the classifiers of the library call; checks that it has the images and labels they need."""
     from advtf.classifiers.classifier import as_classifier
     from advtf.data import arrays
 

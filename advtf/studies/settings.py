@@ -30,9 +30,11 @@ class CommonSettings(Settings):
         UsageError: a bad value, an unknown study, a radius out of range, or a step too long for it.
     """
 
-    study: tuple[str, ...] = setting("target", _STUDY_NAMES, "names with commas between", ())
-    model: tuple[str, ...] = setting("target", texts("paths"), "SavedModels, with commas between", ())
-    dataset: str | None = setting("target", DATASET_NAME, f"images; {_AS_TRAINED}", None)
+    study: tuple[str, ...] = setting("target", _STUDY_NAMES, "studies to make, with commas between", ())
+    model: tuple[str, ...] = setting(
+        "target", texts("paths"), "SavedModels to study, with commas between", ()
+    )
+    dataset: str | None = setting("target", DATASET_NAME, f"data set of the images; {_AS_TRAINED}", None)
     split: str = setting("target", choice(("train", "test")), "images the loss is the mean over", "train")
     num_examples: int = setting(
         "target", whole(1), "number of these images, and of test images; the first ones are taken", 2000
@@ -41,12 +43,14 @@ class CommonSettings(Settings):
     norm: str | None = setting("attack", choice(NORMS), f"norm of the perturbation; {_AS_TRAINED}", None)
     eps: float | None = setting("attack", real(), f"radius of the perturbation; {_AS_TRAINED}", None)
     attack_steps: int | None = setting("attack", whole(1), f"gradient steps of PGD; {_AS_TRAINED}", None)
-    attack_step_size: str | None = setting("attack", step_size(), f"2/255 or eps/4; {_AS_TRAINED}", None)
+    attack_step_size: str | None = setting(
+        "attack", step_size(), f"step of PGD, such as 2/255 or eps/4; {_AS_TRAINED}", None
+    )
     random_start: str | None = setting("attack", choice(RANDOM_STARTS), f"start of PGD; {_AS_TRAINED}", None)
 
-    seed: int = setting("compute", whole(0, 2**31 - 1), "of attacks, directions and start vectors", 0)
-    batch_size: int = setting("compute", whole(1), "images at a time", 250)
-    jit: str = setting("compute", choice(("auto", "on", "off")), "XLA; auto: on a GPU", "auto")
+    seed: int = setting("compute", whole(0, 2**31 - 1), "seed of attacks, directions and start vectors", 0)
+    batch_size: int = setting("compute", whole(1), "number of images computed at a time", 250)
+    jit: str = setting("compute", choice(("auto", "on", "off")), "compile with XLA; auto: on a GPU", "auto")
 
     def check(self) -> None:
         """Checks the names of the studies, the radius and the step."""
@@ -82,7 +86,7 @@ def settings_class(studies: Iterable[str] = ()) -> type[CommonSettings]:
 
 @functools.cache
 def _composed(parts):
-    """A dataclass with the fields of the common settings and then of `parts`, in this order."""
+    """Makes a dataclass with the fields of the common settings and then of `parts`, in this order."""
     owners = {}
     for part in (CommonSettings, *parts):
         for field in dataclasses.fields(part):

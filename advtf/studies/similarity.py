@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from advtf import runtime
-from advtf.attacks.attack import NEGLIGIBLE_EPSILON
 from advtf.classifiers.parameters import unit_direction
-from advtf.errors import UsageError
 from advtf.figures.similarity import perturbation_similarity
 from advtf.landscape.similarity import PerturbationSimilarity
 from advtf.settings.threat import format_epsilon
@@ -30,12 +28,8 @@ def run(context: StudyContext) -> list[Path]:
     Runs differ in the random starts and in the random direction.
 
     Raises:
-        UsageError: ε = 0, where there are no perturbations, or a folder with the state of another study.
+        UsageError: a folder with the state of another study.
     """
-    if context.epsilon < NEGLIGIBLE_EPSILON:
-        raise UsageError(
-            f"study=similarity needs perturbations. Received: eps={context.epsilon:g}. Give --eps above 0."
-        )
     pairs = [top_eigenvectors(context, number, 1) for number in range(len(context.classifiers))]
     splits = context.splits
     arrays = _measured(context, splits, [vectors[:, 0] for _, vectors in pairs]) | {

@@ -38,7 +38,7 @@ def input_gradient(w: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def losses(w: np.ndarray, x: np.ndarray, y: np.ndarray, epsilon: float, norm: str) -> np.ndarray:
-    """Adversarial losses g_ε(x_i, w) = log(1 + exp(−y_i wᵀx_i + ε‖w‖_q)), whose mean is eq. 6.
+    """Returns the adversarial losses g_ε(x_i, w) = log(1 + exp(−y_i wᵀx_i + ε‖w‖_q)), whose mean is eq. 6.
 
     Args:
         w: weights (m,).
@@ -61,7 +61,7 @@ def loss(w: np.ndarray, x: np.ndarray, y: np.ndarray, epsilon: float, norm: str)
 
 
 def gradient(w: np.ndarray, x: np.ndarray, y: np.ndarray, epsilon: float, norm: str) -> np.ndarray:
-    """Gradient of eq. 6: mean σ(z_i)·(ε s − y_i x_i), z_i = −y_i wᵀx_i + ε‖w‖_q, s = ∇‖w‖_q.
+    """Returns the gradient of eq. 6, mean σ(z_i)·(ε s − y_i x_i), z_i = −y_i wᵀx_i + ε‖w‖_q, s = ∇‖w‖_q.
 
     Where ‖w‖_q has a kink (for l∞ a weight that is 0, for l2 w = 0) it is the subgradient with s = 0.
 
@@ -75,7 +75,7 @@ def gradient(w: np.ndarray, x: np.ndarray, y: np.ndarray, epsilon: float, norm: 
 
 
 def hessian(w: np.ndarray, x: np.ndarray, y: np.ndarray, epsilon: float, norm: str) -> np.ndarray:
-    """Hessian of eq. 6, where ‖w‖_q is smooth.
+    """Returns the Hessian of eq. 6, where ‖w‖_q is smooth.
 
     Differentiating `gradient` once more gives mean σ(z_i)σ(−z_i) u_i u_iᵀ + ε mean σ(z_i) ∇²‖w‖_q with
     u_i = ∇z_i = ε s − y_i x_i. Here ∇²‖w‖₁ is 0, and ∇²‖w‖₂ is (I − w wᵀ/‖w‖₂²)/‖w‖₂.
@@ -99,7 +99,7 @@ def hessian(w: np.ndarray, x: np.ndarray, y: np.ndarray, epsilon: float, norm: s
 
 
 def fixed_norm_hessian(w: np.ndarray, x: np.ndarray, y: np.ndarray, epsilon: float, norm: str) -> np.ndarray:
-    """The Hessian of eq. 29, mean σ(z_i)σ(−z_i) x_i x_iᵀ: that of eq. 7, where ‖w‖_q is a constant.
+    """Returns the Hessian of eq. 29, mean σ(z_i)σ(−z_i) x_i x_iᵀ: that of eq. 7, where ‖w‖_q is a constant.
 
     Theorem 3 of the paper is about this matrix, with ‖w‖_q = 1; here ‖w‖_q is that of `w`. Along directions
     in which ‖w‖_q does not change to first order it equals `hessian` for l∞, and for l2 up to the term in
@@ -152,11 +152,11 @@ class CurvatureGrowth:
     lowest_change: np.ndarray
 
     def grows(self) -> np.ndarray:
-        """Whether the curvature along each direction never falls, by more than rounding errors; (D,) bool."""
+        """Tells for each direction whether its curvature never falls by more than rounding; (D,) bool."""
         return np.all(np.diff(self.curvatures, axis=0) >= -self._rounding, axis=0)
 
     def grows_everywhere(self) -> bool:
-        """Whether it never falls in any direction at all, nor do the extreme eigenvalues."""
+        """Tells whether it never falls in any direction at all, nor do the extreme eigenvalues."""
         ends = np.diff([self.largest, self.smallest], axis=1)
         return bool(min(self.lowest_change.min(), ends.min()) >= -self._rounding)
 
@@ -204,7 +204,7 @@ def random_directions(count: int, dimension: int, seed: int) -> np.ndarray:
 
 
 def tangents(w: np.ndarray, norm: str) -> np.ndarray:
-    """An orthonormal basis of the directions in which ‖w‖_q does not change to first order.
+    """Returns an orthonormal basis of the directions in which ‖w‖_q does not change to first order.
 
     Args:
         w: (m,), not 0.

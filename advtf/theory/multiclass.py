@@ -118,7 +118,7 @@ def worst_case(
 
 
 def epsilon_bound(weights: np.ndarray, x: np.ndarray, y: np.ndarray, norm: str) -> np.ndarray:
-    """The paper's ε̄ for this W, beyond which each example's loss is at least log K (appendix B.1).
+    """Returns the paper's ε̄ for this W, beyond which each example's loss is at least log K (appendix B.1).
 
     ε̄ = (log(K − 1) − (w_m − w_y)ᵀx)/‖w_m − w_y‖_q with m = argmax_j ‖w_j − w_y‖_q, here at least 0: the two
     terms j = y and j = m of the sum in g_ε then make up K. It depends on W, and for K > 2 it grows as 1/γ

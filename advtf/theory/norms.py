@@ -5,11 +5,10 @@ Dual norms have 1/p + 1/q = 1: q = 1 belongs to p = ∞, and q = 2 to p = 2. Per
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 
-from advtf.errors import UsageError, one_of
+from advtf.errors import one_of, require_real
 
 InputGradient = Callable[[np.ndarray], np.ndarray]  # (N, m) -> (N, m), each row of its own example
 
@@ -77,8 +76,7 @@ def checked_budget(epsilon: float, norm: str) -> tuple[float, Norm]:
     Raises:
         UsageError: another norm, or an ε that is not a finite number of at least 0.
     """
-    if not isinstance(epsilon, Real) or not 0 <= epsilon < float("inf"):
-        raise UsageError(f"epsilon must be a finite number of at least 0. Received: epsilon={epsilon}.")
+    require_real("epsilon", epsilon, 0)
     return float(epsilon), get_norm(norm)
 
 
@@ -92,7 +90,7 @@ def projected_ascent(
     relative_step: float = 0.1,
     start: np.ndarray | None = None,
 ) -> np.ndarray:
-    """PGD in float64: x' ← x + Π_ε(x' + step·direction(∇ₓ g(x')) − x).
+    """Ascends by PGD in float64, x' ← x + Π_ε(x' + step·direction(∇ₓ g(x')) − x).
 
     Args:
         gradient: of each example's loss with respect to that example.
@@ -117,10 +115,11 @@ def projected_ascent(
 def full_step_ascent(
     gradient: InputGradient, x: np.ndarray, epsilon: float, budget: Norm, steps: int, start: np.ndarray
 ) -> np.ndarray:
-    """x' ← x + ε·direction(∇ₓ g(x')), whose loss never falls when g is convex in x, as that of linear models.
+    """Ascends by x' ← x + ε·direction(∇ₓ g(x')); the loss g never falls where it is convex in x.
 
-    Convexity gives g(x'ₙ) ≥ g(x') + ∇g(x')ᵀ(x'ₙ − x'), and the step maximises the right-hand side over the
-    budget. No step length has to be chosen, and the extreme points of the budget are reached at once.
+    Those of linear models are convex: g(x'ₙ) ≥ g(x') + ∇g(x')ᵀ(x'ₙ − x'), and the step maximises the
+    right-hand side over the budget. No step length has to be chosen, and the extreme points of the budget
+    are reached at once.
 
     Args:
         gradient: as in `projected_ascent`; where it is 0 the loss is lowest, and x' goes back to `x`.

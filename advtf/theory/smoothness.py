@@ -43,7 +43,7 @@ class Lipschitz:
 
 
 def logistic_constants(x: np.ndarray, epsilon: float, norm: str, largest_dual_norm: float) -> Lipschitz:
-    """Constants of eq. 2 for logistic regression, in the mean over a data set.
+    """Returns the constants of eq. 2 for logistic regression, in the mean over a data set.
 
     ∇_w g = −yσx' with σ ≤ 1 and σ' ≤ 1/4. With r_i = max ‖x'‖₂ over the budget of x_i this gives
     L_θ = mean r_i, L_θθ = mean r_i²/4, and L_θx = max ‖d‖₂ + R mean r_i/4 over ‖d‖_p ≤ 1.
@@ -95,7 +95,7 @@ def sketch_gradient(theta: np.ndarray, x: float, epsilon: float, side: int = 1) 
 
 
 def sketch_constants(x: float, epsilon: float) -> Lipschitz:
-    """Constants of Assumption 1 (eq. 2) for the sketch, over |x' − x| ≤ ε and all θ.
+    """Returns the constants of Assumption 1 (eq. 2) for the sketch, over |x' − x| ≤ ε and all θ.
 
     With z = θx': |∂g/∂θ| = σ(z)|x'| < |x| + ε, |∂²g/∂θ²| = σ'(z)x'² ≤ (|x| + ε)²/4 and
     |∂²g/∂θ∂x| = |σ(z) + zσ'(z)| ≤ 1.0998.

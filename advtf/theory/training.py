@@ -118,7 +118,7 @@ def descend(
     project: Callable[[np.ndarray], np.ndarray] = lambda point: point,
     report: Report | None = None,
 ) -> tuple[np.ndarray, float]:
-    """Adam with step lengths that fall geometrically from 0.1 to 1e-6.
+    """Takes steps of Adam whose lengths fall geometrically from 0.1 to 1e-6.
 
     Args:
         gradient: point -> a gradient or subgradient, of the shape of `start`.

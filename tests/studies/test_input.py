@@ -123,7 +123,7 @@ def test_killed_study_goes_on_with_the_same_bits(tmp_path, monkeypatch):
         context_in(tmp_path / name, [classifier]).read_arrays("input") for name in ("whole", "killed")
     )
     assert all(one[name].tobytes() == two[name].tobytes() for name in one)
-    with pytest.raises(UsageError, match="another classifier or other images"):
+    with pytest.raises(UsageError, match="another classifier, or of other images"):
         study.run(context_in(tmp_path / "killed", [classifier], reference_steps=6))
 
 

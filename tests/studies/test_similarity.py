@@ -14,6 +14,8 @@ from advtf.landscape.objective import AdversarialObjective, adversarial_examples
 from advtf.landscape.similarity import PerturbationSimilarity
 from advtf.studies import similarity
 from advtf.studies.eigenvectors import top_eigenvectors
+from advtf.studies.registry import check
+from advtf.studies.settings import settings_class
 
 OFFSETS = (0, 1.5)
 
@@ -118,7 +120,7 @@ def test_killed_study_goes_on_with_the_same_bits(tmp_path, monkeypatch):
     assert all(one[name].tobytes() == two[name].tobytes() for name in one)
     other = one_model("killed")
     other.x_test[0] = 0.5
-    with pytest.raises(UsageError, match="another classifier or other images"):
+    with pytest.raises(UsageError, match="another classifier, or of other images"):
         similarity.run(other)
 
 
@@ -172,6 +174,7 @@ def test_only_test_images_and_undefined_cosines(tmp_path, monkeypatch):
     assert said[-1].startswith("60 cosines (50 %) are undefined")
 
 
-def test_without_perturbations_it_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"eps=0. Give --eps above 0"):
-        similarity.run(context_of(tmp_path, "similarity", [make_classifier()], eps=0.0))
+@pytest.mark.parametrize("eps", [0, 1e-9])
+def test_without_perturbations_it_is_refused(eps):
+    with pytest.raises(UsageError, match=rf"study=similarity .* Received: eps={eps:g}. Give a larger --eps"):
+        check(settings_class().of({"study": "similarity", "eps": eps, "attack_steps": 1}), models=1)
