@@ -67,7 +67,7 @@ def test_scale_is_that_of_a_classifier_that_knows_nothing():
     classifier = as_classifier(lenet(), movable=True)
     clean = random_loss(classifier, x, y, ATTACK, 0.0, draws=4)
     attacked = random_loss(classifier, x, y, ATTACK, 0.3, draws=4)
-    assert clean.mean == pytest.approx(np.log(10), abs=0.05)
+    assert clean.estimate.mean == pytest.approx(np.log(10), abs=0.05)
     assert (attacked.losses > clean.losses).all()
 
 
