@@ -149,7 +149,7 @@ def climb(
     rho: float,
     alpha: float,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """One run of APGD from given points; it ends early when every example is broken.
+    """Runs APGD once from given points, and ends early when every example is broken.
 
     Args:
         geometry: the norm.
@@ -265,9 +265,10 @@ def _reconsider(s, window, rho):
 
 
 def checkpoints(steps: int) -> tuple[int, ...]:
-    """Iterations after which step sizes are reconsidered, p_j·N of Croce & Hein 2020, section 3.
+    """Returns the iterations after which step sizes are reconsidered (Croce & Hein 2020, section 3).
 
-    p_1 = 0.22 and p_{j+1} = p_j + max(p_j − p_{j−1} − 0.03, 0.06), each window in whole iterations.
+    They are p_j·N of N = `steps` iterations: p_1 = 0.22 and p_{j+1} = p_j + max(p_j − p_{j−1} − 0.03, 0.06),
+    with each window in whole iterations.
     """
     window, shortest, shrink = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
     found = [window]

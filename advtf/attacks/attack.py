@@ -45,7 +45,7 @@ def as_attack(perturb: Attack) -> Attack:
 def input_gradient(
     logits_fn: LogitsFn, x: tf.Tensor, y: tf.Tensor, loss: Callable = cross_entropy
 ) -> tf.Tensor:
-    """Gradient of each example's loss with respect to that example.
+    """Computes the gradient of each example's loss with respect to that example.
 
     The sum over the batch is differentiated, so a gradient does not depend on the batch size or on the
     number of replicas; only `x` is watched, so no weight gradients are computed.

@@ -10,7 +10,7 @@ TINY = 1e-12  # keeps equal logits from becoming NaN; the published constant
 
 
 def cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Softmax cross-entropy, g(x, θ) of Liu et al. 2020.
+    """Computes the softmax cross-entropy, g(x, θ) of Liu et al. 2020.
 
     Args:
         y: (B,) integer classes.
@@ -23,7 +23,7 @@ def cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def kl_divergence(p: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """KL(p ‖ softmax(logits)), what TRADES climbs: `p` stands where other losses have the classes.
+    """Computes KL(p ‖ softmax(logits)), which TRADES climbs; `p` stands where other losses have the classes.
 
     Args:
         p: (B, K) probabilities; gradients flow through them as well.
@@ -37,7 +37,7 @@ def kl_divergence(p: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def margin(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """How far the strongest wrong class leads: max_{i≠y} z_i − z_y, positive when misclassified.
+    """Computes how far the strongest wrong class leads: max_{i≠y} z_i − z_y, positive when misclassified.
 
     Args:
         y: (B,) integer classes.
@@ -57,10 +57,11 @@ def margin(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def dlr(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Difference of logits ratio (Croce & Hein 2020, eq. 6): (max_{i≠y} z_i − z_y) / (z_π1 − z_π3).
+    """Computes the difference of logits ratio (Croce & Hein 2020, eq. 6).
 
-    π sorts the logits in decreasing order, so the loss does not change when logits are shifted or scaled:
-    a classifier cannot hide its gradients by being confident. In [−1, 1]; positive when misclassified.
+    It is (max_{i≠y} z_i − z_y) / (z_π1 − z_π3), where π sorts the logits in decreasing order. It does not
+    change when logits are shifted or scaled, so a classifier cannot hide its gradients by being confident. It
+    lies in [−1, 1] and is positive when misclassified.
 
     Args:
         y: (B,) integer classes.
@@ -78,7 +79,9 @@ def dlr(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def targeted_dlr(y: tf.Tensor, target: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """DLR towards one class (Croce & Hein 2020, eq. 7): (z_t − z_y) / (z_π1 − (z_π3 + z_π4)/2).
+    """Computes the DLR towards one class (Croce & Hein 2020, eq. 7).
+
+    It is (z_t − z_y) / (z_π1 − (z_π3 + z_π4)/2), where π sorts the logits as for `dlr`.
 
     Args:
         y: (B,) integer classes.

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from advtf.errors import UsageError
+
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 DRAWN, FOLDED, SPLIT = 0, 1, 2  # second words of the counter, so that no two uses see the same words
@@ -32,7 +34,7 @@ def image_keys(x: np.ndarray) -> np.ndarray:
 
 
 def threefry(key: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Threefry-2x32-20 of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+    """Computes Threefry-2x32-20 of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
     Args:
         key: its two words, uint32 that broadcast against the counter's.
@@ -69,7 +71,14 @@ def words_by_key(seed: tf.Tensor, keys: tf.Tensor, stream: int) -> Callable:
     Returns:
         `draw`. Different values of `number` (0, 1, ...; it may be a tensor) give independent words as long as
         `count` is the same each time.
+
+    Raises:
+        UsageError: `seed` is something else than two integers.
     """
+    if _of_examples(seed):
+        raise UsageError(
+            "seed must be two integers, from which each example draws by its key. Received: (B, 2)."
+        )
     key = _key(tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), stream, alg="philox"))
     example = tf.cast(keys, tf.uint32)[:, None]
 
@@ -118,7 +127,12 @@ def split(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _of_examples(seed):
-    return tf.convert_to_tensor(seed).shape.rank == 2
+    shape = tf.convert_to_tensor(seed).shape
+    if shape.rank is not None and not (shape.rank in (1, 2) and shape[-1] in (None, 2)):
+        raise UsageError(
+            f"seed must be two integers, or two for each example, (B, 2). Received: seed of shape {shape}."
+        )
+    return shape.rank == 2
 
 
 def _bits(shape, seed):

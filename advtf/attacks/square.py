@@ -180,7 +180,7 @@ def _images(x):
 
 
 def fraction(query: int, queries: int, p_init: float, rescale: bool) -> float:
-    """Share p of the pixels that a square covers: `p_init`, halved after 10, 50, 200, ..., 8000 queries.
+    """Returns the share p of the pixels that a square covers: `p_init`, halved after the `HALVINGS`.
 
     Args:
         query: number of the query, from 0.
@@ -192,7 +192,13 @@ def fraction(query: int, queries: int, p_init: float, rescale: bool) -> float:
 
 
 def side(share: float, height: int, width: int, norm: str) -> int:
-    """Pixels along a square that covers `share` of an image it fits into; for l2 odd and at least 3."""
+    """Returns the side of a square that covers `share` of an image; for l2 it is odd and at least 3.
+
+    Args:
+        share: of the pixels, in (0, 1].
+        height, width: of the image in pixels; the square fits into it.
+        norm: "linf" or "l2".
+    """
     length = max(round(math.sqrt(share * height * width)), 1 if norm == "linf" else 3)
     if norm == "l2" and length % 2 == 0:
         length += 1
@@ -200,7 +206,7 @@ def side(share: float, height: int, width: int, norm: str) -> int:
 
 
 def pattern(size: int) -> np.ndarray:
-    """The l2 update η of Andriushchenko et al. 2020, eq. 2: a positive bump above a negative one.
+    """Computes the l2 update η of Andriushchenko et al. 2020, eq. 2: a positive bump above a negative one.
 
     Returns:
         (size, size) float64 with l2 norm 1.
@@ -252,7 +258,7 @@ def _per_pixel(values):
 
 
 def linf_moves(x: tf.Tensor, epsilon: tf.Tensor, sides: np.ndarray, draw):
-    """Each candidate is x_adv with one square set to ±ε per channel."""
+    """Builds moves whose candidates are x_adv with one square set to ±ε per channel."""
     _, height, width, channels = x.shape
     sides, lowest, highest = tf.constant(sides), tf.maximum(x - epsilon, 0.0), tf.minimum(x + epsilon, 1.0)
 
@@ -267,7 +273,7 @@ def linf_moves(x: tf.Tensor, epsilon: tf.Tensor, sides: np.ndarray, draw):
 
 
 def l2_moves(x: tf.Tensor, epsilon: tf.Tensor, sides: np.ndarray, draw):
-    """Each candidate moves the budget of one square into another, see `move_mass`."""
+    """Builds moves whose candidates have the budget of one square moved into another, see `move_mass`."""
     _, height, width, channels = x.shape
     lengths, levels = np.unique(sides, return_inverse=True)
     widest = lengths.max()

@@ -145,7 +145,7 @@ def _name(source):
 
 
 def _function(source, movable):
-    """The function from images to what the classifier returns, in inference mode."""
+    """Returns the function from images to what the classifier returns, in inference mode."""
     if isinstance(source, keras.Model):
         return lambda x: source(x, training=False)
     if isinstance(source, SavedClassifier) or (callable(source) and not movable):
@@ -156,7 +156,7 @@ def _function(source, movable):
 
 
 def _tried(function, name, x):
-    """What the function returns for a few images, after checking that these are logits of theirs."""
+    """Returns what the function makes of a few images, after checking that it has the shape of logits."""
     if not len(x):
         raise UsageError(f"x must hold at least one image. Received: x of shape {x.shape}.")
     try:
@@ -180,7 +180,7 @@ def _logits_of(function, softmax, movable):
 
 
 def _probe(source):
-    """Random images (PROBES, H, W, C) of the shape that the classifier tells."""
+    """Returns random images (PROBES, H, W, C) of the shape that the classifier tells."""
     if not isinstance(source, keras.Model | SavedClassifier):
         raise UsageError("x must be given for a function, which does not tell its shape. Received: x=None.")
     shape = _image_shape(source)
@@ -194,7 +194,7 @@ def _probe(source):
 
 
 def _image_shape(source):
-    """(H, W, C) of a loaded SavedModel or a Keras model built on images; None if it does not tell."""
+    """Returns (H, W, C) of a loaded SavedModel or a Keras model built on images; None if it does not tell."""
     if isinstance(source, SavedClassifier):
         return source.input_shape
     return image_shape(source) if isinstance(source, keras.Model) else None
@@ -207,7 +207,7 @@ def _trainable(source, name):
 
 
 def _rebuilt(saved: SavedClassifier, config: Mapping) -> keras.Model:
-    """A live model with the exported weights, which computes what the SavedModel does."""
+    """Builds a live model with the exported weights, and checks that it computes what the SavedModel does."""
     size = {name: config.get(name) for name in ("width", "depth")}
     activation = {"activation": config["activation"]} if "activation" in config else {}
     with _float32():

@@ -10,7 +10,7 @@ from advtf.errors import UsageError
 
 
 def log_mean_probabilities(logits: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Log of the mean of the members' softmax probabilities.
+    """Computes the logarithm of the mean of the members' softmax probabilities.
 
     log p_k = logsumexp_m(log_softmax(z_m)_k) − log M. Never leaves log space, so a class that every
     member finds improbable keeps a finite value and a useful gradient. The rows are normalised:
@@ -47,7 +47,7 @@ class MeanOfMembers(keras.layers.Layer):
 
 
 def build_ensemble(members: Sequence[keras.Model]) -> keras.Model:
-    """The model that averages its members' probabilities, for attacking them jointly.
+    """Builds the model that averages its members' probabilities, for attacking them jointly.
 
     The members are shared, not copied: what changes their weights changes the ensemble. They always
     run in inference mode (BatchNorm uses its moving statistics).
@@ -81,7 +81,7 @@ def image_shape(model: keras.Model) -> tuple | None:
 
 
 def _signature(member: keras.Model) -> tuple[tuple, int]:
-    """(image shape, number of classes) of a built model, functional or subclassed."""
+    """Returns the image shape and the number of classes of a built model, functional or subclassed."""
     if not isinstance(member, keras.Model):
         raise UsageError(f"members must be Keras models. Received: member={type(member).__name__}")
     shape = image_shape(member)

@@ -213,7 +213,10 @@ def _compare(model: keras.Model, saved: SavedClassifier, sample: np.ndarray) -> 
 
 
 def _input_gradient(logits_fn: Callable, images: np.ndarray) -> np.ndarray:
-    """d Σ_k c_k z_k / dx, c from 1 to 2; unlike a loss's, it does not vanish for a confident classifier."""
+    """Returns d Σ_k c_k z_k / dx with c from 1 to 2.
+
+    Unlike the gradient of a loss it does not vanish for a confident classifier.
+    """
     x = tf.constant(images)
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -243,7 +246,7 @@ def _first_line(error: Exception) -> str:
 
 
 def are_probabilities(values: np.ndarray) -> bool:
-    """Whether rows (B, K) are probabilities: nowhere negative, and of sum 1 up to rounding."""
+    """Tells whether rows (B, K) are probabilities: nowhere negative, and of sum 1 up to rounding."""
     return bool(values.min() >= 0 and np.allclose(values.sum(axis=1), 1, atol=1e-4))
 
 
@@ -269,7 +272,7 @@ def require_outputs(outputs: str, values: np.ndarray, name: str) -> None:
 
 
 def log_probabilities(probabilities: tf.Tensor) -> tf.Tensor:
-    """Logarithm of probabilities (B, K) as float32; of those below 1e-12, that of 1e-12.
+    """Returns the logarithm of probabilities (B, K) as float32; for those below 1e-12, that of 1e-12.
 
     It is what logits are up to a constant per row, so every loss of logits may be climbed on it. But where
     the softmax has rounded to 0 or 1 its gradient is gone: a classifier's own logits are always better.

@@ -97,7 +97,7 @@ def check_manifest(folder: Path, manifest: dict, actual: dict) -> None:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether `folder` is an export of this package, and so may be replaced by another."""
+    """Tells whether `folder` is an export of this package, and so may be replaced by another."""
     try:
         return folder.is_dir() and read_manifest(folder) is not None
     except UsageError:
@@ -160,7 +160,7 @@ def require_classes(model: str, classes: int, dataset: str, expected: int) -> No
 
 
 def holds_files(folder: Path) -> bool:
-    """Whether there is anything in `folder`.
+    """Tells whether there is anything in `folder`.
 
     Raises:
         UsageError: the folder exists and cannot be listed.

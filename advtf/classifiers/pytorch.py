@@ -126,7 +126,11 @@ def _assign(model: "keras.Model", layout: "Layout", state: Mapping[str, np.ndarr
 
 
 def _arranged(key: str, value: np.ndarray, shape: tuple, source: tuple | None) -> np.ndarray:
-    """OIHW -> HWIO, (out, in) -> (in, out); inputs flattened from `source` (H,W,C) were (C,H,W)."""
+    """Returns an array of torch in the order of our axes: OIHW -> HWIO, (out, in) -> (in, out).
+
+    Where the inputs of a dense layer are flattened images of shape `source` (H, W, C), torch has flattened
+    (C, H, W), so they are sorted as well.
+    """
     order = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}[len(shape)]  # our axes in torch's order
     expected = tuple(shape[axis] for axis in order)
     if value.shape != expected:
@@ -141,7 +145,7 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
     """Returns what a file of `torch.save` or `numpy.savez` holds; nothing else than tensors is unpickled.
 
     Raises:
-        UsageError: no such file, one that cannot be read so, or torch is absent.
+        UsageError: there is no such file, it cannot be read so, or torch is absent.
     """
     path = Path(path)
     if not path.is_file():
@@ -166,7 +170,7 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
 
 
 def _entry_of(content: Any, entry: str | None) -> Mapping[str, Any]:
-    """The state dict in a file: `entry`, or the content itself, or its one entry that looks like one."""
+    """Returns the state dict in a file: `entry`, the content itself, or its one entry that looks like one."""
     if entry is None and _is_state(content):
         return content
     found = {k: v for k, v in content.items() if _is_state(v)} if isinstance(content, Mapping) else {}
@@ -182,7 +186,7 @@ def _is_state(value: Any) -> bool:
 
 
 def _arrays(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Float32 arrays by name, without prefixes and BatchNorm's counters."""
+    """Returns float32 arrays by name, without prefixes and BatchNorm's counters."""
     arrays = {}
     for key, value in state.items():
         name = PREFIX.sub("", key)

@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
     from advtf.attacks.attack import Attack, LogitsFn
 
-SQUARE_PIECE = 500  # queries after which the broken leave at the latest; before, after 50, 100, 200, 400
+SQUARE_PIECE = 500  # queries between two moments at which broken examples leave; at first there are fewer
 
 
 class Batch(NamedTuple):
-    """Some examples, and what the stage before left of them.
+    """The examples that a stage attacks, with what the stage before hands on.
 
     Attributes:
         x, y: images float32 (B, H, W, C) and labels int32 (B,).
-        keys: (B,) int32, what the examples draw their random numbers under, whatever their rows.
+        keys: (B,) int32, from which each example draws its random numbers, whatever its row.
         carried: arrays (B, ...) of the stage before; empty for most attacks.
     """
 
@@ -292,7 +292,7 @@ def _square(builder):
 
 
 def square_pieces(queries: int) -> list[tuple[int, int]]:
-    """Cuts a search of so many queries into pieces, short ones at first, where most examples break.
+    """Cuts a search of so many queries into pieces, the first ones short, because most examples break early.
 
     Returns:
         (first query, count) of each piece: 50 queries, then as many as there were before, up to 500.

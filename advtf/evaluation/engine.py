@@ -132,7 +132,7 @@ def _result(engine, points, runs):
 
 
 def _curve(engine, settings, worst, grid):
-    """Robust accuracy in percent by ε; what is found at one ε counts at every larger one."""
+    """Returns the robust accuracy in percent by ε; what is found at one ε counts at every larger one."""
     accuracy = {0.0: engine.clean_correct, settings.eps: engine.clean_correct & ~worst.broken}
     everyone, smaller = np.arange(len(engine.x)), Points.unattacked(engine.x, engine.clean_loss)
     for epsilon in sorted(set(map(float, grid)) - accuracy.keys()):
@@ -172,7 +172,7 @@ class Points:
 
     @classmethod
     def unattacked(cls, x: np.ndarray, loss: np.ndarray) -> "Points":
-        """The images themselves, with their clean losses."""
+        """Returns the images themselves, with their clean losses."""
         return cls(x.copy(), np.zeros(len(x), bool), loss.copy())
 
     def update(self, rows: np.ndarray, found: "Points") -> None:

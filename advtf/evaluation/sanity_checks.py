@@ -17,7 +17,7 @@ from advtf.evaluation.attacks import ATTACKS
 GRADIENT_IMAGES, LARGE_BALL_IMAGES = 200, 100
 ZERO_SHARE = 0.01
 LARGE_BALL_ERROR = 0.95
-SAME_OUTPUT = 1e-4  # of the largest output: GPUs add in any order
+SAME_OUTPUT = 1e-4  # relative to the largest output; a GPU may add in any order, which changes the rounding
 
 
 def warnings_before(logits_fn: LogitsFn, x: np.ndarray, y: np.ndarray, norm: str) -> list[str]:
@@ -42,7 +42,7 @@ def warnings_before(logits_fn: LogitsFn, x: np.ndarray, y: np.ndarray, norm: str
 
 
 def is_differentiable(logits_fn: LogitsFn, x: tf.Tensor) -> bool:
-    """Whether the logits have a gradient with respect to the images, even if it is zero.
+    """Tells whether the logits have a gradient with respect to the images, even if it is zero.
 
     Args:
         logits_fn: float32 (B, H, W, C) -> (B, K).

@@ -17,6 +17,7 @@ from advtf.attacks.random import (
     uniform,
     words_by_key,
 )
+from advtf.errors import UsageError
 
 SHAPE = tf.constant([6, 3, 1, 5])  # 15 numbers an example: the last pair of words is half used
 
@@ -109,6 +110,19 @@ def test_derived_seeds_of_examples_share_no_numbers():
     bits = np.concatenate([np.ravel(uniform(SHAPE, one)) for one in derived])
     # 23 bits each: of 630 numbers 0.02 pairs agree by chance.
     assert len(np.unique(bits)) == bits.size == 7 * 6 * 15
+
+
+@pytest.mark.parametrize("wrong", [0, [1], [1, 2, 3], [[1, 2, 3]], [[[1, 2]]]])
+def test_a_seed_is_two_integers(wrong):
+    for draw in (
+        lambda: uniform(SHAPE, wrong),
+        lambda: fold_in(wrong, 1),
+        lambda: words_by_key(wrong, [0], 1),
+    ):
+        with pytest.raises(UsageError, match="seed must be two integers"):
+            draw()
+    with pytest.raises(UsageError, match="by its key"):
+        words_by_key([[1, 2]], [0], 1)
 
 
 @pytest.mark.parametrize("seeds", [seed(5, 6), example_seeds(seed(5, 6), tf.range(6))], ids=["one", "each"])

@@ -1,7 +1,6 @@
 """Exporting: round trips, interruption, overwriting, and what is refused before anything is written."""
 
 import json
-import shutil
 from pathlib import Path
 
 import keras
@@ -14,23 +13,6 @@ from advtf.classifiers import export
 from advtf.classifiers.ensemble import build_ensemble
 from advtf.classifiers.export import export_classifier, load_classifier
 from advtf.errors import UsageError
-
-
-@pytest.fixture(scope="module")
-def model():
-    return network()
-
-
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("saved_models") / "best"
-    metadata = {"epoch": np.int64(7), "accuracies": {"clean": np.float32(0.5), "robust": float("nan")}}
-    return export_classifier(model, path, metadata=metadata, sample=batch(3))
-
-
-@pytest.fixture
-def copy(exported, tmp_path):
-    return Path(shutil.copytree(exported, tmp_path / "copy"))
 
 
 def test_reloaded_logits_equal_the_live_ones_at_any_batch_size(model, exported):

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,23 +11,6 @@ from helpers.export import SHAPE, batch, image_to_image, network, two_outputs
 
 from advtf.classifiers.export import export_classifier, load_classifier
 from advtf.errors import UsageError
-
-
-@pytest.fixture(scope="module")
-def model():
-    return network()
-
-
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("saved_models") / "best"
-    metadata = {"epoch": np.int64(7), "accuracies": {"clean": np.float32(0.5), "robust": float("nan")}}
-    return export_classifier(model, path, metadata=metadata, sample=batch(3))
-
-
-@pytest.fixture
-def copy(exported, tmp_path):
-    return Path(shutil.copytree(exported, tmp_path / "copy"))
 
 
 def total_loss(logits_fn, x, y):
