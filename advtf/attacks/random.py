@@ -76,9 +76,7 @@ def words_by_key(seed: tf.Tensor, keys: tf.Tensor, stream: int) -> Callable:
         UsageError: `seed` is something else than two integers.
     """
     if _of_examples(seed):
-        raise UsageError(
-            "seed must be two integers, from which each example draws by its key. Received: (B, 2)."
-        )
+        raise UsageError("seed must be two integers; the examples draw by their keys. Received: (B, 2).")
     key = _key(tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), stream, alg="philox"))
     example = tf.cast(keys, tf.uint32)[:, None]
 

@@ -52,8 +52,8 @@ def square(
         loss: "margin", "ce" or "dlr"; see `advtf.attacks.losses`.
 
     Returns:
-        ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``, as `advtf.attacks.pgd.pgd` describes; no gradient
-        is taken. The search for an example ends when it is misclassified.
+        ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``, as `advtf.attacks.pgd.pgd` describes, where
+        `seed` is two integers; no gradient is taken. The search for an example ends when it is misclassified.
 
     Raises:
         UsageError: a setting out of range; when called, `x` without static height, width and channels.

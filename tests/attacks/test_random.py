@@ -114,14 +114,11 @@ def test_derived_seeds_of_examples_share_no_numbers():
 
 @pytest.mark.parametrize("wrong", [0, [1], [1, 2, 3], [[1, 2, 3]], [[[1, 2]]]])
 def test_a_seed_is_two_integers(wrong):
-    for draw in (
-        lambda: uniform(SHAPE, wrong),
-        lambda: fold_in(wrong, 1),
-        lambda: words_by_key(wrong, [0], 1),
-    ):
+    draws = [lambda: uniform(SHAPE, wrong), lambda: fold_in(wrong, 1), lambda: words_by_key(wrong, [0], 1)]
+    for draw in draws:
         with pytest.raises(UsageError, match="seed must be two integers"):
             draw()
-    with pytest.raises(UsageError, match="by its key"):
+    with pytest.raises(UsageError, match="by their keys"):
         words_by_key([[1, 2]], [0], 1)
 
 
