@@ -20,6 +20,11 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an exception's message, or its type where the message is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def one_of(what: str, name: str, choices: Iterable[str]) -> str:
     """Returns `name` if it is one of `choices`.
 

@@ -19,7 +19,7 @@ from advtf.classifiers.export import (
     require_outputs,
 )
 from advtf.classifiers.parameters import Parameters
-from advtf.errors import UsageError
+from advtf.errors import UsageError, first_line
 
 TRIED = 16  # images of the caller's that a classifier is tried on
 PROBES = 8  # random images that it is tried on where the caller gives none
@@ -162,8 +162,9 @@ def _tried(function, name, x):
     try:
         values = np.asarray(function(tf.constant(x)))
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"classifier must accept images {x.shape[1:]}. Received: {reason}") from error
+        raise UsageError(
+            f"classifier must accept images {x.shape[1:]}. Received: {first_line(error)}"
+        ) from error
     if values.ndim != 2 or len(values) != len(x) or values.shape[1] < 2:
         raise UsageError(
             f"classifier must return logits (batch, classes). Received: {values.shape} from {name}."

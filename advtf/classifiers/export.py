@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from advtf.classifiers import manifest as manifests
-from advtf.errors import UsageError, one_of
+from advtf.errors import UsageError, first_line, one_of
 from advtf.storage.files import renamed_into_place
 
 TOLERANCE = 1e-4  # of the largest output, or of 1: a reloaded graph may fuse what the live one does not
@@ -93,7 +93,7 @@ def load_classifier(path: str | os.PathLike, outputs: str = "logits") -> SavedCl
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:  # TensorFlow raises OSError, IndexError, DataLossError, ... for damage
-        raise UsageError(f"{path} must be an undamaged SavedModel. Received: {_first_line(error)}") from error
+        raise UsageError(f"{path} must be an undamaged SavedModel. Received: {first_line(error)}") from error
     signature = getattr(loaded, "signatures", {}).get("serving_default")
     shape, classes = _classifier_shapes(signature, path)
     actual = manifests.describe(path.name, manifest["kind"] if manifest else "foreign", shape, classes)
@@ -180,9 +180,7 @@ def _checked_classes(model: keras.Model, sample: np.ndarray, kind: str) -> int:
     try:
         logits = model(sample, training=False)
     except (ValueError, tf.errors.InvalidArgumentError) as error:
-        raise UsageError(
-            f"model must accept sample {sample.shape}. Received: {_first_line(error)}"
-        ) from error
+        raise UsageError(f"model must accept sample {sample.shape}. Received: {first_line(error)}") from error
     if not tf.is_tensor(logits) or logits.dtype != tf.float32 or logits.shape.rank != 2:
         received = f"{getattr(logits, 'dtype', type(logits).__name__)} {getattr(logits, 'shape', '')}"
         raise UsageError(f"model must return float32 logits (batch, classes). Received: {received}")
@@ -239,10 +237,6 @@ def _classifier_shapes(signature, path: Path) -> tuple[tuple, int]:
         "a classifier maps float32 images (any batch, height, width, channels) to logits (batch, K). "
         f"Received: {path} with {specs or 'no serving_default signature'}; export the classifier alone"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def are_probabilities(values: np.ndarray) -> bool:

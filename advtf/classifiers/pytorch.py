@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from advtf.errors import UsageError, nearest, one_of, require_whole
+from advtf.errors import UsageError, first_line, nearest, one_of, require_whole
 from advtf.models import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
             "elsewhere write numpy.savez('x.npz', **{k: v.numpy() for k, v in state_dict.items()})."
         ) from error
     except Exception as error:  # torch, pickle and zipfile raise all kinds for a damaged or foreign file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        reason = first_line(error)[:150]
         pointer = path.read_bytes()[:20] == b"version https://git-"
         remedy = "Run git lfs pull." if pointer else "Save the state dict alone with torch.save."
         raise UsageError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from advtf.attacks.attack import Attack
 from advtf.classifiers.classifier import Classifier, as_classifier
-from advtf.errors import UsageError, require_whole
+from advtf.errors import UsageError, first_line, require_whole
 from advtf.landscape.objective import AdversarialObjective
 from advtf.landscape.statistics import Estimate, estimate
 
@@ -112,7 +112,7 @@ def reinitialised(model: keras.Model, seed: tuple[int, ...]) -> keras.Model:
         # A nested model is a layer here, and its configuration holds those of its layers.
         return keras.models.clone_model(model, clone_function=fresh)
     except (ValueError, TypeError, NotImplementedError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UsageError(
             "random initialisations need a functional or sequential model whose layers have get_config. "
             f"Received: {model.name} ({type(model).__name__}): {reason} Use normalise_draws=0 to do without."
