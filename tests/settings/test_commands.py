@@ -29,7 +29,7 @@ def main(argv):
     print(given, Example.of(given), options.out_dir, sep="\\n")
 
 try:
-    run_command(main, Example, CommandOptions, epilogue=lambda: ["", "The end."])
+    run_command(main, CommandOptions, Example, epilogue=lambda: ["", "The end."])
 finally:
     heavy = {"tensorflow", "keras", "numpy"} & set(sys.modules)
     if heavy:
@@ -54,7 +54,9 @@ def test_help_lists_the_settings_by_section(word):
     assert lines[attack + 1] == f"  {'--eps':<29}the radius [preset]"
     assert f"  {'--model':<29}the architecture {{lenet,vgg}} [vgg]" in lines
     assert f"  {'--[no]augment':<29}crop and flip [false]" in lines
-    assert f"  {'--out_dir':<29}folder of the results" in lines
+    files = lines.index("files:")  # where it writes comes last, although it is declared first
+    assert files > lines.index("data:") > attack
+    assert f"  {'--out_dir':<29}folder of the results" in lines[files:]
 
 
 def test_help_into_a_closed_pipe_is_quiet():
@@ -89,6 +91,7 @@ def test_the_last_of_several_values_counts_and_flagfiles_may_be_nested(tmp_path)
         (["--model=lennet"], "Did you mean 'lenet'?"),
         (["--eps"], "Missing value for flag --eps"),
         (["--augment=maybe"], "augment must be true or false"),
+        (["--noaugment=3"], "--noaugment=3 does not take an argument"),
         (["train"], "Received: train"),
         (["--flagfile=missing.flags"], "relative to the working directory"),
         (["--resume", "--overwrite"], "exclude each other"),
