@@ -1,7 +1,7 @@
 """One classifier out of several: the mean of their softmax probabilities, as log-probabilities."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 import tensorflow as tf
@@ -61,6 +61,8 @@ def build_ensemble(members: Sequence[keras.Model]) -> keras.Model:
     Raises:
         UsageError: no member, a member not built, or members that differ in image shape or classes.
     """
+    if isinstance(members, keras.Model) or not isinstance(members, Iterable):
+        raise UsageError(f"members must be a list of Keras models. Received: {type(members).__name__}.")
     members = list(members)
     if not members:
         raise UsageError("an ensemble needs at least one member. Received: members=[]")

@@ -118,6 +118,8 @@ def test_ensemble_is_float32_under_a_half_precision_policy(images):
         (lambda: [], "at least one member"),
         (lambda: [network(0), network(1, classes=5)], r"share one image shape.*4, .*5"),
         (lambda: [network(0), network(1, shape=(8, 8, 1))], "share one image shape"),
+        (lambda: network(0), "must be a list of Keras models"),
+        (lambda: None, "must be a list of Keras models. Received: NoneType"),
         (lambda: [network(0), "snapshot"], "Keras models. Received: member=str"),
     ],
 )
