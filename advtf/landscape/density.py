@@ -103,12 +103,25 @@ def quadrature(
 
 def average(quadratures: Sequence[Quadrature], dimension: int) -> SpectralDensity:
     """Puts the quadratures of several probes together."""
-    steps = max(len(each.nodes) for each in quadratures)
-    nodes = np.stack([np.pad(each.nodes, (0, steps - len(each.nodes)), "edge") for each in quadratures])
-    weights = np.stack([np.pad(each.weights, (0, steps - len(each.weights))) for each in quadratures])
+    nodes, weights = stacked(quadratures)
     products = sum(len(each.nodes) for each in quadratures)
     traces, square_traces = (dimension * (weights * nodes**power).sum(axis=1) for power in (1, 2))
     return SpectralDensity(nodes, weights, dimension, products, estimate(traces), estimate(square_traces))
+
+
+def stacked(parts: Sequence[Quadrature | SpectralDensity]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the nodes and the weights of several parts, each (parts, ..., steps) for the largest `steps`.
+
+    Where Lanczos ended early, a row is filled with its last node at weight 0.
+    """
+    steps = max(part.nodes.shape[-1] for part in parts)
+
+    def filled(values, **how):
+        missing = [(0, 0)] * (values.ndim - 1) + [(0, steps - values.shape[-1])]
+        return np.pad(values, missing, **how)
+
+    nodes = np.stack([filled(part.nodes, mode="edge") for part in parts])
+    return nodes, np.stack([filled(part.weights) for part in parts])
 
 
 def smooth(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, width: float) -> Estimate:

@@ -163,7 +163,7 @@ def numbers(requirement: str) -> Parser:
             raise ValueError("negative or not increasing")
         return tuple(int(item) if item >= 1 and item.is_integer() else item for item in result)
 
-    return Parser(convert, f"{requirement}, strictly increasing")
+    return Parser(convert, f"{requirement}, at least 0 and strictly increasing")
 
 
 def texts(requirement: str) -> Parser:

@@ -16,6 +16,7 @@ from advtf.landscape.density import (
     kernel_width,
     quadrature,
     smooth,
+    stacked,
 )
 from advtf.settings.threat import format_epsilon
 from advtf.storage.cache import ResultCache
@@ -36,7 +37,7 @@ def run(context: StudyContext) -> list[Path]:
     densities = _measured(context)
     for line in _table(context, densities):
         context.say(line)
-    arrays = _stacked(densities)
+    arrays = dict(zip(("nodes", "weights"), stacked(densities), strict=True))
     results = context.write_arrays("density", **_named(context), **arrays, **_curves(arrays))
     models = [_record(*pair) for pair in zip(context.classifiers, densities, strict=True)]
     content = {"epsilon": context.epsilon, "examples": len(context.x), "models": models}
@@ -86,17 +87,6 @@ def _named(context: StudyContext) -> dict[str, np.ndarray]:
         "models": np.array([classifier.name for classifier in context.classifiers]),
         "dimensions": np.array([classifier.parameters.size for classifier in context.classifiers]),
         "epsilon": np.float64(context.epsilon),
-    }
-
-
-def _stacked(densities: list[SpectralDensity]) -> dict[str, np.ndarray]:
-    """Returns nodes and weights (models, probes, steps); shorter rows are filled up with weights of 0."""
-    longest = max(density.nodes.shape[1] for density in densities)
-    missing = [((0, 0), (0, longest - density.nodes.shape[1])) for density in densities]
-    pairs = list(zip(densities, missing, strict=True))
-    return {
-        "nodes": np.stack([np.pad(density.nodes, after, "edge") for density, after in pairs]),
-        "weights": np.stack([np.pad(density.weights, after) for density, after in pairs]),
     }
 
 
