@@ -160,8 +160,9 @@ def _arrays(context, found):
 def _table(context, records) -> Iterator[str]:
     kind = {"bezier": "Bezier curve"}.get(context.settings.curve, context.settings.curve)
     yield (
-        f"Loss in nats and errors in % along a {kind} of order {context.settings.curve_order}, ε {format_epsilon(context.epsilon)}, "
-        f"{len(context.y):,} training and {len(context.y_test):,} test images"
+        f"Loss in nats and errors in % along a {kind} of order {context.settings.curve_order}, "
+        f"ε {format_epsilon(context.epsilon)}, {len(context.y):,} training and "
+        f"{len(context.y_test):,} test images"
     )
     yield f"{'':<26}" + "".join(f"{title:>14}" for title in MEASURED)
     for record in records:

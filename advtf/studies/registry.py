@@ -300,6 +300,6 @@ def check(settings: Any, models: int) -> None:
             kind = "one model" if study.models == 1 else f"{study.models} models, with commas between"
             raise UsageError(
                 f"study={name} needs at least {kind}. Received: {models or 'no --model'}. "
-                "Name SavedModels of classifiers with --model."
+                "Name SavedModels with --model, or pass classifiers to advtf.analyze."
             )
         study.check(settings, models)

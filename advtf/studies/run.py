@@ -382,6 +382,9 @@ def _checked(part, x, y):
     """Returns the images, float32 in [0, 1], and the labels; or None twice if neither was given."""
     if x is None and y is None:
         return None, None
+    if x is None or y is None:
+        suffix = "_test" if part == "test" else ""
+        raise UsageError(f"x{suffix} and y{suffix} must be given together. Received: one of them.")
     from advtf.data import arrays
     from advtf.data.arrays import to_unit_float
 

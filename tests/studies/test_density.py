@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.analysis import FGSM, study_context
 from helpers.attack import softmax
+from helpers.linear import CLASSES, EPSILON, SHAPE, classifiers, images
 
 from advtf.attacks.pgd import fgsm
 from advtf.classifiers.classifier import as_classifier
@@ -14,22 +15,7 @@ from advtf.errors import UsageError
 from advtf.landscape.hessian import HessianOperator
 from advtf.landscape.objective import adversarial_examples
 from advtf.landscape.statistics import Estimate
-from advtf.models import build
 from advtf.studies import density
-
-SHAPE, CLASSES, EPSILON = (6, 6, 1), 3, 0.1
-
-
-def classifiers(count=1):
-    found = [as_classifier(build("linear", SHAPE, CLASSES, seed=seed), movable=True) for seed in range(count)]
-    for classifier in found:
-        classifier.parameters.assign(4 * classifier.parameters.value())
-    return found
-
-
-def images(n=20):
-    rng = np.random.default_rng(0)
-    return rng.random((n, *SHAPE), np.float32), rng.integers(0, CLASSES, n).astype(np.int32)
 
 
 def context_of(folder, models=None, say=None, **settings):
