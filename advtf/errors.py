@@ -1,4 +1,4 @@
-"""The one exception a user can mend, and the nearest-name hint its messages use. Imports nothing heavy."""
+"""The exception for what a user can mend, and the checks and hints that its messages share."""
 
 import difflib
 import math
@@ -28,6 +28,11 @@ def first_line(error: BaseException) -> str:
 def one_of(what: str, name: str, choices: Iterable[str]) -> str:
     """Returns `name` if it is one of `choices`.
 
+    Args:
+        what: what the message calls it.
+        name: the value to check.
+        choices: the names that are accepted.
+
     Raises:
         UsageError: it is not; the message lists the choices and the nearest one.
     """
@@ -42,6 +47,11 @@ def one_of(what: str, name: str, choices: Iterable[str]) -> str:
 def require_whole(name: str, value: int, least: int = 1, most: float = float("inf")) -> None:
     """Checks that `value` is an integer from `least` to `most`.
 
+    Args:
+        name: what the message calls it.
+        value: the value to check.
+        least, most: the bounds, both included.
+
     Raises:
         UsageError: it is not.
     """
@@ -49,7 +59,7 @@ def require_whole(name: str, value: int, least: int = 1, most: float = float("in
 
 
 def require_real(name: str, value: float, least: float, most: float = float("inf")) -> None:
-    """Checks that `value` is a finite number from `least` to `most`.
+    """Checks that `value` is a finite number from `least` to `most`; the arguments are those of `require_whole`.
 
     Raises:
         UsageError: it is not.

@@ -1,4 +1,4 @@
-"""What a process runs on: TensorFlow, started quietly on the devices there are, and progress bars."""
+"""How a process runs: TensorFlow, started quietly on the devices of the machine, and progress bars."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ BFLOAT16_REWRITE = "auto_mixed_precision_onednn_bfloat16"  # an experimental opt
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a command runs on.
+    """The devices that a command runs on, and how.
 
     Attributes:
         device: one line for people, e.g. "1 GPU (NVIDIA H100), XLA".
@@ -44,8 +44,8 @@ def progress(iterable: Iterable | None = None, *, shown: bool = True, **settings
 
     Args:
         iterable: what the bar counts while it is iterated over; None to call ``update`` by hand.
-        shown: False shows nothing.
-        **settings: of tqdm, such as total, desc and unit.
+        shown: whether there is a bar at all.
+        **settings: the arguments of tqdm, such as total, desc and unit.
     """
     from tqdm import tqdm
 
@@ -69,7 +69,7 @@ def import_tensorflow(verbose: bool = False):
     """Imports TensorFlow with the Keras backend set to it, without its start-up messages.
 
     Args:
-        verbose: let the messages through. They are also shown when the import fails.
+        verbose: whether the messages are shown. They always are when the import fails.
 
     Returns:
         The tensorflow module.
@@ -102,7 +102,10 @@ def start(
         precision: "float32" or "bfloat16" (training only; evaluation is always float32).
         jit: "auto" (XLA on one GPU), "on" or "off".
         strategy: "none" or "mirrored" (all GPUs of this machine).
-        verbose: show TensorFlow's own messages.
+        verbose: whether TensorFlow's own messages are shown.
+
+    Returns:
+        The devices and the choices that follow from them.
 
     Raises:
         UsageError: "mirrored" with fewer than two devices to mirror over.
@@ -125,7 +128,7 @@ def start(
 
 
 def compiles(jit: str) -> bool:
-    """Whether "auto", "on" or "off" means XLA on this machine; "auto" does where there is a GPU."""
+    """Returns whether `jit`, "auto", "on" or "off", means XLA on this machine; "auto" does with a GPU."""
     import tensorflow as tf
 
     return jit == "on" or (jit == "auto" and bool(tf.config.list_physical_devices("GPU")))
@@ -172,7 +175,7 @@ def bfloat16_rewrite(enabled: bool):
 
 
 def rewrites_to_bfloat16() -> bool:
-    """Whether graphs run with oneDNN's automatic bfloat16 rewriting at the moment."""
+    """Returns whether graphs run with oneDNN's automatic bfloat16 rewriting at the moment."""
     import tensorflow as tf
 
     return tf.config.optimizer.get_experimental_options().get(BFLOAT16_REWRITE, False)

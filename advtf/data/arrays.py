@@ -55,7 +55,7 @@ def held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def _images(name: str, values: np.ndarray) -> np.ndarray:
-    """Images (N, H, W, C), uint8 or float32 in [0, 1]; `name` is what an error calls them."""
+    """Returns images (N, H, W, C), uint8 or float32 in [0, 1]; errors call them `name`."""
     images = np.asarray(values)
     if images.ndim != 4 or images.size == 0:
         hint = f" Use {name}[..., None] for grey images." if images.ndim == 3 else ""
@@ -79,7 +79,7 @@ def _images(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def _labels(name: str, values: np.ndarray) -> np.ndarray:
-    """Labels int32 (N,); `name` is what an error calls them."""
+    """Returns labels int32 (N,); errors call them `name`."""
     labels = np.asarray(values)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]

@@ -1,4 +1,4 @@
-"""Batched image operations: random crop and flip from an explicit seed, resizing, conversion to [0, 1]."""
+"""Operations on whole batches of images: random crop and flip from an explicit seed, and resizing."""
 
 import tensorflow as tf
 
@@ -10,10 +10,10 @@ def crop_and_flip(x: tf.Tensor, top: tf.Tensor, left: tf.Tensor, flip: tf.Tensor
 
     Args:
         x: images (B, H, W, C), any numeric type.
-        top: first row of each window in the padded image, int32 (B,), 0..2*padding.
-        left: first column, likewise.
-        flip: whether to mirror left and right, bool (B,).
-        padding: zero pixels added on each side.
+        top: the first row of each window in the padded image, int32 (B,) in 0..2*padding.
+        left: the first column of each window, int32 (B,) in 0..2*padding.
+        flip: whether each window is mirrored from left to right, bool (B,).
+        padding: the number of zero pixels that are added on each side.
 
     Returns:
         Images of the same shape and type.
@@ -28,12 +28,12 @@ def crop_and_flip(x: tf.Tensor, top: tf.Tensor, left: tf.Tensor, flip: tf.Tensor
 
 
 def augment_batch(x: tf.Tensor, seed: tf.Tensor, padding: int = 4) -> tf.Tensor:
-    """Random crop with zero padding and horizontal flip, one draw per image; a pure function of `seed`.
+    """Crops and flips each image at random, after zero padding; a pure function of `seed`.
 
     Args:
         x: images (B, H, W, C), uint8 or float.
-        seed: integer (2,).
-        padding: zero pixels added on each side before cropping back to (H, W).
+        seed: two integers, of shape (2,).
+        padding: the number of zero pixels on each side before the crop back to (H, W).
 
     Returns:
         Images of the same shape and type.
@@ -48,7 +48,7 @@ def augment_batch(x: tf.Tensor, seed: tf.Tensor, padding: int = 4) -> tf.Tensor:
 
 
 def resize(images: tf.Tensor, size: int) -> tf.Tensor:
-    """Antialiased bilinear resize of (H, W, C) or (B, H, W, C) to `size` x `size`; the type is kept."""
+    """Resizes images (H, W, C) or (B, H, W, C) to a square, bilinear and antialiased; the type is kept."""
     resized = tf.image.resize(images, (size, size), antialias=True)
     if images.dtype.is_integer:
         return tf.saturate_cast(tf.round(resized), images.dtype)

@@ -1,8 +1,8 @@
 """The data sets by name: how each is read, and the training settings that differ from those of CIFAR-10.
 
 Every other image-classification set of TFDS can be named, too; it is trained like CIFAR-10. To add a data set
-of one's own, write a function that reads it and add a `DataSet` to `DATASETS`. No TensorFlow here, so that a
-misspelt name is answered at once.
+of one's own, write a function that reads it and add a `DataSet` to `DATASETS`. This module does not import
+TensorFlow, so that a misspelt name is answered at once.
 """
 
 import os
@@ -72,8 +72,7 @@ def _require_tiny_imagenet(data_dir: str | None) -> None:
     if not (tiny_imagenet_folder(data_dir) or os.path.isdir(os.path.join(directory, "tiny_imagenet"))):
         raise UsageError(
             f"tiny_imagenet must lie in {directory}, as the folder {TINY_IMAGENET_FOLDER} or prepared for "
-            "TFDS. "
-            "Received: dataset=tiny_imagenet and neither. Unpack tiny-imagenet-200.zip (of Stanford's "
+            "TFDS. Received: dataset=tiny_imagenet and neither. Unpack tiny-imagenet-200.zip (of Stanford's "
             "CS231n) and point --data_dir at it."
         )
 

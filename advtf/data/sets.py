@@ -11,7 +11,12 @@ from advtf.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 (0..255) or float32 in [0, 1], (N, H, W, C), with their labels int32 (N,)."""
+    """Images with their labels.
+
+    Attributes:
+        images: (N, H, W, C), uint8 in 0..255 or float32 in [0, 1].
+        labels: classes, int32 (N,).
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -26,7 +31,15 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set. `validation` is held out from the training examples, or None; `test` chooses nothing."""
+    """A data set.
+
+    Attributes:
+        name: what messages and files call it.
+        train: the examples to train on.
+        validation: examples held out from the training data, by which a training chooses; None without any.
+        test: the examples that measure the result.
+        num_classes: the number K of classes.
+    """
 
     name: str
     train: Split
@@ -36,7 +49,7 @@ class ImageData:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
+        """The shape (H, W, C) of an image."""
         return self.train.images.shape[1:]
 
 
@@ -48,9 +61,9 @@ def load(
     Args:
         name: a key of `advtf.data.registry.DATASETS`, such as ``digits``, or any image-classification set of
             TFDS.
-        data_dir: the folder of prepared TFDS data; default TFDS_DATA_DIR, else ``~/tensorflow_datasets``.
+        data_dir: the folder of prepared data, see `advtf.data.registry.tfds_directory`.
         val_fraction: share of the training examples held out for validation, by a fixed rule, in [0, 1).
-        image_size: resize the images to this square.
+        image_size: the images are resized to a square of so many pixels; None keeps their size.
 
     Raises:
         UsageError: unknown name, no data and no network, damaged or unsuitable data, bad fraction or size.
@@ -79,10 +92,10 @@ def from_arrays(
     Args:
         x_train: images (N, H, W, C), uint8 in 0..255 or float in [0, 1].
         y_train: integer labels (N,) or (N, 1) in [0, num_classes).
-        x_test: test images, likewise.
-        y_test: test labels, likewise.
+        x_test: test images of the same shape and range.
+        y_test: their labels, in the same form.
         val_fraction: share of the training examples held out for validation, in [0, 1).
-        num_classes: number of classes K; default the largest label + 1.
+        num_classes: the number K of classes; None takes the largest label + 1.
         name: what messages and files call it.
 
     Raises:

@@ -22,8 +22,8 @@ def read(name: str, data_dir: str | None = None, image_size: int | None = None) 
 
     Args:
         name: a TFDS name, such as ``cifar10`` or ``cifar10_corrupted/fog_3``, or one prepared in `data_dir`.
-        data_dir: the folder of prepared data; default TFDS_DATA_DIR, else ``~/tensorflow_datasets``.
-        image_size: resize every image to this square; needed where the sizes vary.
+        data_dir: the folder of prepared data, see `advtf.data.registry.tfds_directory`.
+        image_size: every image is resized to a square of so many pixels; required where the sizes vary.
 
     Returns:
         x_train, y_train, x_test, y_test (NumPy) and num_classes (None if the set does not say). A set
@@ -53,7 +53,7 @@ def read(name: str, data_dir: str | None = None, image_size: int | None = None) 
 
 
 def reachable(url: str, seconds: float = PROBE_SECONDS) -> bool:
-    """Whether the host of `url` answers HTTP within `seconds`, look-up and proxies included.
+    """Returns whether the host of `url` answers HTTP within `seconds`, with the look-up and through proxies.
 
     The question is asked in a thread because a look-up without network has no time limit of its own.
     """
@@ -84,7 +84,7 @@ def _tfds() -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, for a message of one line."""
+    """Returns the first line of an error, for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
 
@@ -125,7 +125,7 @@ def _download(builder: Any, name: str, directory: str) -> None:
 
 
 def _feature_names(builder: Any, name: str) -> tuple[str, str]:
-    """The names of the image and the label feature."""
+    """Returns the names of the image and of the label feature."""
     tfds = _tfds()
     features, supervised = builder.info.features, builder.info.supervised_keys
     image, label = supervised if supervised and len(supervised) == 2 else ("image", "label")
@@ -154,7 +154,7 @@ def _test_split(builder: Any, name: str) -> str:
 
 
 def _image_shape(builder: Any, name: str, key: str, image_size: int | None) -> tuple[int, int, int]:
-    """The (H, W, C) that the images will have, which must be fixed."""
+    """Returns the (H, W, C) that the images will have, which must be fixed."""
     height, width, channels = builder.info.features[key].shape
     if image_size is not None:
         height = width = image_size

@@ -26,7 +26,8 @@ def read(folder: Path, image_size: int | None = None) -> dict[str, Any]:
 
     Args:
         folder: holds wnids.txt, train and val.
-        image_size: resize every image to this square; else all must have the size of the first.
+        image_size: every image is resized to a square of so many pixels; with None all must have the size of
+            the first.
 
     Returns:
         x_train, y_train, x_test, y_test (uint8 images, int32 labels) and num_classes.

@@ -50,8 +50,8 @@ def model_size(name: str, width: int | None = None, depth: int | None = None) ->
     """Checks a model's width and depth and fills in their defaults, without importing TensorFlow.
 
     Args:
-        name: A key of `MODELS`.
-        width: Width factor, a positive integer; None takes the model's own. The linear model has none.
+        name: a key of `MODELS`.
+        width: width factor, a positive integer; None takes the model's own. The linear model has none.
         depth: the number of layers of wide_resnet, 6n + 4 (10, 16, ... 28, 34); None takes the model's own.
 
     Returns:
@@ -87,18 +87,18 @@ def build(
     """Builds a classifier with PyTorch's initialisation; the same seed gives the same weights, bit for bit.
 
     Args:
-        name: A key of `MODELS`.
+        name: a key of `MODELS`.
         input_shape: (height, width, channels) of an image.
-        num_classes: Number of classes K, at least 2.
-        width: Width factor; None takes the model's own.
+        num_classes: number of classes K, at least 2.
+        width: width factor; None takes the model's own.
         depth: as in `model_size`.
-        activation: One of `ACTIVATIONS`. It does not enter the seeds: a softplus twin has equal weights.
-        seed: Seed of the initial weights, at least 0.
-        synchronized: Whether BatchNorm takes its moments over all replicas of a tf.distribute strategy.
+        activation: one of `ACTIVATIONS`. It does not enter the seeds: a softplus twin has equal weights.
+        seed: seed of the initial weights, at least 0.
+        synchronized: whether BatchNorm takes its moments over all replicas of a tf.distribute strategy.
 
     Returns:
-        A functional model (B,H,W,C) float32 in [0, 1] -> logits (B,K) float32; no softmax. Its input layer
-        is named "image", its last layer "logits". The logits are float32 under mixed precision too.
+        A functional model (B, H, W, C) float32 in [0, 1] -> logits (B, K) float32, without softmax. Its input
+        layer is named "image", its last layer "logits". The logits are float32 under mixed precision too.
 
     Raises:
         UsageError: a setting that no such model can have.

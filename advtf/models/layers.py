@@ -19,8 +19,8 @@ class FanInUniform(keras.initializers.Initializer):
     Kernels and biases share it, so the fan-in is given and not read from the shape.
 
     Args:
-        fan_in: Number of inputs of one output unit.
-        seed: Two integers; the values depend on them and the shape only, not on any global generator.
+        fan_in: number of inputs of one output unit.
+        seed: two integers; the values depend on them and the shape only, not on any global generator.
     """
 
     def __init__(self, fan_in: int, seed: tuple[int, int]):
@@ -46,9 +46,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     one multiplication and one addition per element. Both are computed in float32 at least.
 
     Args:
-        momentum: Share of the old running statistics kept at each step; PyTorch's 0.1 is 0.9 here.
-        epsilon: Added to the variance.
-        **kwargs: As in `keras.layers.BatchNormalization`; `synchronized=True` takes the moments, and n, over
+        momentum: share of the old running statistics kept at each step; PyTorch's 0.1 is 0.9 here.
+        epsilon: added to the variance.
+        **kwargs: as in `keras.layers.BatchNormalization`; `synchronized=True` takes the moments, and n, over
             all replicas of a tf.distribute strategy.
 
     Raises:
@@ -109,9 +109,9 @@ class Layers:
     The initial weights of a layer depend on `seed` and the layer's name, and on nothing else.
 
     Attributes:
-        activation: Name of the activation function.
-        seed: Seed of the initial weights.
-        synchronized: Whether BatchNorm takes its moments over all replicas.
+        activation: the name of the activation function.
+        seed: the seed of the initial weights.
+        synchronized: whether BatchNorm takes its moments over all replicas.
     """
 
     activation: str = "relu"
@@ -163,11 +163,11 @@ class Layers:
         return keras.layers.MaxPooling2D(2, name=name)(x)
 
     def global_average(self, x):
-        """Averages over height and width: (B,H,W,C) -> (B,C)."""
+        """Averages over height and width: (B, H, W, C) -> (B, C)."""
         return keras.layers.GlobalAveragePooling2D(name="pool")(x)
 
     def flatten(self, x):
-        """Flattens each image: (B,H,W,C) -> (B, H·W·C)."""
+        """Flattens each image: (B, H, W, C) -> (B, H·W·C)."""
         return keras.layers.Flatten(name="flatten")(x)
 
     def add(self, x, shortcut, name: str):

@@ -8,9 +8,9 @@ def lenet(layers: Layers, x, *, width: int):
     """Two 5×5 convolutions with pooling and one hidden dense layer: 2w, 4w channels, 64w units.
 
     Args:
-        layers: Where activation and seeds come from.
-        x: Images (B,H,W,C), at least 4×4.
-        width: Width factor w; 16 in the paper, 8, 4 and 2 in its capacity study.
+        layers: adds the layers; it holds the activation and the seed that they share.
+        x: images (B, H, W, C), at least 4×4.
+        width: the width factor w; 16 in the paper, 8, 4 and 2 in its capacity study.
 
     Returns:
         Features (B, 64w).

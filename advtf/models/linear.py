@@ -4,7 +4,7 @@ from advtf.models.layers import Layers
 
 
 def linear(layers: Layers, x):
-    """Flattens the image (B,H,W,C) -> (B, H·W·C); the logits follow directly."""
+    """Flattens the images (B, H, W, C) -> (B, H·W·C), so that the logits are linear in the pixels."""
     return layers.flatten(x)
 
 
@@ -12,9 +12,9 @@ def mlp(layers: Layers, x, *, width: int):
     """Two hidden layers of 16w units.
 
     Args:
-        layers: Where activation and seeds come from.
-        x: Images (B,H,W,C).
-        width: Width factor w.
+        layers: adds the layers; it holds the activation and the seed that they share.
+        x: images (B, H, W, C).
+        width: the width factor w.
 
     Returns:
         Features (B, 16w).

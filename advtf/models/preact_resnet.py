@@ -8,9 +8,9 @@ def preact_resnet18(layers: Layers, x, *, width: int):
     """A 3×3 stem, four stages of two pre-activation blocks, and a last BatchNorm (He et al. 2016b).
 
     Args:
-        layers: Where activation, seeds and the BatchNorm mode come from.
-        x: Images (B,H,W,C).
-        width: Width factor w; 16 is the usual network with 64 to 512 channels.
+        layers: adds the layers; it holds the activation and the seed that they share.
+        x: images (B, H, W, C).
+        width: the width factor w; 16 is the usual network with 64 to 512 channels.
 
     Returns:
         Features (B, 32w).
@@ -26,11 +26,11 @@ def preactivation_block(layers: Layers, x, filters: int, stride: int, name: str)
     """BatchNorm and activation before each of two 3×3 convolutions, plus a shortcut.
 
     Args:
-        layers: Where activation, seeds and the BatchNorm mode come from.
-        x: Features (B,H,W,C).
-        filters: Channels of the result.
-        stride: Stride of the first convolution and of the shortcut.
-        name: Prefix of the layers' names.
+        layers: adds the layers; it holds the activation and the seed that they share.
+        x: features (B, H, W, C).
+        filters: channels of the result.
+        stride: stride of the first convolution and of the shortcut.
+        name: prefix of the layers' names.
 
     Returns:
         Features (B, ⌈H/stride⌉, ⌈W/stride⌉, filters). The shortcut is x itself, or a 1×1 convolution of the

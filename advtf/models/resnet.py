@@ -9,9 +9,9 @@ def resnet18(layers: Layers, x, *, width: int):
     """A 3×3 stem and four stages of two basic blocks (He et al. 2016a).
 
     Args:
-        layers: Where activation, seeds and the BatchNorm mode come from.
-        x: Images (B,H,W,C).
-        width: Width factor w; 8 in the paper, 16 is the usual ResNet18 with 64 to 512 channels.
+        layers: adds the layers; it holds the activation and the seed that they share.
+        x: images (B, H, W, C).
+        width: the width factor w; 8 in the paper, 16 is the usual ResNet18 with 64 to 512 channels.
 
     Returns:
         Features (B, 32w).

@@ -11,9 +11,9 @@ def vgg(layers: Layers, x, *, width: int):
     Images below 32×32 are pooled as long as both sides are at least 2, and the rest is averaged.
 
     Args:
-        layers: Where activation, seeds and the BatchNorm mode come from.
-        x: Images (B,H,W,C).
-        width: Width factor w; 8 in the paper, 16 is the usual VGG16 with 512 channels.
+        layers: adds the layers; it holds the activation and the seed that they share.
+        x: images (B, H, W, C).
+        width: the width factor w; 8 in the paper, 16 is the usual VGG16 with 512 channels.
 
     Returns:
         Features (B, 32w).

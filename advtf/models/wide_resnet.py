@@ -10,10 +10,10 @@ def wide_resnet(layers: Layers, x, *, width: int, depth: int):
     """A 3×3 stem of 16 channels, three stages of pre-activation blocks, and a last BatchNorm; no dropout.
 
     Args:
-        layers: Where activation, seeds and the BatchNorm mode come from.
-        x: Images (B,H,W,C).
-        width: Widening factor k; WRN-34-10 has 10.
-        depth: Number of layers, 6n + 4 for n blocks per stage.
+        layers: adds the layers; it holds the activation and the seed that they share.
+        x: images (B, H, W, C).
+        width: the widening factor k; WRN-34-10 has 10.
+        depth: the number of layers, 6n + 4 for n blocks per stage.
 
     Returns:
         Features (B, 64k).

@@ -2,7 +2,7 @@
 
 `run_command` is the way in: it makes a flag of every field of the settings dataclasses, reads the command
 line, and calls the command's ``main``. A flag keeps the text that was typed; the settings' constructor is
-where it is parsed. No TensorFlow here.
+where it is parsed. This module does not import TensorFlow.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ class CommandOptions(Settings):
     data_dir: str | None = setting(
         "files",
         text(),
-        "prepared TFDS or Tiny ImageNet data; default TFDS_DATA_DIR, else ~/tensorflow_datasets",
+        "folder of prepared TFDS or Tiny ImageNet data; default $TFDS_DATA_DIR or ~/tensorflow_datasets",
         None,
     )
     out_dir: str | None = setting("files", text(), "folder of the results", None)
@@ -39,7 +39,11 @@ class CommandOptions(Settings):
     verbose: bool = setting("files", switch(), "show TensorFlow's start-up messages", False)
 
     def check(self) -> None:
-        """Refuses to continue and to replace at once."""
+        """Checks that a run is not to be continued and replaced at the same time.
+
+        Raises:
+            UsageError: it is.
+        """
         if self.resume and self.overwrite:
             raise UsageError(
                 "resume and overwrite exclude each other. Received: resume=True, overwrite=True."

@@ -3,7 +3,8 @@
 A setting is a dataclass field made by `setting`: it carries its parser, its section and its help text. The
 flags, the JSON reader and the printed plan are generated from that one declaration. A dataclass of settings
 derives from `Settings`, whose constructor parses every value, completes what was left open, and checks the
-settings against each other. No TensorFlow and no NumPy here, so that a wrong flag is answered at once.
+settings against each other. This module imports neither TensorFlow nor NumPy, so that a wrong flag is
+answered at once.
 """
 
 import dataclasses
@@ -90,7 +91,7 @@ def number(value: Any) -> float:
 
 
 def real(low: float = 0.0, high: float = math.inf, *, open_low: bool = False) -> Parser:
-    """A number, or a fraction such as 8/255, in [low, high], or in (low, high] with `open_low`."""
+    """A number, or a fraction such as 8/255, in [low, high]; with `open_low` in (low, high]."""
 
     def convert(value: Any) -> float:
         result = number(value)

@@ -1,4 +1,4 @@
-"""Files of one JSON object per line (`metrics.jsonl`): append, read, cut back. Imports no TensorFlow."""
+"""Files of one JSON object per line (`metrics.jsonl`): they are appended, read and cut back."""
 
 import json
 import os
@@ -12,7 +12,8 @@ def append(path: str | Path, record: dict) -> None:
     """Appends one line and returns once it is on the disk.
 
     Args:
-        record: JSON-serialisable; non-finite numbers must have been replaced (JSON has none).
+        path: the file; its folder must exist.
+        record: JSON values; numbers that are not finite must have been replaced, because JSON has none.
     """
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(record, allow_nan=False) + "\n")
@@ -43,8 +44,8 @@ def read(path: str | Path) -> list[dict]:
 def truncate(path: str | Path, epochs: int) -> None:
     """Keeps at most the first `epochs` records, and of these the ones with epoch <= `epochs`.
 
-    Used on resume: what was logged after the checkpoint is logged again. Replaces the file atomically;
-    a missing file stays missing.
+    A run that continues calls it, because what was logged after the checkpoint will be logged again. The file
+    is replaced atomically; a missing file stays missing.
     """
     if Path(path).exists():
         kept = [record for record in read(path) if record.get("epoch", 0) <= epochs]

@@ -30,8 +30,8 @@ class RunDirectory:
     """Paths of the files that a run writes; a contract that other tools read.
 
     Attributes:
-        path: of the directory.
-        kind: what its files must be; stored in config.json.
+        path: the path of the directory.
+        kind: the kind of run that it holds, as config.json records it.
         command: the module ``python -m advtf.<command>`` that makes such runs.
         own_files: what the run writes beside its folders. The first one holds the final numbers and is
             written last; the last one marks a run and is removed last.
@@ -161,7 +161,7 @@ class RunDirectory:
 
         Args:
             config, options: the settings of the run.
-            **more: other entries, JSON values.
+            **more: further entries of config.json, which are JSON values.
         """
         settings = {"config": config.to_json(), "options": options.to_json()}
         write_json(self.config, provenance() | {"kind": self.kind} | settings | more)

@@ -122,7 +122,7 @@ class TrainingInterrupted(RuntimeError):
     """The training was asked to stop, and its state has been saved.
 
     Attributes:
-        signal: the number of the signal that asked for it; None if none did.
+        signal: the number of the signal that stopped it; None without a signal.
     """
 
     signal: int | None = None

@@ -1,4 +1,4 @@
-"""The files of a training run: a contract that other tools read. Imports no TensorFlow."""
+"""The files of a training run: a contract that other tools read."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ class TrainingDirectory(RunDirectory):
 
     @property
     def metrics(self) -> Path:
-        """One JSON object per epoch."""
+        """The record of every epoch (a JSON object on each line)."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -35,26 +35,28 @@ class TrainingDirectory(RunDirectory):
 
     @property
     def checkpoints(self) -> Path:
-        """States to resume from."""
+        """The folder of the states that a run continues from."""
         return self.path / "checkpoints"
 
     @property
     def snapshots(self) -> Path:
-        """Classifiers at period ends, best and last."""
+        """The folder of the classifiers at the ends of periods, the best and the last one."""
         return self.path / "snapshots"
 
     @property
     def tensorboard(self) -> Path:
-        """TensorBoard event files."""
+        """The folder of TensorBoard's event files."""
         return self.path / "tensorboard"
 
     @property
     def figures(self) -> Path:
-        """PNG figures drawn from the files above."""
+        """The folder of the PNG figures that are drawn from the files above."""
         return self.path / "figures"
 
     def remove_run(self) -> None:
         """Removes the run's exports, then its files and folders."""
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # unfinished: it has exported nothing
+        with contextlib.suppress(
+            OSError, ValueError, AttributeError
+        ):  # an unfinished run has exported nothing
             manifest.remove_exports(json.loads(self.results.read_text()).get("exports", {}).values())
         super().remove_run()

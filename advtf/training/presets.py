@@ -1,4 +1,4 @@
-"""The settings that depend on the data set, the model and the schedule. Imports nothing heavy.
+"""The settings that depend on the data set, the model and the schedule.
 
 What belongs to a data set stands in its entry of `advtf.data.registry.DATASETS`. Published values are those
 of Liu et al. 2020, "On the Loss Landscape of Adversarial Training", section 5 and appendix (schedules: eq. 5;

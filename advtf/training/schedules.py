@@ -1,4 +1,4 @@
-"""Schedules of the perturbation radius ε and of the learning rate: pure functions of progress, no TensorFlow.
+"""Schedules of the perturbation radius ε and of the learning rate, as pure functions of progress.
 
 A schedule is written in `t` = d/D, the progress within a period of D epochs (0 at its start, 1 at its end).
 `epsilon_schedule` and `rate_schedule` check the settings once and return `position in epochs -> value`;
