@@ -59,7 +59,9 @@ def require_whole(name: str, value: int, least: int = 1, most: float = float("in
 
 
 def require_real(name: str, value: float, least: float, most: float = float("inf")) -> None:
-    """Checks that `value` is a finite number from `least` to `most`; the arguments are those of `require_whole`.
+    """Checks that `value` is a finite number from `least` to `most`.
+
+    The arguments are those of `require_whole`.
 
     Raises:
         UsageError: it is not.

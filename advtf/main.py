@@ -6,7 +6,6 @@ python -m advtf.main --flagfile=flags/liu2020/mnist/lenet/cosine.flags
 python -m advtf.main --out_dir=runs/x --resume                continue a killed run
 """
 
-import dataclasses
 import sys
 import time
 
@@ -19,8 +18,8 @@ from advtf.settings import commands
 from advtf.training.directory import TrainingDirectory
 from advtf.training.settings import RunOptions, TrainConfig, describe, presets_help
 
-# Options that a resumed run keeps unless they are given anew.
-KEPT_OPTIONS = ("data_dir", "export_dir", "dynamics_steps", "input_every")
+# A resumed run keeps the options that it was started with unless they are given anew, except for these.
+NOT_KEPT = ("out_dir", "resume", "overwrite", "verbose")
 
 
 def main(argv: list[str]) -> None:
@@ -30,7 +29,8 @@ def main(argv: list[str]) -> None:
     """
     del argv
     given = commands.given_flags(flags.FLAGS, TrainConfig)
-    options = RunOptions.of(commands.given_flags(flags.FLAGS, RunOptions))
+    given_options = commands.given_flags(flags.FLAGS, RunOptions)
+    options = RunOptions.of(given_options)
     config = None if options.resume and options.out_dir else TrainConfig.of(given)
     if config:
         require_known(config.dataset, options.data_dir)
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
         taken=lambda path: not options.export_dir and manifest.holds_files(manifest.EXPORTS / path.name),
     )
     if options.resume:
-        config, options = _stored(run, given, options)
+        config, options = _stored(run, given, given_options)
         if run.state() == "finished":
             print(f"{run.path} is finished; its results are in {run.results}.")
             return
@@ -88,14 +88,17 @@ def _train_and_finish(config, options, run, exports):
             sys.exit(1)
 
 
-def _stored(run, given, options):
-    """Reads a run's configuration; the flags given beside --resume must not contradict it."""
+def _stored(run, given, given_options):
+    """Returns the settings and the options that a run continues with.
+
+    The settings given beside --resume must not contradict those that the run was started with.
+    """
     record = run.read_config()
     config = TrainConfig.from_json(record.get("config"))
     config.require_same(given, "run")
-    earlier = RunOptions.from_json(record.get("options"))
-    keep = {name: getattr(options, name) or getattr(earlier, name) for name in KEPT_OPTIONS}
-    return config, dataclasses.replace(options, **keep)
+    earlier = RunOptions.from_json(record.get("options")).to_json()
+    kept = {name: value for name, value in earlier.items() if name not in NOT_KEPT}
+    return config, RunOptions.of(kept | given_options)
 
 
 def _describe_images(data):

@@ -253,6 +253,18 @@ def test_mistakes_cost_one_line_and_change_nothing(tmp_path, arguments, message)
     assert message in error and tree(work) == before
 
 
+def test_a_resumed_run_keeps_its_options_unless_they_are_given_anew(tmp_path):
+    run = TrainingDirectory(tmp_path / "run")
+    started = dict(input_every="2", input_examples="50", histograms="true", export_dir="x", verbose="true")
+    with run.locked():
+        run.write_config(TrainConfig.of({"epochs": 6}), RunOptions.of(started))
+    given_options = {"resume": "true", "out_dir": str(run.path), "input_examples": "60", "export_dir": "y"}
+    config, options = main._stored(run, {"periods": "0.5,0.75"}, given_options)
+    assert config == TrainConfig.of({"epochs": 6})
+    kept = RunOptions(input_every=2, input_examples=60, histograms=True, export_dir="y")
+    assert options == dataclasses.replace(kept, resume=True, out_dir=str(run.path))
+
+
 def run_in_process(folder, settings, **options):
     """What the command does once its flags are understood."""
     run = TrainingDirectory(folder / "run")

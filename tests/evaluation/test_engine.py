@@ -7,12 +7,11 @@ import pytest
 import tensorflow as tf
 from helpers.attack import Linear, digits_network, norms
 
-from advtf.errors import UsageError
 from advtf.evaluation.attacks import components_of
 from advtf.evaluation.engine import Engine, Points, Stored
 from advtf.evaluation.report import Spent
 from advtf.evaluation.settings import AttackSettings
-from advtf.storage.cache import ResultCache, clear, fingerprint
+from advtf.storage.cache import ResultCache
 
 EPSILON = 0.08
 SMALL = {"steps": 8, "targets": 2, "queries": 120, "batch_size": 16}
@@ -187,21 +186,6 @@ def test_finished_batches_are_not_attacked_again(tmp_path):
     second._attacked = None  # calling it would fail
     points, _ = second.attack("pgd", ["pgd"], EPSILON)
     assert points.broken.any()
-
-
-def test_state_of_another_evaluation_is_refused(tmp_path):
-    ResultCache(tmp_path / "state", fingerprint({"eps": 0.1}, np.zeros(3)))
-    ResultCache(tmp_path / "state", fingerprint({"eps": 0.1}, np.zeros(3)))
-    for other in (fingerprint({"eps": 0.2}, np.zeros(3)), fingerprint({"eps": 0.1}, np.ones(3))):
-        with pytest.raises(UsageError, match="results of this computation"):
-            ResultCache(tmp_path / "state", other)
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.npz").write_text("mine")
-    with pytest.raises(UsageError, match="holds other files"):
-        ResultCache(tmp_path / "photos", "x")
-    clear(tmp_path / "photos")
-    clear(tmp_path / "state")
-    assert (tmp_path / "photos" / "a.npz").exists() and not (tmp_path / "state").exists()
 
 
 def test_a_damaged_file_counts_as_none(tmp_path):
