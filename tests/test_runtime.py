@@ -1,4 +1,4 @@
-"""Starting TensorFlow: quietly, with the strategy and precision asked for or a reason why not."""
+"""Starting TensorFlow: quietly, with the chosen strategy and precision or a reason why not; progress bars."""
 
 import os
 import subprocess
@@ -79,3 +79,13 @@ def test_bfloat16_rewrite_nests_and_is_undone_after_an_error():
         assert rewriting()
         raise KeyError
     assert not rewriting()
+
+
+@pytest.mark.parametrize(
+    ("terminal", "shown", "visible"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_a_progress_bar_shows_on_a_terminal_only(capsys, monkeypatch, terminal, shown, visible):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert list(runtime.progress(range(3), desc="images", shown=shown)) == [0, 1, 2]
+    out, error = capsys.readouterr()
+    assert out == "" and ("images" in error) == visible

@@ -1,5 +1,6 @@
 """Which objective and which adversary follow from the settings of a training."""
 
+from advtf.training import methods, regularizers
 from advtf.training.methods import build_attack_from_gradient
 from advtf.training.settings import TrainConfig
 
@@ -17,3 +18,7 @@ def test_sharing_follows_from_the_settings():
         ({"objective": "mart", "random_start": "uniform"}, False),
     ):
         assert bool(build_attack_from_gradient(TrainConfig.of(published | settings))) is expected
+
+
+def test_the_flag_names_the_distances_that_the_objective_knows():
+    assert list(methods.DISTANCES) == list(regularizers.DISTANCES)
