@@ -400,6 +400,10 @@ class Snapshots(keras.callbacks.Callback):
 def load_snapshot(path: Path, classifier: keras.Model) -> dict:
     """Loads the weights of a snapshot into a classifier of the same architecture.
 
+    Args:
+        path: a file that `Snapshots` has written.
+        classifier: the Keras model whose variables are assigned.
+
     Returns:
         The snapshot's name, its epoch and the logs of that epoch.
 

@@ -62,6 +62,11 @@ def load_state(path: Path) -> tuple[dict[str, list[np.ndarray]], dict]:
 def assign(variables: Sequence, arrays: Sequence[np.ndarray], what: str) -> None:
     """Assigns `arrays` to Keras `variables` one by one.
 
+    Args:
+        variables: the Keras variables.
+        arrays: their values, in the same order.
+        what: what an error calls the arrays, such as "the checkpoint".
+
     Raises:
         UsageError: their numbers or shapes differ; then nothing is assigned.
     """

@@ -68,6 +68,11 @@ def load_classifiers(
 ) -> dict[str, tuple[keras.Model, dict]]:
     """Loads the run's snapshots, and builds the ensemble of those at the ends of the periods.
 
+    Args:
+        config: the settings of the training.
+        run: its directory.
+        data: gives the image shape, the number of classes, and whether there are validation images.
+
     Returns:
         The classifier and its record (name, epoch and logs) by name, in this order: last, best if there is
         data to select on, the same two of the weight average, period1 and so on, ensemble.
@@ -96,6 +101,15 @@ def measure(
     """Measures clean and PGD error of each classifier on the test set, at the target ε, in float32.
 
     The ensemble is attacked as one classifier, whose loss is −log of the mean probability of the true class.
+
+    Args:
+        classifiers: what `load_classifiers` returned.
+        config: gives the attack, its radius and its seed, and how many test images are measured.
+        data: the images.
+        jit_compile: whether the attack is compiled with XLA.
+
+    Returns:
+        The errors by the name of the classifier.
     """
     attack = build_attack(config, config.eval_restarts)
     errors = {}

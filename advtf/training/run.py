@@ -180,7 +180,9 @@ def build_callbacks(
     The checkpoint saves the state of the others and can restore it.
 
     Args:
+        trainer, config, options, run, data: as in `train`.
         validation: the batches that are measured after every epoch; None without any.
+        steps_per_epoch: the number of steps in an epoch.
         stop_requested: is called after every step, and says whether the run should stop.
         rewrite: whether training is in bfloat16 by oneDNN's graph rewriting; measuring never is.
     """
