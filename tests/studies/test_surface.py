@@ -136,7 +136,7 @@ def test_killed_study_goes_on_with_the_same_bits(tmp_path, monkeypatch):
     assert len(calls) == 5 + 6
     one, two = whole.read_arrays("surface"), again.read_arrays("surface")
     assert all(one[name].tobytes() == two[name].tobytes() for name in one)
-    with pytest.raises(UsageError, match="another classifier or other images or settings"):
+    with pytest.raises(UsageError, match="another classifier, or of other images or settings"):
         scanned(tmp_path / "killed", surface="random", surface_radius=0.7)
 
 
