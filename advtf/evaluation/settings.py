@@ -30,10 +30,18 @@ class AttackSettings(Settings):
         UsageError: a bad value, a radius out of range, or a step too long for it.
     """
 
-    attacks: tuple[str, ...] = setting("attack", attack_names, "names with commas between", ("autoattack",))
-    norm: str = setting("attack", choice(NORMS), "norm of the perturbation", "linf")
-    eps: float = setting("attack", real(), "radius", 8 / 255, "as in training, or of the data set")
-    restarts: int = setting("attack", whole(1), "random starts of pgd, pgd100 and apgd", 1)
+    attacks: tuple[str, ...] = setting(
+        "attack", attack_names, "attacks or suites, names with commas between", ("autoattack",)
+    )
+    norm: str = setting("attack", choice(NORMS), "norm of the perturbation", "linf", "as in training")
+    eps: float = setting(
+        "attack",
+        real(),
+        "radius of the perturbation, for pixels in [0, 1]",
+        8 / 255,
+        "as in training, or of the data set",
+    )
+    restarts: int = setting("attack", whole(1), "random starts of pgd, pgd100 and each apgd attack", 1)
     steps: int = setting("attack", whole(1), "iterations of apgd and fab", 100)
     targets: int = setting("attack", whole(1, 9), "classes aimed at by apgd_t and fab_t", 9)
     queries: int = setting("attack", whole(1), "queries of square", 5000)
@@ -44,7 +52,7 @@ class AttackSettings(Settings):
     outputs: str = setting("attack", choice(OUTPUTS), "what the classifier returns", "logits")
     seed: int = setting("compute", whole(0, 2**31 - 1), "source of all random numbers", 0)
     batch_size: int = setting("compute", whole(1), "images attacked at a time", 250)
-    jit: str = setting("compute", choice(("auto", "on", "off")), "XLA; auto: on a GPU", "auto")
+    jit: str = setting("compute", choice(("auto", "on", "off")), "compile with XLA; auto: on a GPU", "auto")
 
     def check(self) -> None:
         """Checks the attacks' names, the radius and the step."""
