@@ -28,7 +28,6 @@ from advtf.training.checkpoint import Checkpoint, CheckpointFolder, stop_on_sign
 from advtf.training.directory import TrainingDirectory
 from advtf.training.logs import JsonLines, TensorBoard
 from advtf.training.optimizers import build_optimizer
-from advtf.training.schedules import epsilon_schedule, rate_schedule
 from advtf.training.settings import RunOptions, TrainConfig
 from advtf.training.trainer import AdversarialTrainer, full_precision
 
@@ -217,10 +216,9 @@ def build_callbacks(
 
 
 def _schedule_callbacks(config, steps_per_epoch):
-    epsilon, rate = _schedules(config)
     callbacks = [
-        cb.EpsilonSchedule(epsilon, config.schedule_unit, steps_per_epoch),
-        cb.RateSchedule(rate, config.schedule_unit, steps_per_epoch),
+        cb.EpsilonSchedule(config.epsilon_schedule(), config.schedule_unit, steps_per_epoch),
+        cb.RateSchedule(config.rate_schedule(), config.schedule_unit, steps_per_epoch),
     ]
     if config.strength_ramp:
         # The strength is set at the beginning of every epoch or step. It rises from 0, and reaches 1 in the
@@ -232,15 +230,6 @@ def _schedule_callbacks(config, steps_per_epoch):
     if config.reset_optimizer:
         callbacks.append(cb.PeriodicReset(config.periods))
     return callbacks
-
-
-def _schedules(config: TrainConfig) -> tuple[Callable[[float], float], Callable[[float], float]]:
-    """Returns ε and the learning rate as functions of the position in epochs."""
-    curve = {} if config.eps_sched == "constant" else {"minimum": config.eps_min, "maximum": config.eps_max}
-    shared = {"boundaries": config.periods, "epochs": config.epochs}
-    epsilon = epsilon_schedule(config.eps_sched, target=config.eps, **curve, **shared)
-    shape = {"milestones": config.lr_milestones, "factor": config.lr_factor, "warmup": config.lr_warmup}
-    return epsilon, rate_schedule(config.lr_sched, config.lr, **shape, **shared)
 
 
 def _dynamics(config, options, run, trainer, steps_per_epoch):

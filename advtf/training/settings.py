@@ -7,7 +7,7 @@ imports neither TensorFlow nor NumPy, so that a wrong flag is answered at once.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from advtf.errors import UsageError
@@ -244,6 +244,29 @@ class TrainConfig(Settings):
             given = {**given, "periods": period_epochs(periods, self.epochs)}
         super().require_same(given, noun)
 
+    def epsilon_schedule(self) -> Callable[[float], float]:
+        """Returns ε as a function of the position in epochs."""
+        return epsilon_schedule(
+            self.eps_sched,
+            target=self.eps,
+            minimum=self.eps_min,
+            maximum=self.eps_max,
+            boundaries=self.periods,
+            epochs=self.epochs,
+        )
+
+    def rate_schedule(self) -> Callable[[float], float]:
+        """Returns the learning rate as a function of the position in epochs."""
+        return rate_schedule(
+            self.lr_sched,
+            self.lr,
+            milestones=self.lr_milestones,
+            factor=self.lr_factor,
+            warmup=self.lr_warmup,
+            boundaries=self.periods,
+            epochs=self.epochs,
+        )
+
     @property
     def relative_step(self) -> float:
         """The attack's step size divided by ε; 1 at ε = 0, where it has no effect."""
@@ -329,29 +352,14 @@ def _check_epsilon_schedule(config: TrainConfig) -> None:
             f"eps_min must be at most eps and eps_max. Received: eps_min={config.eps_min:g} with "
             f"eps={config.eps:g}, eps_max={peak:g}."
         )
-    epsilon_schedule(
-        config.eps_sched,
-        target=config.eps,
-        minimum=config.eps_min,
-        maximum=config.eps_max,
-        boundaries=config.periods,
-        epochs=config.epochs,
-    )
+    config.epsilon_schedule()
 
 
 def _check_rate_schedule(config: TrainConfig) -> None:
     for name in UNUSED:
         users = [kind for kind, entry in RATES.items() if name in entry.defaults]
         _refuse_unused(config, (name,), "lr_sched", users, UNUSED)
-    rate_schedule(
-        config.lr_sched,
-        config.lr,
-        milestones=config.lr_milestones,
-        factor=config.lr_factor,
-        warmup=config.lr_warmup,
-        boundaries=config.periods,
-        epochs=config.epochs,
-    )
+    config.rate_schedule()
 
 
 def _check_optimizer(config: TrainConfig) -> None:

@@ -12,7 +12,7 @@ def momentum(steps, relative_step, loss, decay=0.9):
     """Builds the attack; each step is ε · relative_step along the sign of the accumulated gradient."""
     import tensorflow as tf
 
-    from advtf.attacks.pgd import input_gradient
+    from advtf.attacks.attack import input_gradient
 
     def attack(logits_fn, x, y, epsilon, seed):
         delta, velocity = tf.zeros_like(x), tf.zeros_like(x)
