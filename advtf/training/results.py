@@ -51,7 +51,8 @@ def finish(
     figures = draw_figures(config, run)
     exported = export_all(classifiers, records, config, data, exports)
     say(error_table(records, gaps, config))
-    say("\nWrote " + "\n      ".join(map(str, [run.metrics, run.results, *figures, *exported.values()])))
+    written = [run.metrics, run.results, *figures, *(exports / name for name in exported)]
+    say("\nWrote " + "\n      ".join(map(str, written)))
     attack = {"name": f"PGD-{config.attack_steps}", "norm": config.norm, "epsilon": config.eps}
     attack |= {"relative_step": config.relative_step, "restarts": config.eval_restarts, "seed": config.seed}
     summary = {
