@@ -55,6 +55,7 @@ def test_breaks_exactly_the_breakable_on_a_linear_model(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.slow
 def test_at_least_as_strong_as_pgd(norm):
     network, x, y = digits_network()
     epsilon = {"linf": 0.08, "l2": 0.4}[norm]
@@ -75,6 +76,7 @@ def test_at_least_as_strong_as_pgd(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.slow
 def test_more_restarts_and_steps_break_no_less(norm):
     network, x, y = digits_network()
     epsilon, before = {"linf": 0.06, "l2": 0.25}[norm], np.zeros(64, bool)

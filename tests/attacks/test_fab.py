@@ -136,6 +136,7 @@ def test_breaks_exactly_what_lies_within_epsilon(norm, rank):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.slow
 def test_at_least_as_strong_as_pgd_and_the_search_only_shrinks(norm):
     network, x, y = digits_network()
     epsilon = {"linf": 0.06, "l2": 0.25}[norm]
@@ -148,6 +149,7 @@ def test_at_least_as_strong_as_pgd_and_the_search_only_shrinks(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.slow
 def test_more_steps_and_restarts_never_lengthen(norm):
     x, y = Linear().batch(40)
     y[:] = curved(x).numpy().argmax(axis=1)

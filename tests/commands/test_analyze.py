@@ -88,6 +88,7 @@ def test_a_killed_command_continues_with_what_is_left(inside, tmp_path, two, cap
     np.testing.assert_array_equal(two[1].contexts[1].x, two[1].contexts[0].x)
 
 
+@pytest.mark.slow
 def test_studies_are_added_to_a_finished_analysis(inside, tmp_path, two):
     out = {"out_dir": str(tmp_path / "out")}
     analyze._run(*plan(out, study="second", num_examples=50))

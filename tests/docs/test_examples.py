@@ -104,6 +104,7 @@ def test_data_set_is_balanced_and_its_bars_are_bright(example):
     assert ((columns > rows) == data.test.labels).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_commands_know_what_the_examples_register(tmp_path):
     """One run of advtf.main with an objective, an adversary, a schedule and a data set of one's own."""
     names = ("own_objective", "own_adversary", "own_schedule", "own_dataset")

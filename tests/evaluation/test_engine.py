@@ -102,6 +102,7 @@ def test_batch_size_and_order_change_no_outcome(norm, name):
     np.testing.assert_allclose(found[0].x_adv, found[1].x_adv, atol=0 if norm == "linf" else 1e-5)
 
 
+@pytest.mark.slow
 def test_outcomes_of_a_network_do_not_depend_on_batches():
     for name in ("apgd_ce", "fab", "square"):
         found = []

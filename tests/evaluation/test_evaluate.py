@@ -70,6 +70,7 @@ def test_same_seed_same_result_and_a_larger_ball_is_worse(norm):
     assert errors[1][0] < errors[2][0]
 
 
+@pytest.mark.slow
 def test_every_kind_of_classifier_gives_the_same_numbers(folder):
     model, x, y = digits()
     classifiers = [model, folder / EXPORT, str(folder / EXPORT), [model], build_ensemble([model])]
@@ -125,6 +126,7 @@ def test_a_loaded_softmax_is_attacked_like_its_path(tmp_path):
         assert "logarithms of probabilities" in found.warnings[0]
 
 
+@pytest.mark.slow
 def test_warnings_reach_the_result():
     model, x, y = digits()
     found = evaluate(lambda x: 1e4 * model(x), x, y, "pgd,square", EPSILON, **FEW)

@@ -200,6 +200,7 @@ def test_barrier_by_hand():
     assert barrier(t, np.array([1.0, 0, 0, 2])) == (0, 0)
 
 
+@pytest.mark.slow
 def test_equal_ends_have_no_barrier():
     start, _ = classifiers()
     settings = CurveSettings(epochs=4, learning_rate=0.01, batch_size=64)
@@ -240,6 +241,7 @@ def test_a_killed_scan_continues_with_the_same_bits(tmp_path):
         scanner.scan(line, 6, state_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_scan_of_a_network_with_batch_norm():
     """Statistics on clean examples, adversarial examples with these, statistics on them, evaluation."""
     classifier, twin = as_classifier(norm_net(), movable=True), as_classifier(norm_net(), movable=True)

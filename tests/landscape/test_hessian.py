@@ -192,6 +192,7 @@ def test_torch_double_backward():
     assert distance(operator(vector), expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_foreign_saved_model_has_the_hessian_of_the_live_model(tmp_path):
     model, (x, y) = every_layer(), data()
     foreign = as_classifier(export_classifier(model, tmp_path / "m", sample=x), movable=True)

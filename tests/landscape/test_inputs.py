@@ -69,6 +69,7 @@ def test_two_classes_are_aligned_and_fgsm_is_as_good_as_any_attack():
     np.testing.assert_allclose(found.effectiveness, 1, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_attack_relative_to_itself_has_effectiveness_one():
     logits_fn, x, y = digits_network()
     x, y = x[:24], y[:24]
@@ -148,6 +149,7 @@ def test_summary_is_means_over_examples_with_standard_errors():
 
 
 @pytest.mark.parametrize("attack", [pgd(steps=3), fgsm_n()])
+@pytest.mark.slow
 def test_neither_batches_nor_order_matter(attack):
     logits_fn, x, y = digits_network()
     x, y = x[:10], y[:10]

@@ -24,6 +24,7 @@ def lenet(**settings):
     return models.build("lenet", (8, 8, 1), 10, width=1, **settings)
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_reinitialised_models():
     x, y = digits()
     model = lenet()

@@ -91,6 +91,7 @@ def test_two_settings_of_one_name_are_refused(own, monkeypatch):
     assert "added" not in {field.name for field in dataclasses.fields(settings_class())}
 
 
+@pytest.mark.slow
 def test_a_script_can_give_its_study_to_the_command(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -144,6 +144,7 @@ def test_the_average_is_validated_saved_and_measured(whole):
     assert gaps["swa_last"] == pytest.approx(wanted) and set(gaps) == {"last", "swa_last"}
 
 
+@pytest.mark.slow
 def test_death_at_any_stage_changes_no_bit_of_the_average(tmp_path, whole):
     for owner, name, call in (
         (WeightStatistics, "on_train_batch_end", 13),  # inside the second averaged epoch

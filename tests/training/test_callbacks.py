@@ -421,6 +421,7 @@ def test_wrong_second_derivatives_are_refused_when_training_begins():
 
 
 @pytest.mark.parametrize("objective", ["at", "trades"])
+@pytest.mark.slow
 def test_a_run_logs_them_when_asked_to(tmp_path, objective):
     settings = dict(model="mlp", width=1, attack_steps=2, epochs=2, steps_per_epoch=2, batch_size=32,
                     periods=(), objective=objective)  # fmt: skip

@@ -185,6 +185,7 @@ def test_random_streams():
     assert len(set(first) | set(second)) == 18
 
 
+@pytest.mark.slow
 def test_own_classifier_with_dropout():
     def build(rate):
         keras.utils.set_random_seed(0)
