@@ -87,7 +87,7 @@ def exit_on_usage_error() -> Iterator[None]:
         line = " ".join(str(error).removeprefix("ERROR:: ").split())
         if isinstance(error, flags.CantOpenFlagFileError):
             line += (
-                " Paths in flagfiles are relative to the working directory; run from the repository's root."
+                ". Paths in flagfiles are relative to the working directory; run from the repository's root."
             )
         print(f"error: {line}", file=sys.stderr)
         sys.exit(USAGE_EXIT_CODE)
