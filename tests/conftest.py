@@ -1,5 +1,13 @@
-"""Set before NumPy is imported: two test processes on two cores would only fight over BLAS threads."""
+"""What holds for every test: threads, and the order in which files are handed to the test processes."""
 
 import os
 
+# Two test processes on two cores would only fight over BLAS threads. NumPy reads this when it is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+LONGEST_FOLDERS = ("commands", "docs", "training", "evaluation")
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the folders with the longest files first, so that no process ends alone with one of them."""
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST_FOLDERS)
