@@ -6,14 +6,11 @@ import keras
 import numpy as np
 import pytest
 from helpers.analysis import FGSM, study_context
-from helpers.attack import softmax
-from helpers.linear import CLASSES, EPSILON, SHAPE, classifiers, images
+from helpers.linear import CLASSES, EPSILON, SHAPE, classifiers, dense, images
 
-from advtf.attacks.pgd import fgsm
 from advtf.classifiers.classifier import as_classifier
 from advtf.errors import UsageError
 from advtf.landscape.hessian import HessianOperator
-from advtf.landscape.objective import adversarial_examples
 from advtf.landscape.statistics import Estimate
 from advtf.studies import density
 
@@ -24,17 +21,6 @@ def context_of(folder, models=None, say=None, **settings):
     return study_context(
         folder, "density", models or classifiers(), (x, y), say=say, **{**FGSM, **given, **settings}
     )
-
-
-def dense(classifier):
-    """H = 1/N Σ_i (x_i x_iᵀ) ⊗ (diag(p_i) − p_i p_iᵀ) at the adversarial examples, biases last."""
-    x, y = images()
-    x = adversarial_examples(classifier, x, y, fgsm(), EPSILON, seed=0)
-    flat = np.concatenate([x.reshape(len(x), -1), np.ones((len(x), 1))], axis=1).astype(float)
-    p = softmax(flat @ classifier.parameters.value().reshape(-1, CLASSES).astype(float))
-    curvature = np.einsum("ni,ij->nij", p, np.eye(CLASSES)) - np.einsum("ni,nj->nij", p, p)
-    tensor = np.einsum("na,nb,nij->aibj", flat, flat, curvature) / len(x)
-    return tensor.reshape(flat.shape[1] * CLASSES, -1)
 
 
 def arrays_of(path):

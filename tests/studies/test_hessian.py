@@ -5,12 +5,9 @@ import json
 import numpy as np
 import pytest
 from helpers.analysis import FGSM, study_context
-from helpers.attack import softmax
-from helpers.linear import CLASSES, EPSILON, classifiers, images
+from helpers.linear import CLASSES, EPSILON, classifiers, dense, images
 
-from advtf.attacks.pgd import fgsm
 from advtf.errors import UsageError
-from advtf.landscape.objective import adversarial_examples
 from advtf.studies import hessian
 
 
@@ -20,17 +17,6 @@ def context_of(folder, models=None, say=None, **settings):
     return study_context(
         folder, "hessian", models or classifiers(), (x, y), say=say, **{**FGSM, **given, **settings}
     )
-
-
-def dense(classifier):
-    """H = 1/N Σ_i (x_i x_iᵀ) ⊗ (diag(p_i) − p_i p_iᵀ) at the adversarial examples, biases last."""
-    x, y = images()
-    x = adversarial_examples(classifier, x, y, fgsm(), EPSILON, seed=0)
-    flat = np.concatenate([x.reshape(len(x), -1), np.ones((len(x), 1))], axis=1).astype(float)
-    p = softmax(flat @ classifier.parameters.value().reshape(-1, CLASSES).astype(float))
-    curvature = np.einsum("ni,ij->nij", p, np.eye(CLASSES)) - np.einsum("ni,nj->nij", p, p)
-    tensor = np.einsum("na,nb,nij->aibj", flat, flat, curvature) / len(x)
-    return tensor.reshape(flat.shape[1] * CLASSES, -1)
 
 
 @pytest.fixture(scope="module")
