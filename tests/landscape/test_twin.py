@@ -64,7 +64,7 @@ def test_every_way_to_write_a_relu():
     for layer in layers:
         expected = softplus(dense(layer, expected))
     expected = dense(model.get_layer("logits"), expected)
-    np.testing.assert_allclose(softplus_twin(model)(images(3, (2, 2, 1))), expected, rtol=1e-5)
+    np.testing.assert_allclose(softplus_twin(model)(images(3, (2, 2, 1))), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_sequential_models_and_what_is_no_plain_relu():
@@ -83,7 +83,7 @@ def test_sequential_models_and_what_is_no_plain_relu():
     assert isinstance(twin.get_layer("leaky"), keras.layers.LeakyReLU)
     hidden = softplus(dense(model.get_layer("first"), images(3, (2, 2, 1)).reshape(3, -1)))
     expected = np.tanh(dense(model.get_layer("last"), np.minimum(hidden, 1)))
-    np.testing.assert_allclose(twin(images(3, (2, 2, 1))), expected, rtol=1e-5)
+    np.testing.assert_allclose(twin(images(3, (2, 2, 1))), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_models_without_relus_or_of_unknown_layers_are_refused():
