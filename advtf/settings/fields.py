@@ -59,6 +59,8 @@ def setting(
     description: str,
     default: Any = OPEN,
     default_text: str | None = None,
+    *,
+    earlier: Any = OPEN,
 ) -> Any:
     """Returns a dataclass field that is also a flag.
 
@@ -68,8 +70,16 @@ def setting(
         description: its help text.
         default: its value if nobody gives one; `OPEN` if that follows from other settings.
         default_text: what ``--help`` shows for the default; None shows the default itself.
+        earlier: its value in files that were written before the setting existed: what the program did then.
+            `OPEN`: the files of every version have it.
     """
-    metadata = {"section": section, "parser": parser, "help": description, "default_text": default_text}
+    metadata = {
+        "section": section,
+        "parser": parser,
+        "help": description,
+        "default_text": default_text,
+        "earlier": earlier,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -274,11 +284,12 @@ class Settings:
         """
         if not isinstance(values, Mapping):
             raise UsageError(f"{cls.__name__} must be a JSON object. Received: {type(values).__name__}.")
-        missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
+        earlier = {field.name: field.metadata["earlier"] for field in dataclasses.fields(cls)}
+        missing = [name for name, value in earlier.items() if name not in values and value is OPEN]
         if missing:
             raise UsageError(f"{cls.__name__} needs every setting. Received: none for {', '.join(missing)}.")
         _refuse_unknown(cls, values)
-        return cls(**values)
+        return cls(**{**earlier, **values})
 
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as JSON values."""

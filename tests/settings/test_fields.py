@@ -182,6 +182,15 @@ def test_json_is_read_strictly(change, message):
         Example.from_json(values)
 
 
+def test_a_setting_that_a_file_is_older_than_has_the_value_of_that_time():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Grown(Example):
+        order: str = setting("names", choice(("new", "old")), "an order", "new", earlier="old")
+
+    assert Grown.from_json(Example().to_json()).order == "old" and Grown().order == "new"
+    assert Grown.from_json(Grown().to_json()) == Grown()
+
+
 def test_json_that_is_no_object():
     with pytest.raises(UsageError, match="list"):
         Example.from_json([1, 2])
