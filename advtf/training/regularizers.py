@@ -6,6 +6,7 @@ during the training.
 """
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import tensorflow as tf
 
@@ -23,8 +24,8 @@ def advlc(strength: float = 0.4, fraction: float = 0.1, distance: str = "top") -
     """AdvLC: L(x') + λ Σ_j w_ij o_ij with o_ij = |f_j(x'_i) − f_j(x_i)| (eqs. 13–16, algorithm 1).
 
     w_ij is 1 for the N largest entries of the whole batch × class matrix and 0 for the others. N is
-    `fraction` of the size of the matrix and at least 1; among equal entries the first, row by row, are taken.
-    Gradients flow through both forward passes.
+    ⌊fraction·M·C⌋ for M examples and C classes, as published, and at least 1; among equal entries the first,
+    row by row, are taken. Gradients flow through both forward passes.
 
     Args:
         strength: λ; 0.55 for FGSM-N and 0.4 for PGD-10 in the paper.
@@ -166,9 +167,10 @@ def js_divergence(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 
 def _top(clean, robust, fraction):
     difference = tf.abs(robust - clean)
-    size = tf.size(difference)
-    kept = tf.maximum(tf.cast(tf.round(fraction * tf.cast(size, tf.float32)), tf.int32), 1)
-    rows = tf.math.top_k(tf.reshape(difference, [-1]), kept).indices
+    # In integers: 0.7·10 is 7, which no rounding of floats may make 6.
+    share, size = Fraction(fraction).limit_denominator(10**6), tf.size(difference)
+    kept = tf.maximum(tf.cast(size, tf.int64) * share.numerator // share.denominator, 1)
+    rows = tf.math.top_k(tf.reshape(difference, [-1]), tf.cast(kept, tf.int32)).indices
     weights = tf.scatter_nd(rows[:, None], tf.ones_like(rows, difference.dtype), [size])
     return tf.reduce_sum(tf.reshape(weights, tf.shape(difference)) * difference, axis=1)
 

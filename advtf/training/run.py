@@ -28,6 +28,7 @@ from advtf.training.checkpoint import Checkpoint, CheckpointFolder, stop_on_sign
 from advtf.training.directory import TrainingDirectory
 from advtf.training.logs import JsonLines, TensorBoard
 from advtf.training.optimizers import build_optimizer
+from advtf.training.schedules import strength_ramp
 from advtf.training.settings import RunOptions, TrainConfig
 from advtf.training.trainer import AdversarialTrainer, full_precision
 
@@ -221,12 +222,8 @@ def _schedule_callbacks(config, steps_per_epoch):
         cb.RateSchedule(config.rate_schedule(), config.schedule_unit, steps_per_epoch),
     ]
     if config.strength_ramp:
-        # The strength is set at the beginning of every epoch or step. It rises from 0, and reaches 1 in the
-        # last epoch, or at the end of the last step.
-        span = max(config.epochs - 1, 1) if config.schedule_unit == "epoch" else config.epochs
-        callbacks.append(
-            cb.StrengthSchedule(lambda epoch: epoch / span, config.schedule_unit, steps_per_epoch)
-        )
+        ramp = strength_ramp(config.epochs, config.schedule_unit, steps_per_epoch)
+        callbacks.append(cb.StrengthSchedule(ramp, config.schedule_unit, steps_per_epoch))
     if config.reset_optimizer:
         callbacks.append(cb.PeriodicReset(config.periods))
     return callbacks

@@ -247,6 +247,23 @@ def rate_schedule(
     return value
 
 
+def strength_ramp(epochs: float, unit: str = "epoch", steps_per_epoch: int = 1) -> Callable[[float], float]:
+    """Builds the share of a penalty's strength λ that is in force, as a function of the position in epochs.
+
+    The share is (k + 1)/K in the k-th epoch of K, counted from 0: the first epoch has 1/K, the last one the
+    whole strength, and so has a training of one epoch. This is the published code of Li & Spratling 2023,
+    whose λ changes once per epoch. With the unit "step", which is ours, k and K count steps.
+
+    Args:
+        epochs: the length of the training.
+        unit: "epoch" or "step", see `UNITS`.
+        steps_per_epoch: the number of steps in an epoch.
+    """
+    one_of("schedule_unit", unit, UNITS)
+    interval = Fraction(1) if unit == "epoch" else Fraction(1, steps_per_epoch)
+    return lambda position: float((_exact(position) + interval) / _exact(epochs))
+
+
 def _exact(value: float) -> Fraction:
     """Returns the rational number a position or boundary stands for (2.1 -> 21/10)."""
     if isinstance(value, numbers.Rational):

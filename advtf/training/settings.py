@@ -105,7 +105,7 @@ class TrainConfig(Settings):
     adversary: str = setting("method", choice(ADVERSARIES), "the attack on the training batches", "pgd")
     strength: float | None = setting("method", real(), "weight of the penalty", None, "the paper's")
     strength_ramp: bool = setting(
-        "method", switch(), "raise the strength linearly from 0 to its value", False
+        "method", switch(), "raise the strength linearly: (k + 1)/K of it in epoch k of K", False
     )
     advlc_fraction: float = setting(
         "method", real(0, 1, open_low=True), "advlc: part of the batch's logits that is penalised", 0.1

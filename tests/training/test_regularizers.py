@@ -1,6 +1,7 @@
 """Regularisers against literal formulas in float64 NumPy."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from advtf.training.objectives import Batch
 
 def top(fraction):
     difference = np.abs(ROBUST - CLEAN)
-    kept = np.sort(difference.ravel())[::-1][: max(1, round(fraction * difference.size))]
+    kept = np.sort(difference.ravel())[::-1][: max(1, math.floor(fraction * difference.size))]
     return np.where(difference >= kept[-1], difference, 0).sum(axis=1)
 
 
@@ -46,6 +47,26 @@ def test_advlc_keeps_exactly_n_of_equal_differences():
     ones = tf.ones((2, 4))
     penalty = regularizers.DISTANCES["top"](tf.zeros((2, 4)), ones, 0.375)
     np.testing.assert_array_equal(penalty, [3, 0])
+
+
+@pytest.mark.parametrize(
+    ("examples", "classes", "fraction", "kept"),
+    [
+        (100, 10, 0.1, 100),  # the published batch
+        (128, 10, 0.1, 128),
+        (7, 11, 0.1, 7),  # of 7.7
+        (64, 3, 0.1, 19),  # of 19.2
+        (9, 3, 0.5, 13),  # of 13.5
+        (10, 1, 0.7, 7),  # in float32 0.7·10 is less than 7
+        (100, 1, 0.29, 29),  # in float64 0.29·100 is less than 29
+        (3, 3, 0.1, 1),  # at least one
+    ],
+)
+def test_advlc_counts_whole_entries_of_the_batch(examples, classes, fraction, kept):
+    logits = tf.ones((examples, classes))
+    for jit_compile in (False, True):
+        distance = tf.function(regularizers.DISTANCES["top"], jit_compile=jit_compile)
+        assert float(tf.reduce_sum(distance(tf.zeros_like(logits), logits, fraction))) == kept
 
 
 def test_losses_with_a_second_view_or_teachers():

@@ -10,7 +10,7 @@ import pytest
 
 from advtf.errors import UsageError
 from advtf.training import schedules
-from advtf.training.schedules import epsilon_schedule, period_progress, rate_schedule
+from advtf.training.schedules import epsilon_schedule, period_progress, rate_schedule, strength_ramp
 
 
 def test_cosine_epsilon_of_mnist_at_hand_computed_epochs():
@@ -187,6 +187,16 @@ def test_invalid_rate_schedules_are_refused_in_one_line(changes):
     with pytest.raises(UsageError, match="Received: ") as caught:
         rate_schedule(settings.pop("kind"), settings.pop("rate"), **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_the_ramp_of_a_strength_starts_above_zero_and_ends_with_the_whole():
+    ramp = strength_ramp(epochs=4)
+    assert [ramp(epoch) for epoch in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert strength_ramp(epochs=1)(0) == 1.0
+    each_step = strength_ramp(3, "step", steps_per_epoch=2)
+    assert [each_step(step / 2) for step in range(6)] == [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1.0]
+    last = strength_ramp(200, "step", steps_per_epoch=391)
+    assert last(200 - 1 / 391) == 1.0
 
 
 def test_unknown_kind_names_the_nearest():
