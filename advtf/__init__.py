@@ -31,6 +31,8 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+__version__ = "0.1.0"
+
 _PUBLIC = {
     "Adam": "training.optimizers",
     "adversarial": "training.objectives",

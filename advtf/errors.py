@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
 
@@ -14,10 +14,34 @@ class UsageError(ValueError):
     """
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """Returns `` Did you mean 'x'?`` for the choice closest to `name`, or an empty string."""
-    matches = difflib.get_close_matches(str(name), list(choices), n=1)
-    return f" Did you mean '{matches[0]}'?" if matches else ""
+def nearest(name: str, choices: Iterable[str], mark: str = "") -> str:
+    """Returns `` Did you mean 'x'?`` for the choice closest to `name`, or an empty string.
+
+    Args:
+        name: what was given. One of the choices themselves has no hint: something else is wrong with it.
+        choices: the names that are accepted.
+        mark: stands before the hint instead of quotation marks around it, such as ``--``.
+    """
+    choices, text = list(choices), str(name)
+    if text in choices:
+        return ""
+    matches = difflib.get_close_matches(text, choices, n=1)
+    shown = f"{mark}{matches[0]}" if matches and mark else f"'{matches[0]}'" if matches else ""
+    return f" Did you mean {shown}?" if shown else ""
+
+
+def show_text(value: object, most: int = 100) -> str:
+    """Returns a value as a message of one line quotes it: shortened, and without control characters."""
+    text = str(value)
+    if len(text) > most:
+        text = f"{text[: most - 20]}… ({len(text):,} characters)"
+    return text if text.isprintable() else ascii(text)
+
+
+def alternatives(names: Sequence[str]) -> str:
+    """Returns ``a``, ``a or b``, or ``a, b or c``."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def first_line(error: BaseException) -> str:

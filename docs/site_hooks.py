@@ -6,6 +6,7 @@ A line ``<!-- flags of advtf.main -->`` becomes tables of what ``python -m advtf
 
 import ast
 import html
+import os
 import re
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def help_text(command: str) -> str:
         text=True,
         check=True,
         cwd=ROOT,
+        env={**os.environ, "COLUMNS": "1000"},  # a line for each flag
     )
     return done.stdout
 
@@ -70,7 +72,7 @@ def flag_tables(command: str) -> str:
 
 def _row(name: str, rest: str) -> str:
     parts = _VALUES.fullmatch(rest)
-    choices = ", ".join(f"`{choice}`" for choice in (parts["choices"] or "").split(",") if choice)
+    choices = ", ".join(f"`{choice}`" for choice in (parts["choices"] or "").split(", ") if choice)
     default = f"`{parts['default']}`" if parts["default"] and parts["default"] != "preset" else ""
     default = "preset" if parts["default"] == "preset" else default
     meaning = html.escape(parts["meaning"]).replace("|", "\\|")

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self
 
-from advtf.errors import UsageError, nearest
+from advtf.errors import UsageError, nearest, show_text
 
 _STEP = re.compile(r"(?P<factor>[^*e]*(?:e-?\d+)?)\*?eps(?:/(?P<divisor>.+))?")
 
@@ -225,9 +225,17 @@ def parse_value(field: dataclasses.Field, value: Any) -> Any:
     try:
         return parser.convert(value)
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError):
-        hint = nearest(value, parser.choices)
         required = parser.requirement if isinstance(parser.requirement, str) else parser.requirement()
-        raise UsageError(f"{field.name} must be {required}. Received: {field.name}={value}.{hint}") from None
+        raise UsageError(
+            f"{field.name} must be {required}. "
+            f"Received: {field.name}={show_text(value)}.{_hint(value, parser.choices)}"
+        ) from None
+
+
+def _hint(value, choices):
+    """Returns a hint for the first part of `value`, a text with commas, that is not one of the choices."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
+    return next((nearest(part, choices) for part in parts if part not in choices), "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

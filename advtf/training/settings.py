@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from advtf.errors import UsageError
+from advtf.errors import UsageError, alternatives
 from advtf.models import ACTIVATIONS, MODELS, model_size
 from advtf.settings.commands import CommandOptions
 from advtf.settings.fields import (
@@ -440,7 +440,7 @@ def _refuse_unused(
         value = getattr(config, name)
         if value != (unused or declared)[name]:
             raise UsageError(
-                f"{name} needs {chooser}={', '.join(users[:-1])}{' or ' * (len(users) > 1)}{users[-1]}. "
+                f"{name} needs {chooser}={alternatives(users)}. "
                 f"Received: {name}={show(value)} with {chooser}={getattr(config, chooser)}."
             )
 

@@ -20,8 +20,8 @@ def experiment(chosen):
     """Returns a training for each ε, with their dynamics and learning curves."""
     runs = {}
     for level, label in LEVELS.items():
-        flagfile = f"--flagfile=flags/liu2020/cifar10/resnet18/dynamics_eps{level}.flags"
-        runs[label] = Run(f"runs/cifar10-eps{level}", (flagfile, *data_flags(chosen), *chosen.flags))
+        recipe = f"--recipe=liu2020/cifar10_resnet18_dynamics_eps{level}"
+        runs[label] = Run(f"runs/cifar10-eps{level}", (recipe, *data_flags(chosen), *chosen.flags))
     dynamics = {label: run.files.dynamics for label, run in runs.items()}
     metrics = {label: run.files.metrics for label, run in runs.items()}
     figures = (

@@ -35,9 +35,9 @@ def experiment(chosen):
     data, runs = data_flags(chosen), []
     for width, schedule, seed in itertools.product(chosen.widths, chosen.schedules, chosen.seeds):
         variant = schedule if width == 16 else f"w{width}_{schedule}"  # 16 is the paper's own width
-        flagfile = f"--flagfile=flags/liu2020/mnist/lenet/{variant}.flags"
+        recipe = f"--recipe=liu2020/mnist_lenet_{variant}"
         name = f"runs/capacity-w{width}-{schedule}-seed{seed}"
-        runs.append(Run(name, (flagfile, f"--seed={seed}", *data, *chosen.flags)))
+        runs.append(Run(name, (recipe, f"--seed={seed}", *data, *chosen.flags)))
     figure = Figure(capacity, [run.path for run in runs], "runs/capacity.png")
     models = f"--model={','.join(run.export for run in runs)}"
     flags = ("--study=dynamics", models, f"--num_examples={chosen.unit_examples}", *data)

@@ -13,7 +13,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ("main", "evaluate", "analyze", "convert")
-OTHER_FLAGS = {"--help", "--flagfile", "--logdir", "--strict", "--check", "--no"}  # of absl, tensorboard, ...
+OTHER_FLAGS = {
+    "--help",
+    "--version",
+    "--flagfile",
+    "--logdir",
+    "--strict",
+    "--check",
+    "--no",
+}  # of absl, tensorboard, ...
 
 _CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 _NAME = re.compile(r"\badvtf(?:\.[A-Za-z_]\w*)+")

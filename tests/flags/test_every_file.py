@@ -23,6 +23,7 @@ def included(name):
 @pytest.mark.parametrize("name", names())
 def test_parses_and_resolves(name):
     settings, options = parsed(name)
+    assert parsed(name, by="recipe") == (settings, options)
     assert isinstance(TrainConfig.of(settings), TrainConfig) and isinstance(
         RunOptions.of(options), RunOptions
     )
@@ -32,7 +33,8 @@ def test_parses_and_resolves(name):
 def test_the_header_begins_with_a_title_and_the_command_of_the_file_itself(name):
     title, command, *_ = header(name).splitlines()
     assert re.fullmatch(r".+: (Liu et al\. 2020|Li & Spratling 2023), (Tables?|Figures?) \d.*\.", title)
-    assert command == f"python -m advtf.main --flagfile=flags/{name}.flags"
+    paper, _, rest = name.partition("/")
+    assert command == f"python -m advtf.main --recipe={paper}/{rest.replace('/', '_')}"
 
 
 @pytest.mark.parametrize("name", names())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from absl import flags
 
-from advtf.settings.commands import define_flags, given_flags
+from advtf.settings.commands import define_flags, given_flags, parse_flags
 from advtf.training.settings import RunOptions, TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -34,10 +34,15 @@ def header(name):
     return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines if line.startswith("#"))
 
 
-def parsed(name, *more):
-    """(settings of the training, options of the run) of the file and the flags after it, as typed."""
+def parsed(name, *more, by="flagfile"):
+    """(settings of the training, options of the run) of the file and the flags after it, as typed.
+
+    Args:
+        by: the flag that names the file, "flagfile" or "recipe".
+    """
     values = flags.FlagValues()
     define_flags(TrainConfig, RunOptions, flag_values=values)
-    with contextlib.chdir(ROOT):  # files are included by their path from the repository's root
-        assert values(["test", f"--flagfile=flags/{name}.flags", *more]) == ["test"]
+    given = f"--flagfile=flags/{name}.flags" if by == "flagfile" else f"--recipe={name}"
+    with contextlib.chdir(ROOT):
+        parse_flags([given, *more], recipes=True, flag_values=values)
     return given_flags(values, TrainConfig), given_flags(values, RunOptions)

@@ -1,16 +1,15 @@
 """The experiments that are tables of runs: what their commands mean, and how a table is carried out."""
 
 import argparse
-import contextlib
 import importlib
 import subprocess
 from pathlib import Path
 
 import pytest
 from absl import flags
-from helpers.command import ROOT, run
+from helpers.command import run
 
-from advtf.settings.commands import define_flags, given_flags
+from advtf.settings.commands import define_flags, given_flags, parse_flags
 from advtf.studies.run import AnalysisDirectory
 from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
 from advtf.training.directory import TrainingDirectory
@@ -48,8 +47,7 @@ def parsed(one):
     """(settings, options) of a run's command."""
     values = flags.FlagValues()
     define_flags(*SETTINGS[one.kind], flag_values=values)
-    with contextlib.chdir(ROOT):
-        assert values(["test", *one.flags, f"--out_dir={one.path}"]) == ["test"]
+    parse_flags([*one.flags, f"--out_dir={one.path}"], values, recipes=one.kind == TrainingDirectory)
     settings, options = (given_flags(values, cls) for cls in SETTINGS[one.kind])
     return (
         TrainConfig.of(settings) if one.kind == TrainingDirectory else AnalyzeSettings.of(settings)

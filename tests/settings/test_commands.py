@@ -52,7 +52,7 @@ def test_help_lists_the_settings_by_section(word):
     assert "imported" not in result.stdout
     attack = lines.index("attack:")
     assert lines[attack + 1] == f"  {'--eps':<29}the radius [preset]"
-    assert f"  {'--model':<29}the architecture {{lenet,vgg}} [vgg]" in lines
+    assert f"  {'--model':<29}the architecture {{lenet, vgg}} [vgg]" in lines
     assert f"  {'--[no]augment':<29}crop and flip [false]" in lines
     files = lines.index("files:")  # where it writes comes last, although it is declared first
     assert files > lines.index("data:") > attack
@@ -87,13 +87,21 @@ def test_the_last_of_several_values_counts_and_flagfiles_may_be_nested(tmp_path)
     ("arguments", "message"),
     [
         (["--eps=x/2"], "eps must be a number"),
-        (["--epz=0.1"], "Unknown command line flag 'epz'. Did you mean"),
+        (["--epz=0.1"], "Received: --epz. Did you mean --eps?"),
         (["--model=lennet"], "Did you mean 'lenet'?"),
-        (["--eps"], "Missing value for flag --eps"),
+        (["--eps"], "--eps needs a value"),
         (["--augment=maybe"], "augment must be true or false"),
-        (["--noaugment=3"], "--noaugment=3 does not take an argument"),
+        (["--noaugment=3"], "--noaugment takes no value. Received: --noaugment=3"),
         (["train"], "Received: train"),
-        (["--flagfile=missing.flags"], "relative to the working directory"),
+        (["--augment", "true"], "Received: true"),
+        (["--Model=lenet"], "Did you mean --model?"),
+        (["--ep=1"], "Did you mean --eps?"),
+        (["--epsilon=1"], "Did you mean --eps?"),
+        (["--architecture=vgg"], "Received: --architecture"),
+        (["--the_radius=1"], "Did you mean --eps?"),
+        (["--undefok=epz", "--epz=1"], "Received: --undefok"),
+        (["--recipe=liu2020/mnist_lenet_cosine"], "Received: --recipe"),
+        (["--flagfile=missing.flags"], "which does not exist"),
         (["--resume", "--overwrite"], "exclude each other"),
     ],
 )
