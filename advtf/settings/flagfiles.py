@@ -48,7 +48,8 @@ def find_recipe(name: str) -> Path:
         if _alike(short) == _alike(wanted):
             return file
     raise UsageError(
-        f"recipe must be a name that --recipe=list lists. Received: recipe={show_text(name)}.{nearest(wanted, known)}"
+        "recipe must be a name that --recipe=list lists. "
+        f"Received: recipe={show_text(name)}.{nearest(wanted, known)}"
     )
 
 
