@@ -209,10 +209,9 @@ def _trainable(source, name):
 
 def _rebuilt(saved: SavedClassifier, config: Mapping) -> keras.Model:
     """Builds a live model with the exported weights, and checks that it computes what the SavedModel does."""
-    size = {name: config.get(name) for name in ("width", "depth")}
-    activation = {"activation": config["activation"]} if "activation" in config else {}
+    settings = models.recorded_settings(config)
     with _float32():
-        model = models.build(config["model"], saved.input_shape, saved.num_classes, **size, **activation)
+        model = models.build(config["model"], saved.input_shape, saved.num_classes, **settings)
     values = {variable.name.removesuffix(":0"): variable for variable in saved.variables}
     expected = {variable.path: tuple(variable.shape) for variable in model.weights}
     found = {name: tuple(variable.shape) for name, variable in values.items()}

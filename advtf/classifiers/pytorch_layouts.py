@@ -7,7 +7,6 @@ networks. A layout is recognised by the names in a state dict. The variants that
 
 import dataclasses
 import functools
-import importlib
 import math
 from collections.abc import Callable, Mapping
 
@@ -15,7 +14,7 @@ import keras
 import numpy as np
 
 from advtf.errors import UsageError, one_of
-from advtf.models import MODELS, model_size, resnet, vgg
+from advtf.models import describe_network, features_of, preact_resnet, resnet, vgg
 from advtf.models.layers import Layers
 
 State = Mapping[str, np.ndarray]
@@ -28,7 +27,7 @@ class Layout:
 
     Attributes:
         model: key of `advtf.models.MODELS`.
-        size: width and depth, as `advtf.models.build` takes them.
+        size: width, depth and the variant of the blocks, as `advtf.models.build` takes them.
         modules: name of our layer -> name of the torch module; the stem first, the logits last.
         image_size: side of the images that the network was written for.
         features: builds the network up to its last layer, where that is not the model's own function.
@@ -38,7 +37,7 @@ class Layout:
     """
 
     model: str
-    size: dict[str, int]
+    size: dict[str, int | str]
     modules: dict[str, str]
     image_size: int = 32
     features: Callable | None = None
@@ -47,7 +46,7 @@ class Layout:
     note: str = ""
 
     def __str__(self) -> str:
-        return ", ".join([self.model, *(f"{name} {value}" for name, value in self.size.items())]) + self.note
+        return describe_network(self.model, self.size) + self.note
 
     def network(self, state: State, image_size: int, activation: str, normalisation: tuple) -> keras.Model:
         """Builds the network with the channels and classes of `state`; `normalisation` is () or (mean, std).
@@ -62,8 +61,7 @@ class Layout:
         image = x = layers.image((image_size, image_size, channels))
         if normalisation:
             x = _normalised(x, *normalisation)
-        own = getattr(importlib.import_module(f"advtf.models.{MODELS[self.model].module}"), self.model)
-        features = (self.features or own)(layers, x, **self.size)
+        features = (self.features or features_of(self.model))(layers, x, **self.size)
         classes = sizes(state, self.modules["logits"])[0]
         return keras.Model(image, layers.logits(features, classes), name=self.model)
 
@@ -117,7 +115,7 @@ def _width(state: State, model: str, module: str, divisor: int) -> dict[str, int
     channels = sizes(state, module)[0]
     if channels % divisor:
         raise UsageError(f"{module} must have a multiple of {divisor} channels. Received: {channels}.")
-    return {"width": model_size(model, channels // divisor)["width"]}
+    return {"width": channels // divisor}
 
 
 def _normalised(x, mean: np.ndarray, std: np.ndarray):
@@ -158,14 +156,14 @@ def _resnet18(state: State) -> Layout:
 
 
 def _preact_resnet18(state: State) -> Layout:
-    size = _width(state, "preact_resnet18", "conv1", 4)
+    size = _width(state, "preact_resnet18", "conv1", 4) | {"shortcut": "activated"}
     parts = {"bn": "bn1", "conv1": "conv1", "conv1_bn": "bn2", "conv2": "conv2", "shortcut": "shortcut.0"}
     modules = {"stem": "conv1", "last_bn": "bn"} | _blocks("layer{stage}.{block}", 4, 2, parts) | _head(state)
     if any(key.startswith("bn.") for key in state):
         return Layout("preact_resnet18", size, modules)
-    note = " (no last BatchNorm, shortcuts from the raw input of a block)"
+    note = " (no last BatchNorm)"
     features = functools.partial(_preact_variant, deepmind=False)
-    return Layout("preact_resnet18", size, modules, features=features, note=note)
+    return Layout("preact_resnet18", size | {"shortcut": "raw"}, modules, features=features, note=note)
 
 
 def _wide_resnet(state: State) -> Layout:
@@ -185,7 +183,7 @@ def _deepmind_wide_resnet(state: State) -> Layout:
 
 
 def _deepmind_preact_resnet18(state: State) -> Layout:
-    size = _width(state, "preact_resnet18", "conv_2d", 4)
+    size = _width(state, "preact_resnet18", "conv_2d", 4) | {"shortcut": "raw"}
     blocks = _blocks("layer_{index}.{block}", 4, 2, _deepmind_block("conv_2d_1", "conv_2d_2"))
     modules = {"stem": "conv_2d"} | blocks | {"last_bn": "batchnorm", "logits": "logits"}
     features = functools.partial(_preact_variant, deepmind=True)
@@ -229,23 +227,15 @@ def _wide_size(state: State, path: str) -> dict[str, int]:
     while f"{path.format(blocks)}.weight" in state:
         blocks += 1
     size = _width(state, "wide_resnet", path.format(0), 16)
-    return size | {"depth": 6 * blocks + 4}
+    return size | {"depth": 6 * blocks + 4, "shortcut": "activated", "stride_in": "first"}
 
 
-def _preact_variant(layers: Layers, x, *, width: int, deepmind: bool):
-    """PreActResNet18 with raw shortcuts: DeepMind's are 3×3; else 1×1, and no BatchNorm at the end."""
+def _preact_variant(layers: Layers, x, *, width: int, shortcut: str, deepmind: bool):
+    """PreActResNet18 with 3×3 shortcuts, which is DeepMind's, or without a BatchNorm at the end."""
     x = layers.conv(x, 4 * width, 3, "stem")
+    kernel = {"shortcut": shortcut, "shortcut_size": 3 if deepmind else 1}
     for stage, (factor, first_stride) in enumerate(resnet.STAGES, start=1):
         for block, stride in ((1, first_stride), (2, 1)):
-            x = _variant_block(layers, x, factor * width, stride, f"stage{stage}_block{block}", deepmind)
+            name = f"stage{stage}_block{block}"
+            x = preact_resnet.preactivation_block(layers, x, factor * width, stride, name, **kernel)
     return layers.global_average(layers.norm_activate(x, "last") if deepmind else x)
-
-
-def _variant_block(layers: Layers, x, filters: int, stride: int, name: str, deepmind: bool):
-    activated = layers.norm_activate(x, name)
-    shortcut = x
-    if stride != 1 or x.shape[-1] != filters:
-        shortcut = layers.conv(x, filters, 3 if deepmind else 1, f"{name}_shortcut", stride=stride)
-    x = layers.conv(activated, filters, 3, f"{name}_conv1", stride=stride)
-    x = layers.conv(layers.norm_activate(x, f"{name}_conv1"), filters, 3, f"{name}_conv2")
-    return layers.add(x, shortcut, f"{name}_add")

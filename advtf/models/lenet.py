@@ -1,10 +1,14 @@
 """LeNet, the MNIST model of Liu et al. 2020."""
 
+from typing import TYPE_CHECKING
+
 from advtf.errors import UsageError
-from advtf.models.layers import Layers
+
+if TYPE_CHECKING:
+    from advtf.models.layers import Layers
 
 
-def lenet(layers: Layers, x, *, width: int):
+def lenet(layers: "Layers", x, *, width: int):
     """Two 5×5 convolutions with pooling and one hidden dense layer: 2w, 4w channels, 64w units.
 
     Args:

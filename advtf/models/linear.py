@@ -1,14 +1,17 @@
 """The linear classifier, whose robust loss has a closed form, and a small multi-layer perceptron."""
 
-from advtf.models.layers import Layers
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from advtf.models.layers import Layers
 
 
-def linear(layers: Layers, x):
+def linear(layers: "Layers", x):
     """Flattens the images (B, H, W, C) -> (B, H·W·C), so that the logits are linear in the pixels."""
     return layers.flatten(x)
 
 
-def mlp(layers: Layers, x, *, width: int):
+def mlp(layers: "Layers", x, *, width: int):
     """Two hidden layers of 16w units.
 
     Args:

@@ -1,11 +1,14 @@
 """ResNet18 for small images, the main model of Liu et al. 2020."""
 
-from advtf.models.layers import Layers
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from advtf.models.layers import Layers
 
 STAGES = ((4, 1), (8, 2), (16, 2), (32, 2))  # (channels / width, stride of the first block)
 
 
-def resnet18(layers: Layers, x, *, width: int):
+def resnet18(layers: "Layers", x, *, width: int):
     """A 3×3 stem and four stages of two basic blocks (He et al. 2016a).
 
     Args:
@@ -23,7 +26,7 @@ def resnet18(layers: Layers, x, *, width: int):
     return layers.global_average(x)
 
 
-def _basic_block(layers: Layers, x, filters: int, stride: int, name: str):
+def _basic_block(layers: "Layers", x, filters: int, stride: int, name: str):
     shortcut = x
     if stride != 1 or x.shape[-1] != filters:
         shortcut = layers.conv(x, filters, 1, f"{name}_shortcut", stride=stride)

@@ -1,11 +1,14 @@
 """VGG16 with BatchNorm, a CIFAR-10 model of Liu et al. 2020."""
 
-from advtf.models.layers import Layers
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from advtf.models.layers import Layers
 
 STAGES = ((4, 2), (8, 2), (16, 3), (32, 3), (32, 3))  # (channels / width, convolutions)
 
 
-def vgg(layers: Layers, x, *, width: int):
+def vgg(layers: "Layers", x, *, width: int):
     """Five stages of 3×3 convolution, BatchNorm, activation, each ended by pooling.
 
     Images below 32×32 are pooled as long as both sides are at least 2, and the rest is averaged.

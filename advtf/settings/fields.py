@@ -70,8 +70,8 @@ def setting(
         description: its help text.
         default: its value if nobody gives one; `OPEN` if that follows from other settings.
         default_text: what ``--help`` shows for the default; None shows the default itself.
-        earlier: its value in files that were written before the setting existed: what the program did then.
-            `OPEN`: the files of every version have it.
+        earlier: its value in files that were written before the setting existed: what the program did then,
+            or a function of the settings in the file. `OPEN`: the files of every version have it.
     """
     metadata = {
         "section": section,
@@ -285,7 +285,7 @@ class Settings:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Makes the settings from what `to_json` returned.
+        """Makes the settings from what `to_json` returned, in this version or an earlier one.
 
         Raises:
             UsageError: an unknown, missing or bad setting.
@@ -297,7 +297,9 @@ class Settings:
         if missing:
             raise UsageError(f"{cls.__name__} needs every setting. Received: none for {', '.join(missing)}.")
         _refuse_unknown(cls, values)
-        return cls(**{**earlier, **values})
+        added = {name: value for name, value in earlier.items() if name not in values}
+        added = {name: value(values) if callable(value) else value for name, value in added.items()}
+        return cls(**added, **values)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as JSON values."""

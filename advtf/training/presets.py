@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from advtf.data.registry import DATASETS, DataSet
-from advtf.models import MODELS
+from advtf.models import MODEL_SETTINGS, MODELS
 from advtf.settings.fields import show
 from advtf.settings.threat import format_epsilon
 from advtf.training.schedules import RATES
@@ -71,8 +71,8 @@ def preset(
     return {
         **data,
         "model": model,
+        **{name: getattr(MODELS[model], name) for name in MODEL_SETTINGS},
         "width": entry.widths.get(model, MODELS[model].width),
-        "depth": MODELS[model].depth,
         "eps": eps,
         "eps_sched": eps_sched,
         "eps_max": None if peak is None else peak * eps,
@@ -107,10 +107,14 @@ def attack_as_trained(
 
 
 def preset_table(names: list[str]) -> Iterator[str]:
-    """Yields the lines of the table of presets in ``--help``, a row for each of these settings."""
+    """Yields the lines of the table of presets in ``--help``, a row for each of these settings.
+
+    Settings that none of the models shown has are left out.
+    """
     columns = [(dataset, model) for dataset, entry in DATASETS.items() for model in entry.shown]
     presets = [preset(dataset, model) for dataset, model in columns]
     rows = {"dataset": [dataset for dataset, _ in columns]}
+    names = [name for name in names if any(column[name] is not None for column in presets)]
     rows |= {name: [_cell(name, column[name]) for column in presets] for name in names}
     yield from ("", "Presets, by data set and model (all other data sets: as cifar10):")
     for name, values in rows.items():

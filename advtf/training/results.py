@@ -16,6 +16,7 @@ from advtf.classifiers.export import export_classifier
 from advtf.data.batches import evaluation_batches
 from advtf.data.sets import ImageData
 from advtf.figures import training as plots
+from advtf.models import describe_network
 from advtf.settings.threat import format_epsilon
 from advtf.storage.files import provenance, write_atomically, write_json
 from advtf.training.callbacks import load_snapshot
@@ -211,6 +212,7 @@ def export_all(
             kind="ensemble" if name == "ensemble" else "classifier",
             metadata={
                 "dataset": data.name,
+                "network": describe_network(config.model, config.network),
                 "config": config.to_json(),
                 "test": records[name],
                 **{key: record[key] for key in ("epoch", "members") if key in record},

@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from advtf.errors import UsageError, alternatives
-from advtf.models import ACTIVATIONS, MODELS, model_size
+from advtf.models import (
+    ACTIVATIONS,
+    MODEL_SETTINGS,
+    MODELS,
+    VARIANTS,
+    describe_network,
+    earlier_variant,
+    model_settings,
+)
 from advtf.settings.commands import CommandOptions
 from advtf.settings.fields import (
     OPEN,
@@ -86,6 +94,18 @@ class TrainConfig(Settings):
     model: str = setting("model", choice(MODELS), "the architecture")
     width: int | None = setting("model", whole(1), "width factor of the layers")
     depth: int | None = setting("model", whole(10), "number of layers, for wide_resnet")
+    shortcut: str | None = setting(
+        "model",
+        choice(VARIANTS["shortcut"]),
+        "what 1×1 shortcuts take, for preact_resnet18, wide_resnet; activated: the textbook's",
+        earlier=lambda stored: earlier_variant(stored.get("model"), "shortcut"),
+    )
+    stride_in: str | None = setting(
+        "model",
+        choice(VARIANTS["stride_in"]),
+        "the convolution of a block that strides, for wide_resnet; first: the textbook's",
+        earlier=lambda stored: earlier_variant(stored.get("model"), "stride_in"),
+    )
     activation: str = setting("model", choice(ACTIVATIONS), "the nonlinearity", "relu")
 
     norm: str = setting("attack", choice(NORMS), "norm of the perturbation", "linf")
@@ -204,6 +224,7 @@ class TrainConfig(Settings):
         values = preset(given["dataset"], **{name: given[name] for name in DEPENDS_ON if name in given})
         if given["select_on"] == "test":
             values["val_fraction"] = 0.0  # nothing needs to be held out
+        variants = {name: values[name] for name in VARIANTS if given.get(name) is None}
         values = {**values, **given}
         found = {name: values[name] for name in values if name not in given}
         entry = OBJECTIVES[given["objective"]]
@@ -211,7 +232,7 @@ class TrainConfig(Settings):
             single_step = ADVERSARIES[given["adversary"]].single_step
             found["strength"] = entry.strength[0 if single_step else 1]
         found |= {name: value for name, value in entry.defaults.items() if given[name] is None}
-        return found | {"periods": period_epochs(values["periods"], values["epochs"])}
+        return found | variants | {"periods": period_epochs(values["periods"], values["epochs"])}
 
     def check(self) -> None:
         """Checks the settings against each other, in the order in which ``--help`` lists them.
@@ -219,7 +240,7 @@ class TrainConfig(Settings):
         Raises:
             UsageError: two settings contradict each other.
         """
-        model_size(self.model, self.width, self.depth)
+        model_settings(self.model, **self.network)
         _check_threat(self)
         _check_epsilon_schedule(self)
         _check_rate_schedule(self)
@@ -277,6 +298,11 @@ class TrainConfig(Settings):
         """After how many epochs the first weights enter the average of SWA (halves round up)."""
         start = self.swa_start
         return math.floor(start * self.epochs + 0.5) if start < 1 else int(start)
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The settings of the model by name, as `advtf.models.model_settings` takes them."""
+        return {name: getattr(self, name) for name in MODEL_SETTINGS}
 
     @property
     def run_name(self) -> str:
@@ -448,7 +474,7 @@ def _refuse_unused(
 def presets_help() -> Iterable[str]:
     """Returns the table of presets that ``--help`` ends with."""
     fields = dataclasses.fields(TrainConfig)
-    return preset_table([field.name for field in fields if field.default is OPEN and field.name != "depth"])
+    return preset_table([field.name for field in fields if field.default is OPEN])
 
 
 def describe(config: TrainConfig, given: Iterable[str]) -> dict[str, str]:
@@ -477,8 +503,7 @@ def _describe_data(config: TrainConfig) -> str:
 
 
 def _describe_model(config: TrainConfig) -> str:
-    size = [f"{name} {value}" for name in ("width", "depth") if (value := getattr(config, name)) is not None]
-    return ", ".join([config.model, *size, config.activation])
+    return f"{describe_network(config.model, config.network)}, {config.activation}"
 
 
 def _describe_method(config: TrainConfig) -> str:

@@ -1,5 +1,7 @@
 """Architectures against published parameter counts and torch; initial weights; bad settings."""
 
+import itertools
+import math
 import subprocess
 import sys
 
@@ -9,13 +11,28 @@ import pytest
 import tensorflow as tf
 
 from advtf.errors import UsageError
-from advtf.models import ACTIVATIONS, MODELS, build, model_size
+from advtf.models import (
+    ACTIVATIONS,
+    MODELS,
+    VARIANTS,
+    build,
+    model_settings,
+    parameter_count,
+    training_bytes,
+)
 
+DEPTH = dict.fromkeys(MODELS) | {"wide_resnet": 10}
+VARIANTS_OF_MODELS = [
+    (name, dict(zip(settings, values, strict=True)))
+    for name in MODELS
+    for settings in [[key for key in VARIANTS if key in MODELS[name].settings]]
+    for values in itertools.product(*(VARIANTS[key] for key in settings))
+]
 TINY = {"lenet": 2, "vgg": 1, "resnet18": 1, "preact_resnet18": 1, "wide_resnet": 1, "linear": None, "mlp": 1}
 
 
 def tiny(name, shape=(8, 8, 1), **settings):
-    return build(name, shape, 10, width=TINY[name], depth=10 if name == "wide_resnet" else None, **settings)
+    return build(name, shape, 10, width=TINY[name], depth=DEPTH[name], **settings)
 
 
 def images(shape, seed=0):
@@ -37,14 +54,31 @@ def images(shape, seed=0):
     ],
 )
 def test_parameter_counts(name, shape, width, depth, count):
-    model = build(name, shape, 10, width=width, depth=depth)
-    assert sum(int(np.prod(weight.shape)) for weight in model.trainable_weights) == count
+    assert parameter_count(name, shape, 10, width=width, depth=depth) == count
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS_OF_MODELS)
+@pytest.mark.parametrize("shape", [(8, 8, 1), (13, 17, 2)])
+def test_what_is_counted_is_what_is_built(name, variant, shape):
+    model = tiny(name, shape, **variant)
+    sizes = {"width": TINY[name], "depth": DEPTH[name], **variant}
+    count = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    outputs = sum(math.prod(layer.output.shape[1:]) for layer in model.layers)
+    assert parameter_count(name, shape, 10, **sizes) == count
+    assert training_bytes(name, shape, 10, 7, **sizes) == 4 * (3 * count + 7 * outputs)
+
+
+def test_sizes_beyond_any_memory_are_counted_at_once():
+    assert parameter_count("linear", (10**6, 10**6, 3), 10) == (3 * 10**12 + 1) * 10
+    assert training_bytes("wide_resnet", (32, 32, 3), 10, 128, width=10**5, depth=1000) > 10**15
 
 
 def test_default_sizes():
-    assert model_size("resnet18") == {"width": 8}
-    assert model_size("wide_resnet") == {"width": 10, "depth": 34}
-    assert model_size("linear") == {}
+    assert model_settings("resnet18") == {"width": 8}
+    assert model_settings("preact_resnet18") == {"width": 16, "shortcut": "raw"}
+    published = {"width": 10, "depth": 34, "shortcut": "raw", "stride_in": "second"}
+    assert model_settings("wide_resnet") == published
+    assert model_settings("linear") == {}
     stem = build("resnet18", (32, 32, 3), 10).get_layer("stem")
     assert stem.kernel.shape == (3, 3, 3, 32)
 
@@ -123,8 +157,8 @@ def test_activation_twins_share_weights_and_follow_torch(activation):
 class TorchNetwork:
     """Layers of a Keras model by name, applied by torch; BatchNorm statistics are torch's own."""
 
-    def __init__(self, model):
-        self.torch = pytest.importorskip("torch")
+    def __init__(self, model, variant):
+        self.torch, self.variant = pytest.importorskip("torch"), variant
         self.F = self.torch.nn.functional
         self.weights = {
             f"{layer.name}/{weight.name}": self.torch.tensor(weight.numpy())
@@ -166,9 +200,12 @@ class TorchNetwork:
         for name, stride in self.blocks(stages):
             out = self.F.relu(self.norm(x, f"{name}_bn"))
             if f"{name}_shortcut/kernel" in self.weights:
-                x = self.conv(out, f"{name}_shortcut", stride)
-            out = self.F.relu(self.norm(self.conv(out, f"{name}_conv1", stride), f"{name}_conv1_bn"))
-            x = self.conv(out, f"{name}_conv2") + x
+                raw = self.variant["shortcut"] == "raw"
+                x = self.conv(x if raw else out, f"{name}_shortcut", stride)
+            late = self.variant.get("stride_in") == "second"
+            out = self.conv(out, f"{name}_conv1", 1 if late else stride)
+            out = self.F.relu(self.norm(out, f"{name}_conv1_bn"))
+            x = self.conv(out, f"{name}_conv2", stride if late else 1) + x
         return self.dense(self.F.relu(self.norm(x, "last_bn")).mean((2, 3)), "logits")
 
     def wide_resnet(self, x):
@@ -190,10 +227,13 @@ class TorchNetwork:
                     yield name, 2 if block == 1 and stage > 1 else 1
 
 
-@pytest.mark.parametrize("name", ["lenet", "vgg", "resnet18", "preact_resnet18", "wide_resnet"])
-def test_forward_and_running_statistics_match_torch(name):
-    model = tiny(name, (32, 32, 3))
-    torch_net = TorchNetwork(model)
+CONVOLUTIONAL = [(name, variant) for name, variant in VARIANTS_OF_MODELS if name not in ("linear", "mlp")]
+
+
+@pytest.mark.parametrize(("name", "variant"), CONVOLUTIONAL)
+def test_forward_and_running_statistics_match_torch(name, variant):
+    model = tiny(name, (32, 32, 3), **variant)
+    torch_net = TorchNetwork(model, variant)
     network = getattr(torch_net, name)
     x = images((16, 32, 32, 3))
     inputs = torch_net.torch.tensor(x.transpose(0, 3, 1, 2))
@@ -230,6 +270,10 @@ def test_configuration_round_trip(name):
         ({"name": "linear", "width": 2}, "no width. Received: width=2"),
         ({"name": "mlp", "depth": 10}, "depth of mlp is fixed. Received: depth=10"),
         ({"name": "wide_resnet", "depth": 30}, "6n \\+ 4"),
+        ({"name": "wide_resnet", "depth": 1006}, "1000. Received: depth=1006"),
+        ({"name": "resnet18", "shortcut": "raw"}, "no choice of shortcuts. Received: shortcut=raw; leave it"),
+        ({"name": "preact_resnet18", "stride_in": "first"}, "no choice of where it strides"),
+        ({"name": "wide_resnet", "shortcut": "row"}, "Did you mean 'raw'"),
         ({"name": "wide_resnet", "depth": "16"}, "6n \\+ 4"),
         ({"name": "vgg", "width": 0}, "positive integer. Received: width=0"),
         ({"name": "vgg", "width": 1.5}, "positive integer. Received: width=1.5"),

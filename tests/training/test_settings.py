@@ -242,3 +242,26 @@ def test_the_table_of_presets_has_a_column_for_each_data_set_and_model():
     assert table["dataset"][:2] == ["digits", "mnist"] and len(table["dataset"]) == 7
     assert table["eps_max"] == ["0.15", "0.6", "0.15", "16/255", "16/255", "16/255", "none"]
     assert table["periods"][0] == "0.5,0.75"
+
+
+@pytest.mark.parametrize(
+    ("model", "shortcut", "stride_in"),
+    [("wide_resnet", "activated", "first"), ("preact_resnet18", "activated", None), ("resnet18", None, None)],
+)
+def test_runs_of_before_the_published_blocks_keep_the_textbooks(model, shortcut, stride_in):
+    stored = TrainConfig(model=model).to_json()
+    assert TrainConfig.from_json(stored) == TrainConfig(model=model)
+    earlier = {name: value for name, value in stored.items() if name not in ("shortcut", "stride_in")}
+    config = TrainConfig.from_json(earlier)
+    assert (config.shortcut, config.stride_in) == (shortcut, stride_in)
+    assert config.to_json() == stored | {"shortcut": shortcut, "stride_in": stride_in}
+    with pytest.raises(UsageError, match=r"needs every setting\. Received: none for lr\."):
+        TrainConfig.from_json({name: value for name, value in stored.items() if name != "lr"})
+
+
+def test_the_plan_names_the_variant():
+    plan = describe(TrainConfig(model="wide_resnet", depth=16, shortcut="activated"), ())
+    assert plan["model"] == (
+        "wide_resnet, width 10, depth 16, activated shortcuts, stride in the second convolution, relu"
+    )
+    assert describe(TrainConfig(model="lenet"), ())["model"] == "lenet, width 4, relu"
