@@ -17,14 +17,16 @@ EXAMPLES = ROOT / "docs" / "examples"
 
 @pytest.fixture
 def example():
-    """Runs an example as a module and returns its names; the registries are then as they were."""
+    """Runs an example, as a module or as a script, and returns its names; the registries stay as they were."""
     from advtf.data.registry import DATASETS
+    from advtf.evaluation.attacks import ATTACKS
+    from advtf.studies import STUDIES
     from advtf.training.methods import ADVERSARIES, OBJECTIVES
     from advtf.training.schedules import EPSILONS
 
-    registries = OBJECTIVES, ADVERSARIES, EPSILONS, DATASETS
+    registries = OBJECTIVES, ADVERSARIES, EPSILONS, DATASETS, ATTACKS, STUDIES
     before = [dict(registry) for registry in registries]
-    yield lambda name: runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    yield lambda name, run_name=None: runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name=run_name)
     for registry, entries in zip(registries, before, strict=True):
         registry.clear()
         registry.update(entries)
@@ -129,16 +131,18 @@ def test_help_of_an_example_lists_its_entry(tmp_path):
     assert "logit_pairing" in shown and shown.startswith("Adversarial logit pairing")
 
 
-def test_attack_is_measured_beside_the_others(tmp_path):
-    *_, header, row = run(str(EXAMPLES / "own_attack.py"), cwd=tmp_path).splitlines()
+def test_attack_is_measured_beside_the_others(example, capsys):
+    example("own_attack", "__main__")
+    *_, header, row = capsys.readouterr().out.splitlines()
     assert header.split()[:4] == ["model", "clean", "Corner", "PGD"]
     clean, corner, pgd, worst = map(float, row.split()[1:])
     assert clean <= corner < pgd <= worst  # random corners find less than gradients do
 
 
-def test_study_writes_what_it_found_and_draws_it(tmp_path):
-    printed = run(str(EXAMPLES / "own_study.py"), cwd=tmp_path)
-    found = re.search(r"loss ([\d.]+) under noise, ([\d.]+) under attack", printed)
+def test_study_writes_what_it_found_and_draws_it(example, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    example("own_study", "__main__")
+    found = re.search(r"loss ([\d.]+) under noise, ([\d.]+) under attack", capsys.readouterr().out)
     noisy, attacked = map(float, found.groups())
     assert noisy < attacked
     folder = tmp_path / "runs" / "own-study" / "noise"

@@ -210,6 +210,7 @@ def test_equal_ends_have_no_barrier():
     assert scan.train_loss[0] == scan.train_loss[-1]
 
 
+@pytest.mark.slow
 def test_a_trained_curve_goes_around_the_barrier_of_the_straight_line():
     (scanner, start), end = shared(), classifiers()[1]
     line = straight("bezier", start.parameters.value(), end.parameters.value(), 1)

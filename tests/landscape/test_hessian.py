@@ -169,6 +169,7 @@ def test_other_losses_and_weights_without_influence(float64):
     assert not dense(flat).any() and flat.gradient().any()
 
 
+@pytest.mark.slow
 def test_torch_double_backward():
     torch = pytest.importorskip("torch")
     shape, (x, y) = (8, 8, 1), data(shape=(8, 8, 1))

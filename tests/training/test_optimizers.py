@@ -79,6 +79,7 @@ def torch_trajectory(name, arguments):
     return np.array(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_equals_torch(case):
     make, name, arguments = CASES[case]
