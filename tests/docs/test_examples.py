@@ -17,7 +17,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 
 @pytest.fixture
 def example():
-    """Runs an example, as a module or as a script, and returns its names; the registries stay as they were."""
+    """Runs an example, as a module or as a script, and returns its names; registries stay as they were."""
     from advtf.data.registry import DATASETS
     from advtf.evaluation.attacks import ATTACKS
     from advtf.studies import STUDIES
