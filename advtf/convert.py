@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from advtf.classifiers.manifest import require_replaceable
 from advtf.classifiers.pytorch import SMALLEST_IMAGE, converted, read_checkpoint
 from advtf.errors import UsageError
 from advtf.models import ACTIVATIONS
@@ -53,7 +54,8 @@ def main(argv: list[str]) -> None:
     del argv
     options = ConvertOptions.of(commands.given_flags(flags.FLAGS, ConvertOptions))
     path = Path(options.checkpoint)
-    content = read_checkpoint(path)  # answers before TensorFlow starts
+    content = read_checkpoint(path)  # this and the next answer before TensorFlow starts
+    require_replaceable(Path(options.out_dir), options.overwrite)
 
     from advtf import runtime
 

@@ -1,9 +1,14 @@
-"""The exception for what a user can mend, and the checks and hints that its messages share."""
+"""The exceptions for what a user can mend, and the checks and hints that their messages share."""
 
 import difflib
+import errno
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
+
+FULL = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}  # of a disk, of a quota
 
 
 class UsageError(ValueError):
@@ -12,6 +17,54 @@ class UsageError(ValueError):
     The message is one line: what was required, what was received, what to do. The commands print it
     after ``error:`` and exit with code 2; library callers can catch it as a ``ValueError``.
     """
+
+
+class DiskFull(OSError):
+    """There is no room for a file. What was on the disk before is still there; half a file is not.
+
+    The commands print it after ``error:`` with what was kept and how to continue, and exit with code 1.
+
+    Attributes:
+        filename: the file or folder that could not be written.
+    """
+
+    def __str__(self) -> str:
+        return f"the disk must have room for {self.filename or 'the output'}. Received: {self.strerror}."
+
+
+def disk_full(error: BaseException, path: str | os.PathLike | None = None) -> DiskFull | None:
+    """Returns the `DiskFull` that an exception amounts to, or None if it has another reason.
+
+    TensorFlow reports a full disk by exceptions of its own, and a writer that fails may fail again when it
+    is closed. So the message counts as well as the number of the error, and so does what was raised before.
+
+    Args:
+        error: the exception.
+        path: what was to be written. Defaults to what the exception says.
+    """
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) and before not in chain:
+        chain.append(before)
+    for each in chain:
+        if isinstance(each, DiskFull):
+            return each
+    for each in chain:
+        for number, reason in FULL.items():
+            if getattr(each, "errno", None) == number or reason in str(each):
+                return DiskFull(number, reason, str(path or getattr(each, "filename", None) or ""))
+    return None
+
+
+@contextmanager
+def room_for(path: str | os.PathLike) -> Iterator[None]:
+    """Within the context, a full disk is a `DiskFull` that names `path`."""
+    try:
+        yield
+    except Exception as error:
+        full = disk_full(error, path)
+        if full is None or full is error:
+            raise
+        raise full from error
 
 
 def nearest(name: str, choices: Iterable[str], mark: str = "") -> str:

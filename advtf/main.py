@@ -48,17 +48,22 @@ def main(argv: list[str]) -> None:
         if run.state() == "finished":
             print(f"{run.path} is finished; its results are in {run.results}.")
             return
-    replace = options.resume or options.overwrite
-    exports = manifest.choose_folder(options.export_dir, run.path.name, replace=replace)
-    lines = describe(config, given) | {"output": f"{run.path}, exports in {exports}"}
+    run = run.exporting(
+        options.export_dir,
+        config.exported,
+        typed="export_dir" in given_options,
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
+    lines = describe(config, given) | {"output": f"{run.path}, exports in {run.exports}"}
     print(commands.plan_table(lines), flush=True)
     began = time.monotonic()
     with run.tell_how_to_continue():
-        _train_and_finish(config, options, run, exports)
+        _train_and_finish(config, options, run)
     print(f"\nFinished in {_duration(time.monotonic() - began)}.")
 
 
-def _train_and_finish(config, options, run, exports):
+def _train_and_finish(config, options, run):
     from advtf import runtime  # everything above answers before TensorFlow starts
 
     devices = runtime.start(config.precision, config.jit, config.strategy, options.verbose)
@@ -73,13 +78,14 @@ def _train_and_finish(config, options, run, exports):
     data = images.load(config.dataset, options.data_dir, config.val_fraction, config.image_size)
     print(f"{'images':<10}{_describe_images(data)}", flush=True)
     trainer = build_trainer(config, data, devices)  # refuses what does not fit before anything is written
-    manifest.create_folder(exports)
     with run.locked(resume=options.resume, overwrite=options.overwrite):
-        if not options.resume:
-            run.write_config(config, options)
+        if options.resume:
+            run.identify(exports=run.way_to_exports())
+        else:
+            run.write_config(config, options, exports=run.way_to_exports())
         try:
             train(trainer, config, options, run, data, devices.rewrite_bfloat16)
-            finish(config, run, exports, data)
+            finish(config, run, data)
         except TrainingInterrupted as stopped:
             print(f"{stopped}. Continue with: {run.resume_command}")
             sys.exit(128 + stopped.signal)
@@ -93,10 +99,9 @@ def _stored(run, given, given_options):
 
     The settings given beside --resume must not contradict those that the run was started with.
     """
-    record = run.read_config()
-    config = TrainConfig.from_json(record.get("config"))
+    config = run.stored(TrainConfig, "config")
     config.require_same(given, "run")
-    earlier = RunOptions.from_json(record.get("options")).to_json()
+    earlier = run.stored(RunOptions, "options").to_json()
     kept = {name: value for name, value in earlier.items() if name not in NOT_KEPT}
     return config, RunOptions.of(kept | given_options)
 

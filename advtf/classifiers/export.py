@@ -129,18 +129,20 @@ def export_classifier(
             log-probabilities ("ensemble"), without a softmax.
         metadata: JSON-like entries added to the manifest (config, accuracies, epoch, ...).
         sample: real images, float (N, H, W, C) in [0, 1]; a few are enough.
-        overwrite: replace an earlier export at `path`; anything else there is never touched.
+        overwrite: replace an earlier export at `path`; anything else there is never touched, and an export
+            to which other files were added is refused.
 
     Returns:
         `path`, absolute.
 
     Raises:
         UsageError: a setting that the caller can mend; nothing has been written or removed.
+        DiskFull: there is no room for it; `path` is as it was.
         RuntimeError: the reloaded model differs from the live one; `path` is as it was.
     """
     path = Path(path).absolute()
     one_of("kind", kind, manifests.KINDS)
-    _check_target(path, overwrite)
+    manifests.require_replaceable(path, overwrite)
     sample = _checked_sample(sample)
     classes = _checked_classes(model, sample, kind)
     manifest = manifests.make_manifest(path.name, kind, sample.shape[1:], classes, metadata or {})
@@ -150,15 +152,6 @@ def export_classifier(
         manifests.write_manifest(folder, manifest)
         _compare(model, load_classifier(folder), sample)
     return path
-
-
-def _check_target(path: Path, overwrite: bool) -> None:
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not manifests.is_export(path):
-        raise UsageError(f"path must be free or hold an earlier export. Received: path={path}")
-    if not overwrite:
-        raise UsageError(f"{path} holds an export already; choose another path or pass overwrite=True")
 
 
 def _checked_sample(sample) -> np.ndarray:

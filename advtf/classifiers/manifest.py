@@ -2,19 +2,31 @@
 
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from advtf.errors import UsageError, nearest
-from advtf.storage.files import jsonable, versions
+from advtf.errors import UsageError, first_line, nearest
+from advtf.storage.files import jsonable, remove_folder, require_writable, versions
+from advtf.storage.identity import Identity
 
 FORMAT = "advtf-classifier"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 KINDS = {"classifier": "logits", "ensemble": "log_probabilities"}  # kind of an export -> what it returns
 OUTPUTS = ("logits", "probabilities")  # what its user may say that a SavedModel returns
+ENTRIES = {"name": str, "kind": str, "output": str, "input": dict, "num_classes": int}  # what all have
+TRAINING = {  # what is read of the training's settings in the entry "config", where there is one
+    **dict.fromkeys(("dataset", "model", "norm", "random_start", "activation"), str),
+    **dict.fromkeys(("eps", "attack_step_size"), int | float | str),
+    "attack_steps": int,
+    "val_fraction": int | float,
+    **dict.fromkeys(("image_size", "width", "depth"), int | None),
+}
 EXPORTS = Path("saved_models")
+PARTS = re.compile(  # the files of an export
+    r"(saved_model|fingerprint)\.pb|manifest\.json|variables/variables\..+|assets/.+"
+)
 
 
 def describe(name: str, kind: str, shape: tuple, num_classes: int) -> dict:
@@ -37,14 +49,19 @@ def make_manifest(name: str, kind: str, shape: tuple, num_classes: int, metadata
     """Returns the manifest of an export: format, description, versions, then `metadata`, all JSON-ready.
 
     Raises:
-        UsageError: `metadata` uses one of the manifest's own keys, or holds what JSON cannot.
+        UsageError: `metadata` uses one of the manifest's own keys, holds what JSON cannot, or has a
+            "config" that is no object of settings.
     """
     own = {"format": FORMAT, "format_version": FORMAT_VERSION} | describe(name, kind, shape, num_classes)
     own["versions"] = versions()
     taken = sorted(own.keys() & metadata.keys())
     if taken:
         raise UsageError(f"metadata must not use the manifest's own keys. Received: {', '.join(taken)}")
-    return own | {str(key): jsonable(value, str(key)) for key, value in metadata.items()}
+    manifest = own | {str(key): jsonable(value, str(key)) for key, value in metadata.items()}
+    wrong = _wrong(manifest)
+    if wrong:
+        raise UsageError(f'the "config" of metadata must be settings of a training. Received: {wrong}.')
+    return manifest
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
@@ -64,8 +81,11 @@ def read_manifest(folder: Path) -> dict | None:
         return None
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file} must be readable JSON; export the classifier again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{file} must be readable JSON. Received: {first_line(error)}; export the classifier again, or "
+            "restore the file from a copy"
+        ) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         return None
     if manifest.get("format_version") != FORMAT_VERSION:
@@ -73,13 +93,30 @@ def read_manifest(folder: Path) -> dict | None:
         raise UsageError(
             f"{file} must have format_version={FORMAT_VERSION}. Received: {received}; update advtf"
         )
-    missing = {"name", "kind", "output", "input", "num_classes"} - manifest.keys()
-    if missing or manifest["kind"] not in KINDS:
-        received = f"without {', '.join(sorted(missing))}" if missing else f"kind={manifest['kind']}"
+    wrong = _wrong(manifest)
+    if wrong:
         raise UsageError(
-            f"{file} must be a whole manifest. Received: {received}; export the classifier again"
+            f"{file} must be a whole manifest. Received: {wrong}; export the classifier again, or "
+            "restore the file from a copy"
         )
     return manifest
+
+
+def _wrong(manifest):
+    """Returns what of a manifest is missing or of another type than it is written in; None if all is well."""
+    missing = ENTRIES.keys() - manifest.keys()
+    if missing:
+        return f"without {', '.join(sorted(missing))}"
+    training = manifest.get("config")
+    config = training if isinstance(training, Mapping) else {}
+    for entries, types in ((manifest, ENTRIES), (config, TRAINING)):
+        for name in sorted(types.keys() & entries.keys()):
+            value = entries[name]
+            if not isinstance(value, types[name]) or isinstance(value, bool):
+                return f"{name}={json.dumps(value)}"
+    if manifest["kind"] not in KINDS:
+        return f"kind={manifest['kind']}"
+    return None if training is None or isinstance(training, Mapping) else f"config={json.dumps(training)}"
 
 
 def check_manifest(folder: Path, manifest: dict, actual: dict) -> None:
@@ -175,57 +212,120 @@ def holds_files(folder: Path) -> bool:
         ) from error
 
 
-def choose_folder(export_dir: str | None, run_name: str, *, replace: bool) -> Path:
-    """Decides where exports go, without writing anything.
+def choose_folder(folder: Path, names: Iterable[str], owner: Identity | None, *, replace: bool) -> Path:
+    """Decides that the exports of a run go into a folder; what it tries to write it removes again.
 
     Args:
-        export_dir: the user's choice, or None for ``saved_models/<run_name>``.
-        run_name: last part of the run directory.
-        replace: whether earlier exports in it may be replaced.
+        folder: for the exports.
+        names: of the exports that the run will make.
+        owner: the run that is continued or replaced; None if there is none, or if it is older than ids.
+        replace: whether the exports that `owner` has made in it may be replaced.
+
+    Returns:
+        `folder`.
 
     Raises:
-        UsageError: the folder is in use or holds what is not an export.
+        UsageError: it is in use or cannot be written, or an export would replace what `owner` has not made.
+        DiskFull: there is no room in it.
     """
-    folder = Path(export_dir) if export_dir else EXPORTS / run_name
     if holds_files(folder):
         if not replace:
             raise UsageError(
-                f"export_dir must be free. Received: {folder}, which holds files. "
-                "Choose another --export_dir, or add --overwrite to replace the exports in it."
+                f"export_dir must be free. Received: {folder}, which holds files. Choose another "
+                "--export_dir; --overwrite replaces only the exports of the run in out_dir."
             )
-        foreign = [entry.name for entry in folder.iterdir() if not _is_ours(entry)]
-        if foreign:
-            raise UsageError(
-                f"export_dir must hold nothing but exports. Received: {folder}, which holds {foreign[0]}. "
-                "Choose another --export_dir."
-            )
+        for name in names:
+            require_own(folder / name, owner)
+    require_writable(folder, "--export_dir")
     return folder
 
 
-def create_folder(folder: Path) -> None:
-    """Creates the folder.
+def require_replaceable(path: Path, overwrite: bool) -> None:
+    """Checks that a classifier may be exported to a path: it is free, or an earlier export may be replaced.
+
+    Args:
+        path: of the export.
+        overwrite: whether an earlier export may be replaced; other files never are.
 
     Raises:
-        UsageError: it cannot be created or written.
+        UsageError: it is not, or the folder above cannot be written.
+        DiskFull: there is no room beside it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission"
-    except OSError as error:
-        reason = error.strerror
-    if reason:
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not holds_files(path))):
+        if not is_export(path):
+            raise UsageError(
+                f"path must be free or hold an earlier export. Received: path={path}. Choose another."
+            )
+        added = foreign_files(path)
+        if added:
+            raise UsageError(
+                f"an export is replaced with all that it holds. Received: {path}, which holds {added[0]} "
+                "besides. Choose another path, or move that away."
+            )
+        if not overwrite:
+            raise UsageError(f"{path} holds an export already; choose another path or pass overwrite=True")
+    require_writable(path.parent, "path")
+
+
+def require_own(folder: Path, owner: Identity | None) -> None:
+    """Checks that an export may be written at a path: nothing is there, or an export of the same run.
+
+    Args:
+        folder: where the export goes.
+        owner: the run that makes it; None if it has no id yet.
+
+    Raises:
+        UsageError: there is something else.
+    """
+    if os.path.lexists(folder) and not (owner and is_own(folder, owner)):
         raise UsageError(
-            f"export_dir must be a writable directory. Received: {folder} ({reason}). "
-            "Choose another --export_dir."
+            f"export_dir must not lose what the run in out_dir has not made. Received: {folder}, "
+            f"{_description(folder)}. Choose another --export_dir, or move it away."
         )
 
 
-def remove_exports(paths: Iterable[str]) -> None:
-    """Removes the exports at `paths`, and nothing that is not an export."""
-    for path in map(Path, paths):
-        if is_export(path):
-            shutil.rmtree(path)
+def _description(folder):
+    try:
+        manifest = read_manifest(folder) if folder.is_dir() and not folder.is_symlink() else None
+    except UsageError:
+        return "whose manifest.json is damaged"
+    if manifest is None:
+        return "which is no export"
+    if foreign_files(folder):
+        return f"which holds {foreign_files(folder)[0]} besides an export"
+    run = manifest.get("run")
+    way = run.get("directory") if isinstance(run, Mapping) else None
+    if manifest["name"] == folder.name and isinstance(way, str):
+        return f"an export of the run in {os.path.relpath(Path(os.path.realpath(folder), way))}"
+    return "an export of another run, or made before runs had ids"
 
 
-def _is_ours(entry):
-    return entry.name.startswith(".") or is_export(entry)
+def is_own(folder: Path, owner: Identity) -> bool:
+    """Tells whether `folder` is, with all that it holds, an export that a run has made under this name."""
+    return _made_by(folder, owner) and not foreign_files(folder)
+
+
+def _made_by(folder, owner):
+    if folder.is_symlink() or not is_export(folder):
+        return False
+    manifest = read_manifest(folder)
+    return manifest["name"] == folder.name and owner.has_made(folder, manifest.get("run"))
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Returns the paths, within an export, of files that exporting does not write."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    return [name for path in files if not PARTS.fullmatch(name := path.relative_to(folder).as_posix())]
+
+
+def remove_exports(folder: Path, owner: Identity) -> None:
+    """Removes the exports in `folder` that a run has made, and nothing else.
+
+    Args:
+        folder: of exports; it may be missing.
+        owner: the run.
+    """
+    if folder.is_dir():
+        for entry in sorted(folder.iterdir()):
+            if is_own(entry, owner):
+                remove_folder(entry)

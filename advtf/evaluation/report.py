@@ -4,6 +4,7 @@ The figures are drawn from the files that `write` has written before. Imports no
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -200,6 +201,11 @@ class EvaluationDirectory(RunDirectory):
         """PNG figures drawn from the files above."""
         return self.path / "figures"
 
+    def kept(self) -> str:
+        """Returns how much of the attacks is finished."""
+        files = sum(1 for _ in self.attacked.glob("*.npz"))
+        return f"{files} finished part{'s' if files > 1 else ''} of the attacks" if files else ""
+
 
 def write(
     evaluation: Evaluation,
@@ -235,10 +241,15 @@ def write(
         _write_examples(run.examples, evaluation, classifier, x, y, chosen)
         written += [run.examples, run.figures / "extremes.png"]
         figures.extremes(run.examples, written[-1])
-    _write_numbers(run.results, provenance() | source | evaluation.to_json())
-    if len(evaluation.curve) > 2:  # more than ε = 0 and the ε evaluated
-        written.append(run.figures / "robust_accuracy.png")
-        figures.robust_accuracy(run.results, written[-1])
+    numbers = run.path / f".{run.results.name}.drawn.partial"  # the results' own name says that all is done
+    try:
+        _write_numbers(numbers, provenance() | source | evaluation.to_json())
+        if len(evaluation.curve) > 2:  # more than ε = 0 and the ε evaluated
+            written.append(run.figures / "robust_accuracy.png")
+            figures.robust_accuracy(numbers, written[-1])
+        os.replace(numbers, run.results)
+    finally:
+        numbers.unlink(missing_ok=True)
     return [run.results, *written]
 
 

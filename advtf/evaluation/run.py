@@ -77,9 +77,8 @@ def _require_model(model):
 
 
 def _stored(run, given_settings, given_options, options):
-    record = run.read_config()
-    settings = AttackSettings.from_json(record.get("config"))
-    earlier = EvaluateOptions.from_json(record.get("options"))
+    settings = run.stored(AttackSettings, "config")
+    earlier = run.stored(EvaluateOptions, "options")
     free = ("out_dir", "resume", "overwrite", "verbose", "data_dir", "save_examples")
     fixed = {name: value for name, value in given_options.items() if name not in free}
     settings.require_same(given_settings, "evaluation")

@@ -20,7 +20,7 @@ from typing import Any
 from absl import app, flags
 
 from advtf import __version__
-from advtf.errors import UsageError, alternatives, nearest, show_text
+from advtf.errors import UsageError, alternatives, disk_full, nearest, show_text
 from advtf.settings import flagfiles
 from advtf.settings.fields import OPEN, Settings, is_optional, setting, show, switch, text
 
@@ -88,12 +88,21 @@ def given_flags(flag_values: flags.FlagValues, cls: type) -> dict[str, str]:
 
 @contextlib.contextmanager
 def exit_on_usage_error() -> Iterator[None]:
-    """Prints a `UsageError` or an absl flag error as one line on stderr and exits with code 2."""
+    """Prints a `UsageError` or an absl flag error as one line on stderr and exits with code 2.
+
+    A full disk ends in one line as well, with code 1.
+    """
     try:
         yield
     except (UsageError, flags.Error) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USAGE_EXIT_CODE)
+    except Exception as error:
+        full = disk_full(error)
+        if full is None:
+            raise
+        print(f"error: {full} Free some space, then run the command again.", file=sys.stderr)
+        sys.exit(1)
 
 
 def run_command(
@@ -128,9 +137,16 @@ def run_command(
             parse_flags(argv[1:], recipes=recipes)
         return list(argv[:1])
 
-    def guarded(argv: list[str]) -> Any:
-        with exit_on_usage_error():
-            return main(argv)
+    def guarded(argv: list[str]) -> None:
+        try:
+            with exit_on_usage_error():
+                main(argv)
+                sys.stdout.flush()  # what is printed may go to a file on a full disk
+        finally:
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _mute_stdout()
 
     app.run(guarded, flags_parser=parse)
 
@@ -267,9 +283,14 @@ def _help_line(usage: str, description: str, width: int) -> str:
 def _print_and_exit(text: str) -> None:
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # `--help | head` closed the pipe; keep the interpreter's last flush quiet too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `--help | head` closed the pipe
+        _mute_stdout()
     sys.exit(0)
+
+
+def _mute_stdout() -> None:
+    """Sends what is still to be printed nowhere, so that the interpreter's last flush is quiet, too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def default_directory(command: str, model: str) -> str:

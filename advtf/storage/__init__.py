@@ -4,6 +4,7 @@ Read `run_directory` first: the states of a run, who may write to it, and how it
 
 ==============  ====================================================================================
 run_directory   the directory of a training, an evaluation or an analysis, and its lock
+identity        which run has made an export: what survives ``--overwrite`` of a copied or moved run
 files           files and folders that appear whole; versions and command for result files
 jsonl           files of one JSON object per line, such as `metrics.jsonl`
 cache           results of finished work, by which a killed evaluation or analysis continues

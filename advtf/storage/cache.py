@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from advtf.errors import UsageError
+from advtf.errors import UsageError, disk_full
 from advtf.storage.files import write_atomically, write_json
 
 IDENTITY = "identity.json"
@@ -34,6 +34,7 @@ class ResultCache:
 
     Raises:
         UsageError: the folder holds results of another identity, or cannot be written.
+        DiskFull: there is no room in it.
     """
 
     def __init__(self, folder: Path | None, identity: str):
@@ -45,7 +46,9 @@ class ResultCache:
             if not self._matches(identity):
                 write_json(self._folder / IDENTITY, {"identity": identity})
         except OSError as error:
-            raise UsageError(f"{folder} must be a writable folder. Received: {error.strerror}.") from error
+            raise disk_full(error, folder) or UsageError(
+                f"{folder} must be a writable folder. Received: {error.strerror}. Choose another."
+            ) from error
 
     def _matches(self, identity):
         try:

@@ -12,12 +12,13 @@ import platform
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from advtf.errors import UsageError
+from advtf.errors import UsageError, disk_full, room_for
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -26,17 +27,21 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     Args:
         path: final name; its folder must exist.
         write: called with a binary file object.
+
+    Raises:
+        DiskFull: there is no room for it; `path` holds its old content.
     """
     temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)  # the rename itself must survive a power cut
+    with room_for(path):
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync(path.parent)  # the rename itself must survive a power cut
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -54,23 +59,76 @@ def renamed_into_place(path: Path) -> Iterator[Path]:
 
     Raises:
         UsageError: the folder cannot be made there.
+        DiskFull: there is no room for what the caller writes into it.
     """
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an earlier attempt that was killed
+    with room_for(path):
+        try:
+            partial.mkdir(parents=True)
+        except OSError as error:
+            if disk_full(error):
+                raise
+            raise UsageError(
+                f"{path.parent} must be a writable folder. Received: {error.strerror}. Choose another."
+            ) from error
+        try:
+            yield partial
+            _sync_tree(partial)
+            _swap(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder so that `path` holds all of it or nothing, also if the process dies meanwhile."""
+    previous = _previous(path)
+    shutil.rmtree(previous, ignore_errors=True)
+    path.rename(previous)
+    shutil.rmtree(previous)
+
+
+def require_writable(folder: Path, setting: str) -> None:
+    """Checks that a folder can be written, or can be made, by doing it; what was made is removed again.
+
+    Neither the permission bits nor the names tell: root may do what they forbid, and there are places such
+    as ``/proc`` where nobody can make a folder.
+
+    Args:
+        folder: the folder; it need not exist, nor the folders above it.
+        setting: its name as the user writes it, such as "--out_dir".
+
+    Raises:
+        UsageError: it cannot be made or written.
+        DiskFull: there is no room for a new file.
+    """
+    missing = [folder] if not os.path.lexists(folder) else []
+    while missing and not os.path.lexists(missing[-1].parent):
+        missing.append(missing[-1].parent)
+    made = []
     try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UsageError(f"{path.parent} must be a writable folder. Received: {error.strerror}") from error
-    try:
-        yield partial
-        _sync_tree(partial)
-        _swap(partial, path)
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)  # another run may make a folder above at the same time
+            made.append(path)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        full = disk_full(error, folder)
+        if full:
+            raise full from error
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(
+            f"{setting.lstrip('-')} must be a folder that can be made and written. Received: {folder} "
+            f"({reason}). Choose another {setting}."
+        ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for path in reversed(made):
+            with suppress(OSError):  # another run uses it by now
+                path.rmdir()
 
 
 def _swap(partial: Path, path: Path) -> None:
-    previous = path.with_name(f".{path.name}.previous")
+    previous = _previous(path)
     if path.exists():
         shutil.rmtree(previous, ignore_errors=True)
         path.rename(previous)
@@ -82,6 +140,10 @@ def _swap(partial: Path, path: Path) -> None:
         raise
     _sync(path.parent)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f".{path.name}.previous")
 
 
 def _sync_tree(folder: Path) -> None:

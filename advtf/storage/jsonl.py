@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from advtf.errors import UsageError
+from advtf.errors import UsageError, room_for
 from advtf.storage.files import write_atomically
 
 
@@ -14,8 +14,11 @@ def append(path: str | Path, record: dict) -> None:
     Args:
         path: the file; its folder must exist.
         record: JSON values; numbers that are not finite must have been replaced, because JSON has none.
+
+    Raises:
+        DiskFull: there is no room for the line; part of it may be in the file, which `mend` drops.
     """
-    with open(path, "a", encoding="utf-8") as file:
+    with room_for(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(record, allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -27,7 +30,7 @@ def read(path: str | Path) -> list[dict]:
     A last line that is not whole JSON is skipped: the process was killed while writing it.
 
     Raises:
-        UsageError: no such file, or a line other than the last is not a JSON object.
+        UsageError: no such file, or a line other than the last is not a JSON object of numbers and nulls.
     """
     lines = _text(path).splitlines()
     records = [_parse(line) for line in lines]
@@ -35,8 +38,9 @@ def read(path: str | Path) -> list[dict]:
         records.pop()
     if None in records:
         raise UsageError(
-            f"every line of a metrics file must be one JSON object. Received: {path}, line "
-            f"{records.index(None) + 1}: {lines[records.index(None)][:40]!r}. Give a metrics.jsonl of a run."
+            "every line of a metrics file must be one JSON object whose values are numbers. Received: "
+            f"{path}, line {records.index(None) + 1}: {lines[records.index(None)][:40]!r}. "
+            "Give the metrics.jsonl of a run, restored from a copy if it is damaged."
         )
     return records
 
@@ -48,7 +52,7 @@ def truncate(path: str | Path, epochs: int) -> None:
     is replaced atomically; a missing file stays missing.
     """
     if Path(path).exists():
-        kept = [record for record in read(path) if record.get("epoch", 0) <= epochs]
+        kept = [record for record in read(path) if (record.get("epoch") or 0) <= epochs]
         _rewrite(Path(path), kept[:epochs])
 
 
@@ -72,9 +76,14 @@ def _text(path: str | Path) -> str:
 def _parse(line: str) -> dict | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    numbers = isinstance(record, dict) and all(_is_number(value) for value in record.values())
+    return record if numbers else None
+
+
+def _is_number(value) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _rewrite(path: Path, records: list[dict]) -> None:

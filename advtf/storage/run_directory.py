@@ -12,17 +12,24 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
-from advtf.errors import UsageError
+from advtf.errors import UsageError, disk_full, room_for
 from advtf.settings.fields import Settings
-from advtf.storage.files import provenance, write_json
+from advtf.storage.files import provenance, require_writable, write_json
+from advtf.storage.identity import Identity, new_id
 
 LOCK = ".lock"
+SettingsType = TypeVar("SettingsType", bound=Settings)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come: whatever treats Ctrl-C well treats it well, too."""
 
 
 @dataclass(frozen=True)
@@ -65,27 +72,37 @@ class RunDirectory:
 
         Raises:
             UsageError: the directory holds a run or foreign files and the flags do not say what to do with
-                them; a run of another kind is refused whatever the flags.
+                them, or it cannot be made or written; a run of another kind is refused whatever the flags.
+            DiskFull: there is no room for a new file in it.
         """
         if out_dir is None and not overwrite:
-            return cls._newest(Path(default)) if resume else cls._next_free(Path(default), taken)
-        run = cls(Path(out_dir or default))
-        state = run.state()
+            run = cls._newest(Path(default)) if resume else cls._next_free(Path(default), taken)
+        else:
+            run = cls(Path(out_dir or default))
+            run._require_allowed(resume, overwrite)
+        if not (resume and run.state() == "finished"):  # its results may be read from anywhere
+            require_writable(run.path, "--out_dir")
+        return run
+
+    def _require_allowed(self, resume: bool, overwrite: bool) -> None:
+        state = self.state()
         if state == "other":
-            found = run.found()
+            found = self.found()
             article = "an" if found[0] in "aeiou" else "a"
             raise UsageError(
-                f"out_dir must not hold {article} {found}. Received: {run.path}. Choose another --out_dir."
+                f"out_dir must not hold {article} {found}. Received: {self.path}. Choose another --out_dir."
             )
+        if state == "foreign" and self.config.exists():
+            self.read_config()  # what is damaged is said to be so
         if resume:
             if state in ("new", "foreign"):
                 raise UsageError(
-                    f"--resume requires an out_dir with a run of advtf. Received: {run.path} ({state}). "
+                    f"--resume requires an out_dir with a run of advtf. Received: {self.path} ({state}). "
                     "Leave out --resume to start one."
                 )
         elif state == "foreign":
             raise UsageError(
-                f"out_dir must be empty, new or a run of advtf. Received: {run.path}, which holds other "
+                f"out_dir must be empty, new or a run of advtf. Received: {self.path}, which holds other "
                 "files. Choose another --out_dir."
             )
         elif state != "new" and not overwrite:
@@ -93,9 +110,8 @@ class RunDirectory:
                 " or --resume to continue it" if state == "unfinished" else ""
             )
             raise UsageError(
-                f"out_dir must be free. Received: {run.path}, which holds a run ({state}). Add {remedy}."
+                f"out_dir must be free. Received: {self.path}, which holds a run ({state}). Add {remedy}."
             )
-        return run
 
     @classmethod
     def _next_free(cls, default: Path, taken: Callable[[Path], bool]) -> Self:
@@ -116,6 +132,26 @@ class RunDirectory:
             raise UsageError(f"--resume requires a run. Received: none at {default}. Give its --out_dir.")
         unfinished = [number for number, run in found.items() if run.state() == "unfinished"]
         return found[max(unfinished or found)]
+
+    def require_apart(self, folder: Path, name: str) -> None:
+        """Checks that a folder for other results neither holds this directory nor lies among its files.
+
+        Args:
+            folder: the folder; a symbolic link counts as what it leads to.
+            name: the name of its setting.
+
+        Raises:
+            UsageError: it does; the run would be in the way of the results, or they would go with the run.
+        """
+        here, there = Path(os.path.realpath(self.path)), Path(os.path.realpath(folder))
+        among = there.relative_to(here).parts if there.is_relative_to(here) else ()
+        if here.is_relative_to(there) or among[:1] in [
+            (own,) for own in (*self.own_files, *self.own_folders)
+        ]:
+            raise UsageError(
+                f"{name} must be apart from the files of the run in out_dir. Received: {name}={folder} with "
+                f"out_dir={self.path}. Choose another --{name}."
+            )
 
     @property
     def config(self) -> Path:
@@ -150,32 +186,81 @@ class RunDirectory:
 
     def found(self) -> str | None:
         """Returns the kind of the run that is there, or None."""
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            record = json.loads(self.config.read_text())
-            if "advtf" in record.get("versions", {}):
-                return record.get("kind", "training")  # the first version wrote trainings only, and no kind
+        with contextlib.suppress(UsageError):
+            record = self.read_config()
+            versions = record.get("versions")
+            if isinstance(versions, Mapping) and "advtf" in versions:
+                kind = record.get("kind", "training")  # the first version wrote trainings only, and no kind
+                return kind if isinstance(kind, str) and kind else None
         return None
 
     def write_config(self, config: Settings, options: Settings, **more: Any) -> None:
         """Writes config.json: what marks the directory, and what ``--resume`` continues with.
 
+        A run that is there already keeps its id; a new one gets one.
+
         Args:
             config, options: the settings of the run.
             **more: further entries of config.json, which are JSON values.
         """
+        identity = self.identity()
+        mark = {"kind": self.kind, "id": identity.id if identity else new_id()}
         settings = {"config": config.to_json(), "options": options.to_json()}
-        write_json(self.config, provenance() | {"kind": self.kind} | settings | more)
+        write_json(self.config, provenance() | mark | settings | more)
 
     def read_config(self) -> dict:
         """Returns the content of config.json.
 
         Raises:
-            UsageError: it cannot be read.
+            UsageError: it cannot be read, or is no JSON object.
         """
         try:
-            return json.loads(self.config.read_text())
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--resume requires a readable {self.config}. Received: {error}.") from error
+            record = json.loads(self.config.read_text(encoding="utf-8"))
+            reason = None if isinstance(record, dict) else f"a JSON {type(record).__name__}"
+        except (OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+        if reason is not None:
+            raise UsageError(
+                f"{self.config} must be the JSON object that a run began with. Received: {reason}. "
+                "Restore it from a copy, or choose another --out_dir."
+            )
+        return record
+
+    def stored(self, settings: type[SettingsType], entry: str) -> SettingsType:
+        """Returns the settings that config.json holds under `entry`.
+
+        Raises:
+            UsageError: it cannot be read, or they are damaged or of another version.
+        """
+        try:
+            return settings.from_json(self.read_config().get(entry))
+        except UsageError as error:
+            raise UsageError(
+                f"{error} It is the {entry} in {self.config}. Restore that file, or start again with "
+                "--overwrite."
+            ) from error
+
+    def identity(self) -> Identity | None:
+        """Returns which run is there; None if there is none, or one that was begun before runs had ids."""
+        with contextlib.suppress(UsageError):
+            number = self.read_config().get("id")
+            return Identity(number, self.path) if isinstance(number, str) else None
+        return None
+
+    def identify(self, **more: Any) -> Identity:
+        """Returns which run is there; one that was begun before runs had ids gets one.
+
+        Args:
+            **more: entries that config.json has to have, which are JSON values.
+
+        Raises:
+            UsageError: there is no run.
+        """
+        identity = self.identity() or Identity(new_id(), self.path)
+        record = self.read_config()
+        if record | (wanted := {"id": identity.id} | more) != record:
+            write_json(self.config, record | wanted)
+        return identity
 
     @contextlib.contextmanager
     def locked(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[Self]:
@@ -186,13 +271,16 @@ class RunDirectory:
 
         Raises:
             UsageError: another process is using or has filled the directory, or it cannot be written.
+            DiskFull: there is no room for the lock.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = open(self.path / LOCK, "a+")  # noqa: SIM115 - held for the whole context
         except OSError as error:
-            raise UsageError(
-                f"out_dir must be writable. Received: {self.path} ({error.strerror})."
+            full = disk_full(error, self.path)
+            raise full or UsageError(
+                f"out_dir must be writable. Received: {self.path} ({error.strerror}). "
+                "Choose another --out_dir."
             ) from error
         with handle:
             try:
@@ -203,9 +291,10 @@ class RunDirectory:
                     f"out_dir must not be in use. Received: {self.path}, used by process "
                     f"{handle.read().strip()}. Wait for it, or choose another --out_dir."
                 ) from error
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
+            with room_for(self.path):
+                handle.truncate(0)
+                handle.write(str(os.getpid()))
+                handle.flush()
             if not (resume or overwrite) and self.state() != "new":
                 raise UsageError(
                     f"out_dir must be free. Received: {self.path}, filled by another process in the "
@@ -234,15 +323,43 @@ class RunDirectory:
         """The command that continues the run."""
         return f"python -m advtf.{self.command} --out_dir={shlex.quote(str(self.path))} --resume"
 
+    def kept(self) -> str:
+        """Returns what an unfinished run need not do again, in a few words; empty if there is nothing."""
+        return ""
+
     @contextlib.contextmanager
     def tell_how_to_continue(self) -> Iterator[None]:
-        """On Ctrl-C, says how a run that has begun is continued, and exits with 130."""
+        """Says how a run that has begun is continued where Ctrl-C, SIGTERM or a full disk stops it.
+
+        Exits with 130, with 143, or with 1.
+        """
+        previous = signal.signal(signal.SIGTERM, _terminate)
         try:
             yield
-        except KeyboardInterrupt:
-            unfinished = self.state() == "unfinished"
-            print("Interrupted." + (f" Continue with: {self.resume_command}" if unfinished else ""))
-            sys.exit(130)
+        except KeyboardInterrupt as stop:
+            number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+            by = " by SIGTERM" if isinstance(stop, Terminated) else ""
+            print(f"Interrupted{by}." + self._continuation(" Continue with: "), flush=True)
+            sys.exit(128 + number)
+        except Exception as error:
+            full = disk_full(error)
+            if full is None:
+                raise
+            kept = self.kept()
+            kept = f" Kept: {kept}." if kept else ""
+            again = self._continuation(" Free some space, then continue with: ")
+            again = again or " Free some space, then start again."
+            print(f"error: {full}{kept}{again}", file=sys.stderr)
+            sys.exit(1)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    def _continuation(self, words: str) -> str:
+        return f"{words}{self.resume_command}" if self.state() == "unfinished" else ""
+
+
+def _terminate(number, frame):
+    raise Terminated
 
 
 def _numbered(default: Path) -> Iterator[Path]:

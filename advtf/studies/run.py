@@ -53,12 +53,18 @@ class AnalysisDirectory(RunDirectory):
             UsageError: config.json is damaged, or of another version.
         """
         config = self.read_config().get("config")
-        studies = config.get("study", ()) if isinstance(config, Mapping) else ()
-        return settings_class(studies).from_json(config)
+        studies = config.get("study") if isinstance(config, Mapping) else None
+        named = isinstance(studies, list) and all(isinstance(name, str) for name in studies)
+        return self.stored(settings_class(studies if named else ()), "config")
+
+    def kept(self) -> str:
+        """Returns which studies are finished."""
+        finished = [name for name in self.own_folders if finished_files(self.path / name)]
+        return f"what is finished of {', '.join(finished)}" if finished else ""
 
     def is_finished(self, settings: CommonSettings) -> bool:
         """Tells whether none of the studies is left to do."""
-        return self.state() == "finished" and tuple(self.read_config()["config"]["study"]) == settings.study
+        return self.state() == "finished" and self.stored_settings().study == settings.study
 
 
 def plan(
@@ -87,7 +93,7 @@ def plan(
     )
     if options.resume:
         given = {name: getattr(settings, name) for name in given_settings}
-        earlier = AnalyzeOptions.from_json(run.read_config().get("options"))
+        earlier = run.stored(AnalyzeOptions, "options")
         settings = extended(run.stored_settings(), given)
         _require_studies(settings)
         kept = {"data_dir": options.data_dir or earlier.data_dir, "out_dir": earlier.out_dir}
@@ -270,7 +276,7 @@ def _begin(run, context, options, resume):
                 f"{run.path} must continue with the classifiers and images it was begun with. Received: "
                 "others. Start afresh with --overwrite or another --out_dir."
             )
-        if tuple(record["config"]["study"]) == context.settings.study:
+        if run.stored_settings().study == context.settings.study:
             return
         run.results.unlink(missing_ok=True)  # there are studies left to do
     run.write_config(context.settings, options, identity=identity)

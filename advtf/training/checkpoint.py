@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from advtf.errors import UsageError
+from advtf.errors import UsageError, first_line
 from advtf.storage.files import write_atomically
 
 META = "__meta__"
@@ -54,8 +54,13 @@ def load_state(path: Path) -> tuple[dict[str, list[np.ndarray]], dict]:
             groups: dict[str, list[np.ndarray]] = {}
             for name in sorted(key for key in archive.files if key != META):
                 groups.setdefault(name.split("/", 1)[0], []).append(archive[name])
+        if not isinstance(meta, dict):
+            raise ValueError(f"its record is a JSON {type(meta).__name__}")
     except Exception as error:  # damage shows as almost any exception of zipfile, zlib and NumPy
-        raise UsageError(f"a readable advtf state file is required. Received: {path} ({error}).") from error
+        raise UsageError(
+            f"a readable advtf state file is required. Received: {path} ({first_line(error)}). "
+            "Restore it from a copy, or train again with --overwrite."
+        ) from error
     return groups, meta
 
 
@@ -219,9 +224,16 @@ class Checkpoint(keras.callbacks.Callback):
         assign(trainer.optimizer.variables, groups.get("optimizer", []), "the checkpoint's optimizer state")
         for name, variables in self.extra.items():
             assign(variables, groups.get(name, []), f"the checkpoint's {name}")
-        self.resumed = (groups["metrics"], meta["callbacks"])
-        self._restore_callbacks(meta["callbacks"])
-        return meta["step"]
+        try:
+            self.resumed = (groups["metrics"], meta["callbacks"])
+            self._restore_callbacks(meta["callbacks"])
+            return int(meta["step"])
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(
+                f"the newest checkpoint in {self.folder.directory} must hold the state of every callback. "
+                f"Received: one that does not ({type(error).__name__}: {error}). Remove it, to continue from "
+                "the one before it, or start again with --overwrite."
+            ) from error
 
     def on_epoch_begin(self, epoch, logs=None):
         # Keras and the other callbacks have just reset the sums of the epoch, which the checkpoint had saved.

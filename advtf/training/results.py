@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from advtf.attacks.robust_error import RobustError, robust_error
+from advtf.classifiers import manifest
 from advtf.classifiers.ensemble import build_ensemble
 from advtf.classifiers.export import export_classifier
 from advtf.data.batches import evaluation_batches
@@ -21,7 +22,7 @@ from advtf.settings.threat import format_epsilon
 from advtf.storage.files import provenance, write_atomically, write_json
 from advtf.training.callbacks import load_snapshot
 from advtf.training.directory import TrainingDirectory
-from advtf.training.run import SAMPLE_IMAGES, build_attack, build_classifier, period_ends
+from advtf.training.run import SAMPLE_IMAGES, build_attack, build_classifier
 from advtf.training.settings import TrainConfig
 
 EVALUATION_BATCH = 250  # images at a time
@@ -30,7 +31,6 @@ EVALUATION_BATCH = 250  # images at a time
 def finish(
     config: TrainConfig,
     run: TrainingDirectory,
-    exports: Path,
     data: ImageData,
     say: Callable[[str], None] = print,
 ) -> None:
@@ -38,8 +38,7 @@ def finish(
 
     Args:
         config: the settings of the training.
-        run: its directory.
-        exports: the folder of the exported classifiers.
+        run: its directory, which knows where its exports go.
         data: the images it was trained and is tested on.
         say: called with the lines for the user.
     """
@@ -50,9 +49,9 @@ def finish(
     gaps = robust_overfitting(records)
     write_examples(classifiers["last"][0], config, data, run)
     figures = draw_figures(config, run)
-    exported = export_all(classifiers, records, config, data, exports)
+    exported = export_all(classifiers, records, config, data, run)
     say(error_table(records, gaps, config))
-    written = [run.metrics, run.results, *figures, *(exports / name for name in exported)]
+    written = [run.metrics, run.results, *figures, *(run.exports / name for name in exported)]
     say("\nWrote " + "\n      ".join(map(str, written)))
     attack = {"name": f"PGD-{config.attack_steps}", "norm": config.norm, "epsilon": config.eps}
     attack |= {"relative_step": config.relative_step, "restarts": config.eval_restarts, "seed": config.seed}
@@ -79,16 +78,13 @@ def load_classifiers(
         The classifier and its record (name, epoch and logs) by name, in this order: last, best if there is
         data to select on, the same two of the weight average, period1 and so on, ensemble.
     """
-    names = ["last", "best"] if data.validation or config.select_on == "test" else ["last"]
-    if config.averaging != "none":
-        names += [f"{config.averaging}_{name}" for name in names]
-    periods = [f"period{number}" for number, _ in enumerate(period_ends(config), start=1)]
-    periods = periods if len(periods) > 1 else []
     loaded = {}
-    for name in [*names, *periods]:
-        classifier = build_classifier(config, data)  # in float32, whatever the precision of training
-        loaded[name] = (classifier, load_snapshot(run.snapshots / f"{name}.npz", classifier))
-    if periods:
+    for name in config.exported:
+        if name != "ensemble":
+            classifier = build_classifier(config, data)  # in float32, whatever the precision of training
+            loaded[name] = (classifier, load_snapshot(run.snapshots / f"{name}.npz", classifier))
+    if "ensemble" in config.exported:
+        periods = [name for name in loaded if name.startswith("period")]
         members = [loaded[name][0] for name in periods]
         loaded["ensemble"] = (build_ensemble(members), {"name": "ensemble", "members": periods})
     return loaded
@@ -200,19 +196,26 @@ def export_all(
     records: dict[str, dict],
     config: TrainConfig,
     data: ImageData,
-    directory: Path,
+    run: TrainingDirectory,
 ) -> dict[str, Path]:
-    """Exports every classifier as ``<directory>/<name>``; returns the paths of the SavedModels by name."""
+    """Exports every classifier as ``<run.exports>/<name>``; returns the paths of the SavedModels by name.
+
+    Raises:
+        UsageError: an export would replace one of another run, which has appeared since the run began.
+    """
+    owner = run.identify()
     sample = next(iter(evaluation_batches(data.test, SAMPLE_IMAGES, limit=SAMPLE_IMAGES)))[0].numpy()
     paths = {}
     for name, (classifier, record) in classifiers.items():
+        manifest.require_own(run.exports / name, owner)
         paths[name] = export_classifier(
             classifier,
-            directory / name,
+            run.exports / name,
             kind="ensemble" if name == "ensemble" else "classifier",
             metadata={
                 "dataset": data.name,
                 "network": describe_network(config.model, config.network),
+                "run": owner.record(run.exports / name),
                 "config": config.to_json(),
                 "test": records[name],
                 **{key: record[key] for key in ("epoch", "members") if key in record},

@@ -305,6 +305,16 @@ class TrainConfig(Settings):
         return {name: getattr(self, name) for name in MODEL_SETTINGS}
 
     @property
+    def exported(self) -> list[str]:
+        """The names of the classifiers that a run measures and exports, in the order of its results."""
+        names = ["last", "best"] if self.val_fraction or self.select_on == "test" else ["last"]
+        if self.averaging != "none":
+            names += [f"{self.averaging}_{name}" for name in names]
+        if self.periods:
+            names += [f"period{number + 1}" for number in range(len(self.periods) + 1)] + ["ensemble"]
+        return names
+
+    @property
     def run_name(self) -> str:
         """Default name of the run: ``<dataset>-<model>-<eps_sched>-seed<seed>``."""
         dataset = self.dataset.replace("/", "_").replace(":", "_")

@@ -140,7 +140,7 @@ def test_a_folder_of_other_files_is_never_replaced(model, tmp_path):
     for target in (tmp_path, tmp_path / "thesis.tex"):
         with pytest.raises(UsageError, match="must be free or hold an earlier export"):
             export_classifier(model, target, sample=batch(), overwrite=True)
-    with pytest.raises(UsageError, match="must be a writable folder"):
+    with pytest.raises(UsageError, match="path must be a folder that can be made and written"):
         export_classifier(model, tmp_path / "thesis.tex" / "best", sample=batch())
     assert names(tmp_path) == ["thesis.tex"]
 

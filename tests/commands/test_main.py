@@ -267,8 +267,8 @@ def test_a_resumed_run_keeps_its_options_unless_they_are_given_anew(tmp_path):
 
 def run_in_process(folder, settings, **options):
     """What the command does once its flags are understood."""
-    run = TrainingDirectory(folder / "run")
-    main._train_and_finish(TrainConfig.of(settings), RunOptions(**options), run, folder / "exports")
+    run = TrainingDirectory(folder / "run", folder / "exports")
+    main._train_and_finish(TrainConfig.of(settings), RunOptions(**options), run)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_what_does_not_fit_the_data_destroys_nothing(finished, folder, settings,
     before = tree(folder)
     run, _ = finished
     with pytest.raises(UsageError, match=message):
-        main._train_and_finish(TrainConfig.of(settings), RunOptions(overwrite=True), run, folder / "exports")
+        main._train_and_finish(TrainConfig.of(settings), RunOptions(overwrite=True), run)
     assert tree(folder) == before
 
 
