@@ -24,7 +24,6 @@ copied keeps working without being told, because nothing that it needs is looked
 """
 
 import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from pathlib import Path
 
 def new_id() -> str:
     """Returns 128 random bits as 32 hexadecimal digits."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def test_a_copy_is_not_given_the_exports_of_the_original(project, switch):
     shutil.copytree(original.path, project / "runs" / "y")
     before = tree(project)
     with pytest.raises(
-        UsageError, match="mine/last, an export of the run in runs/x. Choose another --export_dir"
+        UsageError, match=r"mine/last, an export of the run in runs/x. Choose another --export_dir"
     ):
         planned(project / "runs" / "y", "mine", typed=switch == "overwrite", **{switch: True})
     assert tree(project) == before
