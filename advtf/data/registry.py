@@ -11,11 +11,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advtf.errors import UsageError, nearest
+from advtf.errors import UsageError, nearest, one_of
+from advtf.settings.fields import choice, setting
 
+# The order of the images: as the data are stored, or that of the files they were published as.
+ORDERS = ("stored", "published")
 TINY_IMAGENET_FOLDER = "tiny-imagenet-200"
 
 ADAM = dict(optimizer="adam", lr=1e-4, lr_sched="constant", weight_decay=0.0)
+
+
+@dataclass(frozen=True)
+class PublishedOrder:
+    """How the images get into the order of the files that a data set was published as.
+
+    Attributes:
+        feature: the feature of TFDS that numbers the examples; None where their order follows from TFDS's.
+        restore: ``restore(split, images, labels, numbers)`` -> images and labels in that order, and how many
+            of them, the first, have been found to be those of the files. None: they are stored in it.
+    """
+
+    feature: str | None = None
+    restore: Callable[[str, Any, Any, Any], tuple[Any, Any, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,7 @@ class DataSet:
         attack: ``attack(norm, eps)`` -> attack_steps and attack_step_size; None: 10 steps of ε/4.
         shown: models that ``--help`` shows the presets of.
         require: ``require(data_dir)`` raises UsageError where the data cannot be there.
+        published: how ``--order=published`` is had; None where it is not known.
     """
 
     read: Callable[[str | None, int | None], dict[str, Any] | None] | None = None
@@ -45,6 +63,7 @@ class DataSet:
     attack: Callable[[str, float], dict[str, Any] | None] = lambda norm, eps: None
     shown: tuple[str, ...] = ()
     require: Callable[[str | None], None] = lambda data_dir: None
+    published: PublishedOrder | None = None
 
 
 def _mnist_attack(norm: str, eps: float) -> dict[str, Any] | None:
@@ -52,6 +71,17 @@ def _mnist_attack(norm: str, eps: float) -> dict[str, Any] | None:
     if norm == "linf" and (eps == 0 or eps >= 0.01):
         return dict(attack_steps=round(eps / 0.01) + 10, attack_step_size="0.01")
     return None
+
+
+def _published(name: str) -> Callable[..., tuple[Any, Any, int]]:
+    """Returns `advtf.data.published.<name>`, which is imported when it is called."""
+
+    def restore(*arguments: Any) -> tuple[Any, Any, int]:
+        from advtf.data import published
+
+        return getattr(published, name)(*arguments)
+
+    return restore
 
 
 def _read_digits(data_dir: str | None, image_size: int | None) -> dict[str, Any]:
@@ -97,6 +127,7 @@ DATASETS: dict[str, DataSet] = {
         optimizers={"all": ADAM | dict(lr=3e-3)},
         widths={"lenet": 4},
         shown=("lenet",),
+        published=PublishedOrder(),
     ),
     "mnist": DataSet(
         settings=dict(model="lenet", eps=0.4, epochs=100, batch_size=128, augment=False),
@@ -105,6 +136,7 @@ DATASETS: dict[str, DataSet] = {
         optimizers={"all": ADAM},
         attack=_mnist_attack,
         shown=("lenet",),
+        published=PublishedOrder(restore=_published("mnist")),
     ),
     "fashion_mnist": DataSet(
         settings=dict(
@@ -116,7 +148,7 @@ DATASETS: dict[str, DataSet] = {
         attack=_mnist_attack,
         shown=("lenet",),
     ),
-    "cifar10": DataSet(shown=("resnet18", "vgg")),
+    "cifar10": DataSet(shown=("resnet18", "vgg"), published=PublishedOrder("id", _published("cifar10"))),
     "cifar100": DataSet(),
     # Mirrored digits are other symbols, so no crop and flip: our choice.
     "svhn_cropped": DataSet(settings=dict(augment=False), shown=("resnet18",)),
@@ -128,6 +160,45 @@ DATASETS: dict[str, DataSet] = {
         require=_require_tiny_imagenet,
     ),
 }
+
+
+def order_setting(section: str, default: str | None = "stored", default_text: str | None = None) -> Any:
+    """Returns the setting ``order`` of every command that reads data sets.
+
+    Args:
+        section: the heading of ``--help`` it is listed under.
+        default: None where it follows from something else.
+        default_text: what ``--help`` shows for the default.
+    """
+    description = "order of the images: as TFDS stores them, or that of the published files"
+    return setting(section, choice(ORDERS), description, default, default_text, earlier="stored")
+
+
+def published_order(name: str) -> PublishedOrder | None:
+    """Returns how the published order of a data set is had, or None where it is not known.
+
+    Args:
+        name: of the data set, with a version or without.
+    """
+    return DATASETS.get(name.split(":")[0], DataSet()).published
+
+
+def require_order(name: str, order: str) -> None:
+    """Checks that a data set can be had in an order.
+
+    Args:
+        name: of the data set, with a version or without.
+        order: one of `ORDERS`.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if one_of("order", order, ORDERS) == "published" and published_order(name) is None:
+        known = [name for name, entry in DATASETS.items() if entry.published]
+        raise UsageError(
+            f"order=published needs a data set whose published order is known: {', '.join(known)}. "
+            f"Received: dataset={name}. Use --order=stored."
+        )
 
 
 def tfds_directory(data_dir: str | None) -> str:

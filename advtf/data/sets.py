@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from advtf.data import arrays, tfds
-from advtf.data.registry import DATASETS
+from advtf.data.registry import DATASETS, require_order
 from advtf.errors import UsageError
 
 
@@ -54,7 +54,11 @@ class ImageData:
 
 
 def load(
-    name: str, data_dir: str | None = None, val_fraction: float = 0.0, image_size: int | None = None
+    name: str,
+    data_dir: str | None = None,
+    val_fraction: float = 0.0,
+    image_size: int | None = None,
+    order: str = "stored",
 ) -> ImageData:
     """Loads a data set by name.
 
@@ -64,17 +68,52 @@ def load(
         data_dir: the folder of prepared data, see `advtf.data.registry.tfds_directory`.
         val_fraction: share of the training examples held out for validation, by a fixed rule, in [0, 1).
         image_size: the images are resized to a square of so many pixels; None keeps their size.
+        order: "stored", as TFDS stores them, or "published", that of the files which the data set was
+            published as; it is known for digits, mnist and cifar10. It decides which images are the first
+            ones and which are held out.
 
     Raises:
-        UsageError: unknown name, no data and no network, damaged or unsuitable data, bad fraction or size.
+        UsageError: unknown name, no data and no network, damaged or unsuitable data, bad fraction or size, or
+            no such order.
     """
+    _require_fraction(val_fraction)
+    found = _read(name, data_dir, image_size, order)
+    return from_arrays(**found, val_fraction=val_fraction, name=name)
+
+
+def load_test(
+    name: str,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    order: str = "stored",
+    first: int | None = None,
+) -> tuple[Split, int]:
+    """Loads the test images of a data set without those for training.
+
+    Args:
+        name, data_dir, image_size, order: as for `load`.
+        first: takes only so many examples, the first ones; None takes all.
+
+    Returns:
+        The examples, and the number of classes.
+
+    Raises:
+        UsageError: as for `load`.
+    """
+    found = _read(name, data_dir, image_size, order, parts=("test",), first=first)
+    test = Split(*arrays.checked("test", found["x_test"], found["y_test"]))
+    labels = [test.labels, *(found[part] for part in ("y_train",) if part in found)]
+    return test.select(slice(first)), arrays.class_count(labels, found.get("num_classes"))
+
+
+def _read(name, data_dir, image_size, order, **wanted):
+    """Returns the arguments of `from_arrays`; where TFDS reads the data, those of the parts wanted."""
     if image_size is not None and image_size < 1:
         raise UsageError(f"image_size must be at least 1. Received: image_size={image_size}.")
-    _require_fraction(val_fraction)
+    require_order(name, order)
     read = DATASETS[name].read if name in DATASETS else None
-    parts = read(data_dir, image_size) if read else None
-    parts = parts or tfds.read(name, data_dir, image_size)
-    return from_arrays(**parts, val_fraction=val_fraction, name=name)
+    found = read(data_dir, image_size) if read else None
+    return found or tfds.read(name, data_dir, image_size, order, **wanted)
 
 
 def from_arrays(

@@ -11,26 +11,39 @@ import numpy as np
 import tensorflow as tf
 
 from advtf.data import augmentation
-from advtf.data.registry import require_known, tfds_directory
+from advtf.data.registry import published_order, require_known, require_order, tfds_directory
 from advtf.errors import UsageError
 
 PROBE_SECONDS = 6.0
 
 
-def read(name: str, data_dir: str | None = None, image_size: int | None = None) -> dict[str, Any]:
+def read(
+    name: str,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    order: str = "stored",
+    *,
+    parts: tuple[str, ...] = ("train", "test"),
+    first: int | None = None,
+) -> dict[str, Any]:
     """Reads the training and test images of a TFDS data set into memory.
 
     Args:
         name: a TFDS name, such as ``cifar10`` or ``cifar10_corrupted/fog_3``, or one prepared in `data_dir`.
         data_dir: the folder of prepared data, see `advtf.data.registry.tfds_directory`.
         image_size: every image is resized to a square of so many pixels; required where the sizes vary.
+        order: one of `advtf.data.registry.ORDERS`.
+        parts: what is wanted, "train" and "test" or one of them.
+        first: how many of the images of a part are going to be used, the first ones; None for all. The
+            published order is required of these only.
 
     Returns:
-        x_train, y_train, x_test, y_test (NumPy) and num_classes (None if the set does not say). A set
-        without a test split is tested on its validation split.
+        x_train, y_train, x_test, y_test (NumPy), or those of `parts`, and num_classes (None if the set does
+        not say). A set without a test split is tested on its validation split.
 
     Raises:
-        UsageError: unknown name, no prepared data and no network, damaged data, or no images with labels.
+        UsageError: unknown name, no prepared data and no network, damaged data, no images with labels, or no
+            published order.
     """
     directory = tfds_directory(data_dir)
     builder = _find(name, directory)
@@ -38,18 +51,25 @@ def read(name: str, data_dir: str | None = None, image_size: int | None = None) 
     shape = _image_shape(builder, name, image_key, image_size)
     if not builder.data_path.exists():
         _download(builder, name, directory)
-    test = _test_split(builder, name)
-    _require_memory(builder, name, shape, ("train", test))
-    x_train, y_train = _read_split(builder, "train", (image_key, label_key), shape)
-    x_test, y_test = _read_split(builder, test, (image_key, label_key), shape)
-    num_classes = builder.info.features[label_key].num_classes
-    return {
-        "x_train": x_train,
-        "y_train": y_train,
-        "x_test": x_test,
-        "y_test": y_test,
-        "num_classes": num_classes,
-    }
+    splits = {"train": "train", "test": _test_split(builder, name)}
+    _require_memory(builder, name, shape, tuple(splits[part] for part in parts))
+    found = {"num_classes": builder.info.features[label_key].num_classes}
+    for part in parts:
+        keys = (image_key, label_key)
+        if order == "published":
+            images, labels, checked = _read_published(builder, name, splits[part], keys, shape)
+            if checked < min(first or len(labels), len(labels)):
+                remedy = f" or use the first {checked} images only," if checked and parts == ("test",) else ""
+                raise UsageError(
+                    "order=published needs prepared data in which the places of the published files are "
+                    f"known. Received: {builder.data_path}, split {splits[part]}, where the first {checked} "
+                    f"of {len(labels)} images are those of the files. Use --order=stored,{remedy} or prepare "
+                    "the data anew with TFDS."
+                )
+        else:
+            images, labels, _ = _read_split(builder, splits[part], keys, shape)
+        found |= {f"x_{part}": images, f"y_{part}": labels}
+    return found
 
 
 def reachable(url: str, seconds: float = PROBE_SECONDS) -> bool:
@@ -179,30 +199,63 @@ def _require_memory(builder: Any, name: str, shape: tuple[int, int, int], splits
         )
 
 
+def _read_published(
+    builder: Any,
+    name: str,
+    split: str,
+    keys: tuple[str, str],
+    shape: tuple[int, int, int],
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Returns a split in the order of the published files, and how many of its images are those of them."""
+    require_order(name, order="published")
+    how = published_order(name)
+    stored = builder.info.features[keys[0]].shape  # the pixels are checked before they are resized
+    images, labels, numbers = _read_split(builder, split, keys, stored, how.feature)
+    checked = len(labels)
+    if how.restore:
+        images, labels, checked = how.restore(split, images, labels, numbers)
+    if shape != stored:
+        batches = (images[i : i + 1024] for i in range(0, len(images), 1024))
+        images = np.concatenate([augmentation.resize(tf.constant(x), shape[0]) for x in batches])
+    return images, labels, checked
+
+
 def _read_split(
-    builder: Any, split: str, keys: tuple[str, str], shape: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+    builder: Any,
+    split: str,
+    keys: tuple[str, str],
+    shape: tuple[int, int, int],
+    number: str | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns images, labels, and the feature that numbers the examples if one is named."""
     image_key, label_key = keys
     feature = builder.info.features[image_key]
     count = builder.info.splits[split].num_examples
     images = np.empty((count, *shape), feature.np_dtype)
     labels = np.empty(count, np.int32)
+    numbers = np.empty(count, object)
     filled = 0
     try:
         once = _tfds().ReadConfig(try_autocache=False)
         examples = builder.as_dataset(split=split, shuffle_files=False, read_config=once)
         # Other features are left out before batching: they may differ in size.
-        examples = examples.map(lambda example: (example[image_key], example[label_key]))
+        kept = (image_key, label_key, *([number] if number else []))
+        examples = examples.map(lambda example: tuple(example[key] for key in kept))
         if feature.shape != shape:
-            examples = examples.map(lambda x, y: (augmentation.resize(x, shape[0]), y), tf.data.AUTOTUNE)
-        for x, y in examples.batch(1024).prefetch(1).as_numpy_iterator():
-            images[filled : filled + len(y)], labels[filled : filled + len(y)] = x, y
+            examples = examples.map(
+                lambda x, *others: (augmentation.resize(x, shape[0]), *others), tf.data.AUTOTUNE
+            )
+        for x, y, *others in examples.batch(1024).prefetch(1).as_numpy_iterator():
+            rows = slice(filled, filled + len(y))
+            images[rows], labels[rows] = x, y
+            if others:
+                numbers[rows] = others[0]
             filled += len(y)
     except Exception as error:  # missing, truncated or foreign files: the remedy is the same
         raise _damaged(builder, split, _reason(error)) from error
     if filled != count:
         raise _damaged(builder, split, f"{filled} of {count} examples")
-    return images, labels
+    return images, labels, numbers
 
 
 def _damaged(builder: Any, split: str, what: str) -> UsageError:

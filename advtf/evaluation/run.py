@@ -14,14 +14,14 @@ from advtf.classifiers.manifest import (
     require_saved_model,
     training_settings,
 )
-from advtf.data.registry import require_known
+from advtf.data.registry import order_setting, require_known, require_order
 from advtf.errors import UsageError
 from advtf.evaluation.report import EvaluationDirectory, write
 from advtf.evaluation.settings import AttackSettings, require_grid
 from advtf.settings.commands import CommandOptions, default_directory, plan_table
 from advtf.settings.fields import numbers, parse_value, setting, switch, text, whole
 from advtf.settings.threat import format_epsilon
-from advtf.training.presets import attack_as_trained
+from advtf.training.presets import attack_as_trained, order_as_trained
 from advtf.training.settings import DATASET_NAME
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class EvaluateOptions(CommandOptions):
 
     model: str | None = setting("target", text(), "SavedModel of a classifier or an ensemble", None)
     dataset: str | None = setting("target", DATASET_NAME, "test images; default those of its training", None)
+    order: str | None = order_setting("target", None, "as in training")
     num_examples: int | None = setting("target", whole(1), "first test images only; default all", None)
     eps_grid: tuple[float, ...] = setting(
         "target", numbers("radii with commas between"), "more radii, for the curve of robust accuracy", ()
@@ -66,6 +67,7 @@ def plan(
         return run, *_stored(run, given_settings, given_options, options)
     settings, options = _completed(given_settings, options)
     require_known(options.dataset, options.data_dir)
+    require_order(options.dataset, options.order)
     require_grid("eps_grid", options.eps_grid, settings.norm)
     return run, settings, options
 
@@ -98,20 +100,23 @@ def _completed(given, options):
         None if given.get(name) is None else parse_value(fields[name], given[name])
         for name in ("norm", "eps")
     )
-    attack = attack_as_trained(training_settings(options.model), dataset, norm, epsilon)
+    training = training_settings(options.model)
+    attack = attack_as_trained(training, dataset, norm, epsilon)
+    order = options.order or order_as_trained(training, dataset)
     filled = {"norm": attack["norm"], "eps": attack["eps"]}
     filled |= {"pgd_steps": attack["attack_steps"], "pgd_step_size": attack["attack_step_size"]}
-    return AttackSettings.of({**filled, **given}), dataclasses.replace(options, dataset=dataset)
+    return AttackSettings.of({**filled, **given}), dataclasses.replace(options, dataset=dataset, order=order)
 
 
 def describe(settings: AttackSettings, options: EvaluateOptions, run: EvaluationDirectory) -> str:
     """Returns the plan in a few lines."""
     first = f", first {options.num_examples} test images" if options.num_examples else ", test images"
+    order = " in the published order" if options.order == "published" else ""
     names = ("pgd_steps", "steps", "restarts", "targets", "queries")
     effort = ", ".join(f"{name} {getattr(settings, name)}" for name in names)
     lines = {
         "model": options.model,
-        "data": f"{options.dataset}{first}",
+        "data": f"{options.dataset}{first}{order}",
         "attacks": f"{', '.join(settings.attacks)} ({effort})",
         "ball": f"{settings.norm}, ε {format_epsilon(settings.eps)}, seed {settings.seed}",
         "output": str(run.path),
@@ -148,7 +153,7 @@ def execute(run: EvaluationDirectory, settings: AttackSettings, options: Evaluat
             state_dir=run.attacked,
             say=functools.partial(print, flush=True),
         )
-        source = {"path": options.model, "dataset": options.dataset}
+        source = {"path": options.model, "dataset": options.dataset, "order": options.order}
         written = write(evaluation, classifier, x, y, run, source=source, all_examples=options.save_examples)
         cache.clear(run.attacked)
     print(f"\n{evaluation}")
@@ -170,9 +175,10 @@ def load(
     from advtf.data.arrays import to_unit_float
 
     size = training_settings(options.model).get("image_size")
-    images = data.load(options.dataset, options.data_dir, image_size=size)
-    test = images.test.select(slice(options.num_examples))
+    test, classes = data.load_test(
+        options.dataset, options.data_dir, size, options.order, options.num_examples
+    )
     x = to_unit_float(test.images).numpy()
     classifier = as_classifier(options.model, x, test.labels, outputs=settings.outputs)
-    require_classes(options.model, classifier.num_classes, options.dataset, images.num_classes)
+    require_classes(options.model, classifier.num_classes, options.dataset, classes)
     return classifier, x, test.labels

@@ -20,7 +20,7 @@ from advtf.classifiers.manifest import (
     require_saved_model,
     training_settings,
 )
-from advtf.data.registry import require_known
+from advtf.data.registry import require_known, require_order
 from advtf.errors import UsageError, one_of
 from advtf.settings.commands import default_directory, plan_table
 from advtf.settings.threat import describe_pgd
@@ -29,7 +29,7 @@ from advtf.storage.run_directory import RunDirectory
 from advtf.studies.context import STATE, StudyContext
 from advtf.studies.registry import STUDIES, check
 from advtf.studies.settings import SHARED, AnalyzeOptions, CommonSettings, settings_class
-from advtf.training.presets import attack_as_trained
+from advtf.training.presets import attack_as_trained, order_as_trained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +108,7 @@ def plan(
     check(settings, len(settings.model))
     if settings.dataset:
         require_known(settings.dataset, options.data_dir)
+        require_order(settings.dataset, settings.order)
     return run, settings, options
 
 
@@ -146,15 +147,19 @@ def _sections(names):
 
 
 def completed(settings: CommonSettings, training: Mapping) -> CommonSettings:
-    """Fills what was not given of the attack: from the training of the first classifier, else from presets.
+    """Fills what was not given of the attack, and the order: from the training of the first classifier.
+
+    What that does not tell is taken from the presets.
 
     Args:
         training: settings of that training; empty if unknown.
     """
     dataset = settings.dataset or training.get("dataset") or "arrays"
+    order = settings.order or order_as_trained(training, dataset)
     attack = attack_as_trained(training, dataset, settings.norm, settings.eps)
     given = settings.of_sections("attack")
-    return dataclasses.replace(settings, **{n: attack[n] for n, value in given.items() if value is None})
+    filled = {name: attack[name] for name, value in given.items() if value is None}
+    return dataclasses.replace(settings, order=order, **filled)
 
 
 def describe(settings: CommonSettings, run: AnalysisDirectory) -> str:
@@ -163,7 +168,8 @@ def describe(settings: CommonSettings, run: AnalysisDirectory) -> str:
     if settings.model:
         lines["model"] = ", ".join(settings.model)
     if settings.dataset:
-        lines["data"] = f"{settings.dataset}, first {settings.num_examples:,} {settings.split} images"
+        order = " in the published order" if settings.order == "published" else ""
+        lines["data"] = f"{settings.dataset}, first {settings.num_examples:,} {settings.split} images{order}"
         pgd = describe_pgd(
             settings.norm,
             settings.eps,
@@ -200,12 +206,17 @@ def load(
     training = training_settings(settings.model[0]) if settings.model else {}
     # The loss is that of the training: what was held out then is left out here, too.
     held_out = training.get("val_fraction", 0.0) if training.get("dataset") == settings.dataset else 0.0
-    images = data.load(settings.dataset, options.data_dir, held_out, training.get("image_size"))
+    name, folder_of_data, size = settings.dataset, options.data_dir, training.get("image_size")
+    if settings.split == "test":
+        test, classes = data.load_test(name, folder_of_data, size, settings.order, settings.num_examples)
+        chosen = test
+    else:
+        images = data.load(name, folder_of_data, held_out, size, settings.order)
+        chosen, test = (part.select(slice(settings.num_examples)) for part in (images.train, images.test))
+        classes = images.num_classes
     for path, classifier in zip(settings.model, classifiers, strict=True):
-        require_classes(path, classifier.num_classes, settings.dataset, images.num_classes)
-    chosen = getattr(images, settings.split).select(slice(settings.num_examples))
-    test = images.test.select(slice(settings.num_examples))
-    source |= {"dataset": settings.dataset, "split": settings.split}
+        require_classes(path, classifier.num_classes, settings.dataset, classes)
+    source |= {"dataset": settings.dataset, "order": settings.order, "split": settings.split}
     source |= {"examples": len(chosen), "test_examples": len(test)}
     x, x_test = (to_unit_float(part.images).numpy() for part in (chosen, test))
     return StudyContext(settings, classifiers, x, chosen.labels, x_test, test.labels, folder, say, source)

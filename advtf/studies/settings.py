@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable
 
+from advtf.data.registry import order_setting
 from advtf.errors import UsageError, one_of
 from advtf.settings.commands import CommandOptions
 from advtf.settings.fields import Settings, choice, real, setting, step_size, switch, text, texts, whole
@@ -35,6 +36,7 @@ class CommonSettings(Settings):
         "target", texts("paths"), "SavedModels to study, with commas between", ()
     )
     dataset: str | None = setting("target", DATASET_NAME, f"data set of the images; {_AS_TRAINED}", None)
+    order: str | None = order_setting("target", None, "as in training")
     split: str = setting("target", choice(("train", "test")), "images the loss is the mean over", "train")
     num_examples: int = setting(
         "target", whole(1), "number of these images, and of test images; the first ones are taken", 2000

@@ -106,6 +106,16 @@ def attack_as_trained(
     return {"norm": norm, **attack}
 
 
+def order_as_trained(training: Mapping[str, Any], dataset: str) -> str:
+    """Returns the order of the images in a training on this data set, else the one they are stored in.
+
+    Args:
+        training: settings of the training by name; empty if they are not known.
+        dataset: whose images are read.
+    """
+    return training.get("order", "stored") if training.get("dataset") == dataset else "stored"
+
+
 def preset_table(names: list[str]) -> Iterator[str]:
     """Yields the lines of the table of presets in ``--help``, a row for each of these settings.
 

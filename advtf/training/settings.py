@@ -8,8 +8,9 @@ imports neither TensorFlow nor NumPy, so that a wrong flag is answered at once.
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
+from advtf.data.registry import order_setting, require_order
 from advtf.errors import UsageError, alternatives
 from advtf.models import (
     ACTIVATIONS,
@@ -83,6 +84,7 @@ class TrainConfig(Settings):
     """
 
     dataset: str = setting("data", DATASET_NAME, "digits (embedded), or an image data set of TFDS", "digits")
+    order: str = order_setting("data")
     image_size: int | None = setting("data", whole(8), "resize images to this square, in pixels", None)
     val_fraction: float = setting("data", real(0, 0.5), "part of the training data held out for validation")
     select_on: str = setting(
@@ -240,6 +242,7 @@ class TrainConfig(Settings):
         Raises:
             UsageError: two settings contradict each other.
         """
+        require_order(self.dataset, self.order)
         model_settings(self.model, **self.network)
         _check_threat(self)
         _check_epsilon_schedule(self)
@@ -256,6 +259,22 @@ class TrainConfig(Settings):
             raise UsageError(
                 "jit=on works on one device only. Received: jit=on, strategy=mirrored; use --jit=auto."
             )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Does what `Settings.from_json` does, and refuses a ramp of the strength that is no longer made.
+
+        Raises:
+            UsageError: as there; or the run was begun when the ramp was another one.
+        """
+        # The ramp was changed together with the arrival of `order`.
+        if isinstance(values, Mapping) and values.get("strength_ramp") and "order" not in values:
+            raise UsageError(
+                "strength_ramp must be that of this version, (k + 1)/K in epoch k of K. Received: a run of "
+                "an earlier version, whose ramp was k/(K − 1). Start anew, with --overwrite or another "
+                "--out_dir."
+            )
+        return super().from_json(values)
 
     def require_same(self, given: Mapping[str, Any], noun: str) -> None:
         """Does what `Settings.require_same` does; periods may be given as fractions again."""
@@ -506,6 +525,7 @@ def describe(config: TrainConfig, given: Iterable[str]) -> dict[str, str]:
 
 def _describe_data(config: TrainConfig) -> str:
     size = f" at {config.image_size}x{config.image_size}" if config.image_size else ""
+    size += " in the published order" if config.order == "published" else ""
     augment = ", crop and flip" if config.augment else ""
     held_out = f"{config.val_fraction:.3g} held out"
     best = "best epoch by the test images" if config.select_on == "test" else held_out

@@ -48,11 +48,25 @@ def test_what_is_not_given_comes_from_the_training(inside):
     assert (settings.eps, settings.pgd_steps, settings.pgd_step_size) == (0.4, 50, "0.01")
 
 
-def test_a_radius_is_one_of_the_norm_of_the_training(inside, tmp_path):
-    export = shutil.copytree(EXPORT, tmp_path / "last")
+def trained_with(folder, **settings):
+    export = shutil.copytree(EXPORT, folder / "last")
     manifest = json.loads((export / "manifest.json").read_text())
-    manifest["config"] |= {"norm": "l2", "eps": 2.0}
+    manifest["config"] |= settings
     (export / "manifest.json").write_text(json.dumps(manifest))
+    return export
+
+
+def test_the_order_of_the_images_is_that_of_the_training(inside, tmp_path):
+    export = str(trained_with(tmp_path, order="published"))
+    assert (plan()[2].order, plan(model=export)[2].order) == ("stored", "published")
+    assert plan(model=export, dataset="cifar10")[2].order == "stored"
+    run, settings, options = plan(model=export, dataset="cifar10", order="published", num_examples=9)
+    described = evaluation_run.describe(settings, options, run)
+    assert "cifar10, first 9 test images in the published order" in described
+
+
+def test_a_radius_is_one_of_the_norm_of_the_training(inside, tmp_path):
+    export = trained_with(tmp_path, norm="l2", eps=2.0)
     _, settings, _ = plan({"eps": "3"}, model=str(export))
     assert (settings.norm, settings.eps) == ("l2", 3.0)
     with pytest.raises(UsageError, match="3 probably means 3/255"):
@@ -67,6 +81,7 @@ def test_a_radius_is_one_of_the_norm_of_the_training(inside, tmp_path):
         ({}, {"model": "saved_models/digits-run"}, "has last"),
         ({}, {"model": None}, "model must be given"),
         ({}, {"dataset": "cifr10"}, "Did you mean 'cifar10'"),
+        ({}, {"dataset": "svhn_cropped", "order": "published"}, "Use --order=stored"),
         ({}, {"eps_grid": (0.1, 8)}, "eps_grid must be"),
         ({}, {"resume": True, "overwrite": True}, "exclude each other"),
         ({}, {"resume": True}, "requires a run"),

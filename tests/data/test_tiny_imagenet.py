@@ -126,7 +126,7 @@ def test_without_the_folder_data_prepared_for_tfds_are_read(tmp_path, monkeypatc
     monkeypatch.setattr(tfds_images, "read", lambda *given: asked.append(given) or parts)
     require_known("tiny_imagenet", str(tmp_path))
     assert data.load("tiny_imagenet", str(tmp_path)).num_classes == 4
-    assert asked == [("tiny_imagenet", str(tmp_path), None)]
+    assert asked == [("tiny_imagenet", str(tmp_path), None, "stored")]
 
 
 def test_neither_folder_nor_prepared_data_is_answered_without_network(tmp_path, monkeypatch):

@@ -59,6 +59,16 @@ def test_another_attack_is_that_of_the_presets(inside):
     assert settings_of(model=FOREIGN, dataset="mnist").eps == 0.4
 
 
+def test_the_order_of_the_images_is_that_of_the_training(inside):
+    assert settings_of().order == "stored" and settings_of(order="published").order == "published"
+    fake_export(inside / "saved_models" / "ordered" / "last", **TRAINED, order="published")
+    ordered = "saved_models/ordered/last"
+    assert settings_of(model=ordered).order == "published"
+    assert settings_of(model=ordered, dataset="cifar100").order == "stored"
+    with pytest.raises(UsageError, match=r"digits, mnist, cifar10\. Received: dataset=cifar100"):
+        settings_of(dataset="cifar100", order="published")
+
+
 def test_some_studies_need_no_model(inside):
     run, settings, _ = plan({"study": "theory"}, {})
     assert str(run.path) == "runs/analyze-theory" and settings.dataset is None

@@ -220,6 +220,15 @@ def test_json_round_trip(config):
     assert type(config).from_json(values) == config
 
 
+def test_a_ramp_of_an_earlier_version_is_not_continued():
+    values = TrainConfig.of(dict(objective="advlc", strength_ramp=True)).to_json()
+    assert TrainConfig.from_json(values).order == "stored"
+    del values["order"]
+    with pytest.raises(UsageError, match=r"strength_ramp must be .*\(k \+ 1\)/K.* Start anew"):
+        TrainConfig.from_json(values)
+    assert TrainConfig.from_json(values | {"strength_ramp": False}).order == "stored"
+
+
 # The printed plan
 
 
