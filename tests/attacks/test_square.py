@@ -56,7 +56,7 @@ def test_negligible_epsilon_returns_the_images(norm, epsilon):
     np.testing.assert_array_equal(square(norm, 5)(model, x, y, epsilon, seed()), x)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", [pytest.param("linf", marks=pytest.mark.slow), "l2"])
 def test_eager_graph_and_xla_agree(norm):
     model = Linear(SHAPE)
     x, y = model.batch(6, low=0.3, high=0.7)
@@ -172,7 +172,9 @@ def test_comes_close_to_the_optimum_of_a_linear_model(norm, share):
     assert (gained >= share * epsilon * dual * 0.9999).all(), gained / (epsilon * dual)
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.25), ("l2", 1.5)])
+@pytest.mark.parametrize(
+    ("norm", "epsilon"), [("linf", 0.25), pytest.param("l2", 1.5, marks=pytest.mark.slow)]
+)
 def test_breaks_an_undefended_network(norm, epsilon):
     network, x, y = digits_network()
     epsilon = tf.constant(epsilon)

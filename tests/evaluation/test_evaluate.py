@@ -1,5 +1,6 @@
 """`advtf.evaluate`, the function: classifiers, numbers, warnings, mistakes."""
 
+import functools
 import json
 
 import keras
@@ -61,13 +62,12 @@ def test_without_a_radius_the_error_is_the_clean_one():
 @pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 def test_same_seed_same_result_and_a_larger_ball_is_worse(norm):
     model, x, y = digits()
-    errors = []
-    for scale in (1, 1, 2):
-        epsilon = scale * (0.05 if norm == "linf" else 0.25)
-        found = evaluate(model, x, y, "apgd_ce,square", epsilon, norm, checks=False, **FEW)
-        errors.append((found.robust_error, found.adversarial.tobytes()))
-    assert errors[0] == errors[1]
-    assert errors[1][0] < errors[2][0]
+    epsilon = {"linf": 0.05, "l2": 0.25}[norm]
+    attack = functools.partial(evaluate, model, x, y, "apgd_ce,square", epsilon, norm, checks=False, **FEW)
+    first, again = attack(), attack(epsilon_grid=(2 * epsilon,))
+    assert first.robust_error == again.robust_error
+    assert first.adversarial.tobytes() == again.adversarial.tobytes()
+    assert again.curve[2 * epsilon] < again.curve[epsilon] == 100 - first.robust_error
 
 
 @pytest.mark.slow

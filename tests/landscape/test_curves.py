@@ -271,14 +271,16 @@ def test_ends_of_a_scan_are_the_models_own_objectives():
     before = bits(start.model)
     scan = scanner.scan(line, 3)
     assert bits(start.model) == before
-    for place, classifier in ((0, start), (-1, end)):
-        for name, (x, y) in (("train", images()), ("test", held_out_images())):
-            objective = AdversarialObjective(classifier, x, y, ATTACK, EPSILON, seed=3, batch_size=60)
-            robust, clean, found = objective(), objective.clean(), scan.arrays()
-            assert found[f"{name}_loss"][place] == robust.loss
-            assert found[f"{name}_error"][place] == robust.error
-            assert found[f"{name}_clean_loss"][place] == clean.loss
-            assert found[f"{name}_clean_error"][place] == clean.error
+    for place, classifier, name, part in (
+        (0, start, "train", images()),
+        (-1, end, "test", held_out_images()),
+    ):
+        objective = AdversarialObjective(classifier, *part, ATTACK, EPSILON, seed=3, batch_size=60)
+        robust, clean, found = objective(), objective.clean(), scan.arrays()
+        assert found[f"{name}_loss"][place] == robust.loss
+        assert found[f"{name}_error"][place] == robust.error
+        assert found[f"{name}_clean_loss"][place] == clean.loss
+        assert found[f"{name}_clean_error"][place] == clean.error
 
 
 def test_a_model_of_unknown_architecture_is_refused():

@@ -79,8 +79,8 @@ def test_dense_hessian_of_every_layer_type(float64):
     expected = [central_difference(classifier, d, 1e-6, operator.gradient) for d in directions]
     assert distance(hessian, np.stack(expected, axis=1)) < 1e-7
     assert np.abs(hessian - hessian.T).max() < 1e-13 * np.abs(hessian).max()
-    slopes = [central_difference(classifier, d, 1e-6, operator.loss) for d in directions]
-    assert distance(operator.gradient(), slopes) < 1e-8
+    slopes = [central_difference(classifier, d, 1e-6, operator.loss) for d in directions[::8]]
+    assert distance(operator.gradient()[::8], slopes) < 1e-8
     assert operator.products == operator.dimension
     blocks = classifier.parameters.blocks()
     for name in ("norm1_bn", "logits"):

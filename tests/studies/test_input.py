@@ -103,6 +103,7 @@ def test_softplus_twins_are_measured_too(tmp_path):
         study.run(context_in(tmp_path / "other", [make_classifier()], softplus_twin=True))
 
 
+@pytest.mark.slow
 def test_killed_study_goes_on_with_the_same_bits(tmp_path, monkeypatch):
     measure, calls, classifier = InputMeter.__call__, [], make_classifier()
 

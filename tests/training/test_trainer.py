@@ -152,7 +152,7 @@ def test_the_scheduled_epsilon_reaches_the_step():
     assert radii == [0.0, 0.25]
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", [pytest.param("linf", marks=pytest.mark.slow), "l2"])
 def test_eager_graph_and_xla_give_the_same_weights(norm):
     trained = []
     for settings in ({"eager": True}, {}, {"jit_compile": True}):
