@@ -1,6 +1,6 @@
 """Whole training trajectories against PyTorch in float64: weights and running statistics after every epoch.
 
-The network, the attacks, AdvLC, the schedules and the restart are written here a second time, with torch's own
+The network, the attacks, AdvLC, the schedules and the restart are written here a second time with torch's
 batch norm, derivatives and optimizer. Both start from the same weights, and the random starts of the attacks
 are taken over. In float64 the two stay together to ten digits. With one difference in a rule they do not.
 """
