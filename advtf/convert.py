@@ -18,6 +18,9 @@ from advtf.errors import UsageError
 from advtf.models import ACTIVATIONS
 from advtf.settings import commands
 from advtf.settings.fields import Parser, Settings, choice, number, setting, switch, text, whole
+from advtf.settings.memory import require_memory
+
+COMPARED_IMAGES = 8  # random ones, for which the export must give the logits of the network
 
 channels = Parser(
     lambda value: tuple(map(number, value.split(",") if isinstance(value, str) else value)),
@@ -47,6 +50,13 @@ class ConvertOptions(Settings):
         for name in ("checkpoint", "out_dir"):
             if getattr(self, name) is None:
                 raise UsageError(f"{name} must be given. Received: no --{name}.")
+        if self.image_size is not None:
+            require_memory(
+                "the images that are compared",
+                COMPARED_IMAGES * self.image_size**2 * np.dtype(np.float32).itemsize,
+                f"image_size={self.image_size}",
+                "Choose a smaller --image_size.",
+            )
 
 
 def main(argv: list[str]) -> None:
@@ -70,7 +80,7 @@ def main(argv: list[str]) -> None:
         classifier,
         options.out_dir,
         metadata={"converted_from": source, "network": str(layout), "settings": settings},
-        sample=np.random.default_rng(0).random((8, *shape), np.float32),
+        sample=np.random.default_rng(0).random((COMPARED_IMAGES, *shape), np.float32),
         overwrite=options.overwrite,
     )
     print(f"network       {layout}, {options.activation}")

@@ -75,17 +75,26 @@ def nearest(name: str, choices: Iterable[str], mark: str = "") -> str:
         choices: the names that are accepted.
         mark: stands before the hint instead of quotation marks around it, such as ``--``.
     """
-    choices, text = list(choices), str(name)
-    if text in choices:
+    spelt = {_spelling(choice): choice for choice in choices}
+    if name in spelt.values():
         return ""
-    matches = difflib.get_close_matches(text, choices, n=1)
-    shown = f"{mark}{matches[0]}" if matches and mark else f"'{matches[0]}'" if matches else ""
-    return f" Did you mean {shown}?" if shown else ""
+    matches = difflib.get_close_matches(_spelling(name), spelt, n=1)
+    if not matches:
+        return ""
+    meant = spelt[matches[0]]
+    return f" Did you mean {mark}{meant}?" if mark else f" Did you mean '{meant}'?"
+
+
+def _spelling(name: object) -> str:
+    """Returns a name as it is compared: upper and lower case, hyphens and underscores are alike."""
+    return str(name).lower().replace("-", "_")
 
 
 def show_text(value: object, most: int = 100) -> str:
-    """Returns a value as a message of one line quotes it: shortened, and without control characters."""
+    """Returns a value as a message of one line quotes it: shortened, and nothing in it is invisible."""
     text = str(value)
+    if isinstance(value, str) and text.strip() != text or not text:
+        text = repr(text)
     if len(text) > most:
         text = f"{text[: most - 20]}… ({len(text):,} characters)"
     return text if text.isprintable() else ascii(text)
@@ -95,6 +104,12 @@ def alternatives(names: Sequence[str]) -> str:
     """Returns ``a``, ``a or b``, or ``a, b or c``."""
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def count(number: float, noun: str) -> str:
+    """Returns ``1 image``, ``1,000 images`` or ``2.5 epochs``."""
+    shown = f"{number:,}" if number == int(number) else f"{number:g}"
+    return f"{shown} {noun}{'s' * (number != 1)}"
 
 
 def first_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from advtf.classifiers.manifest import require_saved_model
 from advtf.data.registry import require_known
 from advtf.settings import commands
 from advtf.training.directory import TrainingDirectory
+from advtf.training.memory import require_training_memory
 from advtf.training.settings import RunOptions, TrainConfig, describe, presets_help
 
 # A resumed run keeps the options that it was started with unless they are given anew, except for these.
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> None:
     options = RunOptions.of(given_options)
     config = None if options.resume and options.out_dir else TrainConfig.of(given)
     if config:
+        require_training_memory(config)
         require_known(config.dataset, options.data_dir)
         for teacher in config.teachers:
             require_saved_model(teacher, "teachers")
@@ -45,6 +47,7 @@ def main(argv: list[str]) -> None:
     )
     if options.resume:
         config, options = _stored(run, given, given_options)
+        require_training_memory(config)
         if run.state() == "finished":
             print(f"{run.path} is finished; its results are in {run.results}.")
             return

@@ -42,6 +42,9 @@ class DataSet:
     Attributes:
         read: ``read(data_dir, image_size)`` -> keyword arguments of `advtf.from_arrays`: x_train, y_train,
             x_test, y_test (NumPy) and num_classes. Where it is None, or returns None, TFDS reads the set.
+        input_shape: (H, W, C) of its images, unless they are resized; None where it is not known beforehand.
+        num_classes: how many classes it has; None likewise.
+        examples: how many training and test images it has; None likewise.
         settings: training settings by name that differ from those of CIFAR-10, such as model, eps and epochs.
         l2_epsilon: the radius for ``--norm=l2``.
         epsilon_peak: schedule -> ε_max / ε, so that the clipped curve of eq. 5 ends on a plateau at ε.
@@ -55,6 +58,9 @@ class DataSet:
     """
 
     read: Callable[[str | None, int | None], dict[str, Any] | None] | None = None
+    input_shape: tuple[int, int, int] | None = None
+    num_classes: int | None = None
+    examples: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     l2_epsilon: float = 0.5
     epsilon_peak: Mapping[str, float] = field(default_factory=lambda: {"cosine": 2.0, "linear": 2.0})
@@ -113,6 +119,9 @@ DATASETS: dict[str, DataSet] = {
     # Our choice: sized so that the embedded data trains in well under a minute on two cores. ε and the rate
     # were picked from six settings with their test errors in view: an example, not a benchmark.
     "digits": DataSet(
+        input_shape=(8, 8, 1),
+        num_classes=10,
+        examples=1_797,
         read=_read_digits,
         settings=dict(
             model="lenet",
@@ -130,6 +139,9 @@ DATASETS: dict[str, DataSet] = {
         published=PublishedOrder(),
     ),
     "mnist": DataSet(
+        input_shape=(28, 28, 1),
+        num_classes=10,
+        examples=70_000,
         settings=dict(model="lenet", eps=0.4, epochs=100, batch_size=128, augment=False),
         l2_epsilon=2.0,  # our choice
         epsilon_peak={"cosine": 1.5, "linear": 2.0},  # 0.6 and 0.8 for 0.4
@@ -139,6 +151,9 @@ DATASETS: dict[str, DataSet] = {
         published=PublishedOrder(restore=_published("mnist")),
     ),
     "fashion_mnist": DataSet(
+        input_shape=(28, 28, 1),
+        num_classes=10,
+        examples=70_000,
         settings=dict(
             model="lenet", eps=0.1, epochs=100, batch_size=128, augment=False
         ),  # radius: our choice
@@ -148,11 +163,26 @@ DATASETS: dict[str, DataSet] = {
         attack=_mnist_attack,
         shown=("lenet",),
     ),
-    "cifar10": DataSet(shown=("resnet18", "vgg"), published=PublishedOrder("id", _published("cifar10"))),
-    "cifar100": DataSet(),
+    "cifar10": DataSet(
+        input_shape=(32, 32, 3),
+        num_classes=10,
+        examples=60_000,
+        shown=("resnet18", "vgg"),
+        published=PublishedOrder("id", _published("cifar10")),
+    ),
+    "cifar100": DataSet(input_shape=(32, 32, 3), num_classes=100, examples=60_000),
     # Mirrored digits are other symbols, so no crop and flip: our choice.
-    "svhn_cropped": DataSet(settings=dict(augment=False), shown=("resnet18",)),
+    "svhn_cropped": DataSet(
+        input_shape=(32, 32, 3),
+        num_classes=10,
+        examples=99_289,
+        settings=dict(augment=False),
+        shown=("resnet18",),
+    ),
     "tiny_imagenet": DataSet(
+        input_shape=(64, 64, 3),
+        num_classes=200,
+        examples=110_000,
         read=_read_tiny_imagenet,
         settings=dict(model="preact_resnet18", eps_sched="constant", batch_size=100),
         optimizers={"resnet": dict(optimizer="sgd", lr=0.1, lr_sched="step", weight_decay=1e-4)},

@@ -1,6 +1,5 @@
 """Image-classification sets of TensorFlow Datasets as NumPy arrays: prepared data first, else a download."""
 
-import os
 import queue
 import sys
 import threading
@@ -13,6 +12,7 @@ import tensorflow as tf
 from advtf.data import augmentation
 from advtf.data.registry import published_order, require_known, require_order, tfds_directory
 from advtf.errors import UsageError
+from advtf.settings.memory import require_memory
 
 PROBE_SECONDS = 6.0
 
@@ -189,14 +189,9 @@ def _image_shape(builder: Any, name: str, key: str, image_size: int | None) -> t
 
 
 def _require_memory(builder: Any, name: str, shape: tuple[int, int, int], splits: tuple[str, ...]) -> None:
-    """Refuses a set larger than the machine's memory, which the system would answer by a silent kill."""
     needed = sum(builder.info.splits[split].num_examples for split in splits) * int(np.prod(shape))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        raise UsageError(
-            f"the data set must fit into memory ({memory / 1e9:.0f} GB). Received: dataset={name}, "
-            f"{needed / 1e9:.0f} GB at {shape[0]}x{shape[1]}. Pass a smaller --image_size."
-        )
+    received = f"dataset={name} at {shape[0]}x{shape[1]}"
+    require_memory("the data set", needed, received, "Pass a smaller --image_size.")
 
 
 def _read_published(

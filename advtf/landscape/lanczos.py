@@ -33,7 +33,6 @@ which it returns; because it tells of its progress and ends at `max_products` wi
 and because its scalar products of float32 vectors are summed in float64.
 """
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +50,7 @@ from advtf.landscape.eigen import (
     require_count,
     rounding,
 )
+from advtf.settings.memory import machine_memory
 
 ENDS = ("largest", "smallest", "both", "magnitude")
 BASIS_BYTES = 8 * 2**30
@@ -311,6 +311,5 @@ def _capacity(dimension: int, k: int, max_products: int, basis_size: int | None,
     if basis_size is not None:
         require_whole("basis_size", basis_size, least)
         return min(basis_size, dimension)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    affordable = min(BASIS_BYTES, memory // 2) // (dimension * dtype.itemsize)
+    affordable = min(BASIS_BYTES, machine_memory() // 2) // (dimension * dtype.itemsize)
     return min(max(affordable, least), max(max_products, least), dimension)

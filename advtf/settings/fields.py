@@ -117,17 +117,17 @@ def real(low: float = 0.0, high: float = math.inf, *, open_low: bool = False) ->
 
 
 def whole(low: int, high: int | None = None) -> Parser:
-    """An integer from `low` to `high`."""
+    """An integer from `low` to `high`; without one, below 2³¹, as TensorFlow counts in 32 bits."""
 
     def convert(value: Any) -> int:
         if not isinstance(value, (int, str)) or isinstance(value, bool):
             raise ValueError("not an integer")
         result = int(value)
-        if result < low or (high is not None and result > high):
+        if not low <= result <= (2**31 - 1 if high is None else high):
             raise ValueError("out of range")
         return result
 
-    span = f"of at least {low}" if high is None else f"from {low} to {high}"
+    span = f"of at least {low}, below 2^31" if high is None else f"from {low} to {high:,}"
     return Parser(convert, f"a whole number {span}")
 
 
@@ -152,7 +152,7 @@ def switch() -> Parser:
     return Parser(convert, "true or false", boolean=True)
 
 
-def text(pattern: str = r".+", requirement: str = "a non-empty text") -> Parser:
+def text(pattern: str = r".*\S.*", requirement: str = "a non-empty text") -> Parser:
     """A string that matches `pattern` entirely."""
 
     def convert(value: Any) -> str:

@@ -6,7 +6,7 @@ TensorFlow.
 
 import math
 
-from advtf.errors import UsageError
+from advtf.errors import UsageError, count
 
 # The norms of a perturbation, with the largest radius that can be meant for pixels in [0, 1].
 NORMS = {"linf": 1.0, "l2": 50.0}
@@ -91,6 +91,6 @@ def describe_pgd(norm: str, epsilon: float, steps: int, step: str, random_start:
     start = "no random start" if random_start == "none" else f"start {random_start}"
     relative = relative_step(step, epsilon)
     return (
-        f"PGD, {norm}, ε {format_epsilon(epsilon)}, {steps} steps of {format_epsilon(relative * epsilon)} "
-        f"({relative:.3g} ε), {start}"
+        f"PGD, {norm}, ε {format_epsilon(epsilon)}, {count(steps, 'step')} of "
+        f"{format_epsilon(relative * epsilon)} ({relative:.3g} ε), {start}"
     )

@@ -65,7 +65,9 @@ class Study:
 class HessianSettings(Settings):
     """Settings of the study ``hessian``."""
 
-    eigenvalues: int = setting("hessian", whole(1), "number of eigenvalues at each end of the spectrum", 20)
+    eigenvalues: int = setting(
+        "hessian", whole(1, 10_000), "number of eigenvalues at each end of the spectrum", 20
+    )
     eigen_method: str = setting(
         "hessian",
         choice(("lanczos", "power")),
@@ -116,8 +118,8 @@ def _check_hessian(settings: HessianSettings, models: int) -> None:
 class DensitySettings(Settings):
     """Settings of the study ``density``."""
 
-    density_probes: int = setting("density", whole(1), "number of random vectors", 4)
-    density_steps: int = setting("density", whole(2), "number of Lanczos steps from each", 80)
+    density_probes: int = setting("density", whole(1, 10_000), "number of random vectors", 4)
+    density_steps: int = setting("density", whole(2, 10_000), "number of Lanczos steps from each", 80)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,7 @@ class SurfaceSettings(Settings):
     )
     surface_dims: int = setting("surface", whole(1, 2), "number of directions", 2)
     surface_radius: float = setting("surface", real(open_low=True), "largest step along each direction", 0.2)
-    surface_points: int = setting("surface", whole(3), "number of points along each direction", 21)
+    surface_points: int = setting("surface", whole(3, 1001), "number of points along each direction", 21)
 
 
 def _check_surface(settings: SurfaceSettings, models: int) -> None:
@@ -215,7 +217,7 @@ class ConnectivitySettings(Settings):
         "connectivity", real(open_low=True), "learning rate of the training of the curve (Adam)", 1e-3
     )
     curve_points: int = setting(
-        "connectivity", whole(2), "number of points at which the curve is measured", 51
+        "connectivity", whole(2, 10_001), "number of points at which the curve is measured", 51
     )
 
 
@@ -243,7 +245,7 @@ class InputSettings(Settings):
     )
     hs_examples: int = setting("input", whole(0), "number of images with a Hessian spectrum; 0: none", 200)
     input_eigenvalues: int = setting(
-        "input", whole(1), "number of eigenvalues of each input Hessian, largest |λ| first", 20
+        "input", whole(1, 1000), "number of eigenvalues of each input Hessian, largest |λ| first", 20
     )
     softplus_twin: bool = setting(
         "input",

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from advtf.errors import UsageError
+from advtf.settings.threat import describe_pgd, format_epsilon
 
 if TYPE_CHECKING:
     from advtf.attacks.attack import Attack
@@ -52,6 +53,7 @@ class ObjectiveEntry:
         strength: the default of ``--strength``; None where the objective has no strength.
         settings: further settings that it uses; an objective that does not use them refuses them.
         defaults: the values of settings that are None unless they are given.
+        attacks: whether it looks at adversarial examples, as `advtf.training.objectives.Objective` says.
         needs_adversary: whether it makes no sense with ``--adversary=none``.
         adversary_loss: the name in `advtf.attacks.losses` of the loss that the adversary climbs.
         needs_random_start: whether the adversary must not start at the clean image.
@@ -63,6 +65,7 @@ class ObjectiveEntry:
     strength: Strength | None = None
     settings: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    attacks: bool = True
     needs_adversary: bool = True
     adversary_loss: str = "cross_entropy"
     needs_random_start: bool = False
@@ -124,7 +127,7 @@ def _check_consistency(config: Config) -> None:
 
 
 OBJECTIVES: dict[str, ObjectiveEntry] = {
-    "standard": ObjectiveEntry(_objective("standard"), needs_adversary=False),
+    "standard": ObjectiveEntry(_objective("standard"), attacks=False, needs_adversary=False),
     "at": ObjectiveEntry(_objective("adversarial")),
     "at_minus_st": ObjectiveEntry(
         _of_strength("adversarial_minus_standard"),
@@ -170,6 +173,7 @@ class AdversaryEntry:
         first_gradient_at_clean: ``first_gradient_at_clean(config)`` -> whether its first gradient is taken at
             the images that the objective sees as clean ones.
         steps: ``steps(config)`` -> number of steps and length of a step divided by ε.
+        plan: ``plan(config)`` -> what the printed plan says of it; None gives its name, the norm and ε.
     """
 
     build: Callable[[Config, Callable], "Attack"]
@@ -177,6 +181,7 @@ class AdversaryEntry:
     starts_at_clean: Callable[[Config], bool] = lambda config: False
     first_gradient_at_clean: Callable[[Config], bool] = lambda config: False
     steps: Callable[[Config], tuple[int, float]] = lambda config: (1, 1.0)
+    plan: Callable[[Config], str] | None = None
 
 
 def _pgd(config: Config, loss: Callable) -> "Attack":
@@ -207,6 +212,18 @@ def _no_attack(config: Config, loss: Callable) -> "Attack":
     return lambda logits_fn, x, y, epsilon, seed: x
 
 
+def _pgd_plan(config: Config) -> str:
+    settings = (config.attack_steps, config.attack_step_size, config.random_start)
+    return describe_pgd(config.norm, config.eps, *settings)
+
+
+def _fgsm_plan(name: str, start: str) -> Callable[[Config], str]:
+    def plan(config: Config) -> str:
+        return f"{name}, {config.norm}, ε {format_epsilon(config.eps)}, 1 step of ε, {start}"
+
+    return plan
+
+
 def _without_start(config: Config) -> bool:
     return config.random_start == "none"
 
@@ -218,12 +235,20 @@ ADVERSARIES: dict[str, AdversaryEntry] = {
         starts_at_clean=_without_start,
         first_gradient_at_clean=_without_start,
         steps=lambda config: (config.attack_steps, config.relative_step),
+        plan=_pgd_plan,
     ),
     "fgsm": AdversaryEntry(
-        _fgsm, starts_at_clean=lambda config: True, first_gradient_at_clean=lambda config: True
+        _fgsm,
+        starts_at_clean=lambda config: True,
+        first_gradient_at_clean=lambda config: True,
+        plan=_fgsm_plan("FGSM", "no random start"),
     ),
-    "fgsm_r": AdversaryEntry(_fgsm_r),
-    "fgsm_n": AdversaryEntry(_fgsm_n, first_gradient_at_clean=lambda config: config.noised_clean),
+    "fgsm_r": AdversaryEntry(_fgsm_r, plan=_fgsm_plan("FGSM-R", "start uniform")),
+    "fgsm_n": AdversaryEntry(
+        _fgsm_n,
+        first_gradient_at_clean=lambda config: config.noised_clean,
+        plan=_fgsm_plan("FGSM-N", "from uniform noise, not projected"),
+    ),
     "none": AdversaryEntry(_no_attack, single_step=False),
 }
 

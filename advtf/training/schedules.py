@@ -17,7 +17,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from advtf.errors import UsageError, one_of
+from advtf.errors import UsageError, count, one_of
 
 # How often a schedule sets its value; see `advtf.training.callbacks.EpsilonSchedule`.
 UNITS = ("epoch", "step")
@@ -25,6 +25,46 @@ UNITS = ("epoch", "step")
 # Positions are k/steps_per_epoch and milestones are decimals. In floats 1.4/7 falls just short of 0.2 and a
 # milestone is missed by one step; the rational number meant is recovered exactly up to this denominator.
 _LARGEST_DENOMINATOR = 10**6
+
+
+class ScheduleError(UsageError):
+    """A bad argument of a schedule.
+
+    Attributes:
+        requirement: what is required, with the names of arguments in braces.
+        received: argument -> what was given.
+    """
+
+    def __init__(self, requirement: str, **received: Any):
+        self.requirement, self.received = requirement, received
+        super().__init__(self._text({}))
+
+    def in_terms_of(self, settings: Mapping[str, str]) -> UsageError:
+        """Returns the error with the arguments called by the settings that gave them.
+
+        Args:
+            settings: argument -> setting.
+        """
+        return UsageError(self._text(settings))
+
+    def _text(self, settings: Mapping[str, str]) -> str:
+        called = {name: settings.get(name, name) for name in (*self.received, *ARGUMENTS)}
+        given = ", ".join(f"{called[name]}={_shown(value)}" for name, value in self.received.items())
+        return f"{self.requirement.format_map(called)}. Received: {given}."
+
+
+# The arguments of the schedules -> the settings that give them.
+ARGUMENTS = {
+    "target": "eps",
+    "minimum": "eps_min",
+    "maximum": "eps_max",
+    "rate": "lr",
+    "milestones": "lr_milestones",
+    "factor": "lr_factor",
+    "warmup": "lr_warmup",
+    "boundaries": "periods",
+    "epochs": "epochs",
+}
 
 
 def constant_epsilon(t: float, target: float) -> float:
@@ -134,13 +174,13 @@ RATES: dict[str, RateKind] = {
     "step": RateKind(
         lambda t, rate, milestones, factor, _: step_rate(t, rate, milestones, factor),
         _TENTH,
-        ("milestones, e.g. 0.5,0.75", lambda count: count > 0),
+        ("at least one fraction, such as 0.5,0.75,", lambda count: count > 0),
         "times {factor} at {milestones} of a period",
     ),
     "exponential": RateKind(
         lambda t, rate, milestones, factor, _: exponential_rate(t, rate, *milestones, factor),
         _TENTH,
-        ("milestones begin,end", lambda count: count == 2),
+        ("two fractions, begin and end,", lambda count: count == 2),
         "times {factor} between {milestones} of a period",
     ),
     "cosine": RateKind(lambda t, rate, *_: cosine_rate(t, rate)),
@@ -194,15 +234,16 @@ def epsilon_schedule(
     """
     one_of("epsilon schedule", kind, EPSILONS)
     edges = _checked_edges(boundaries, epochs)
-    _require(_at_least(target, 0.0), "epsilon target must be a finite number >= 0", f"target={target}")
+    _require(_at_least(target, 0.0), "{target} must be a finite radius of at least 0", target=target)
     curve, has_ends = EPSILONS[kind].curve, EPSILONS[kind].has_ends
     if not has_ends:
-        received = f"minimum={minimum}, maximum={maximum}"
-        _require(minimum == 0 and maximum is None, f"a {kind} epsilon takes no minimum or maximum", received)
+        without = minimum == 0 and maximum is None
+        requirement = f"the {kind} schedule of ε takes no {{minimum}} and no {{maximum}}"
+        _require(without, requirement, minimum=minimum, maximum=maximum)
     maximum = target if maximum is None else maximum
-    received = f"minimum={minimum}, maximum={maximum}, target={target}"
-    _require(0 <= minimum <= target, "epsilon minimum must lie between 0 and target", received)
-    _require(_at_least(maximum, minimum), "epsilon maximum must be a finite number >= minimum", received)
+    ends = {"minimum": minimum, "maximum": maximum, "target": target}
+    _require(0 <= minimum <= target, "{minimum} must lie between 0 and {target}", **ends)
+    _require(_at_least(maximum, minimum), "{maximum} must be finite and at least {minimum}", **ends)
     return lambda position: curve(float(_locate(_exact(position), edges)[0]), minimum, maximum, target)
 
 
@@ -233,8 +274,8 @@ def rate_schedule(
     """
     one_of("learning rate schedule", kind, RATES)
     edges = _checked_edges(boundaries, epochs)
-    _require(math.isfinite(rate) and rate > 0, "learning rate must be a finite number > 0", f"rate={rate}")
-    _require(math.isfinite(factor) and factor > 0, "factor must be a finite number > 0", f"factor={factor}")
+    _require(math.isfinite(rate) and rate > 0, "{rate} must be a finite number above 0", rate=rate)
+    _require(math.isfinite(factor) and factor > 0, "{factor} must be a finite number above 0", factor=factor)
     milestones = _checked_milestones(kind, milestones)
     _check_warmup(kind, warmup, edges)
     curve = RATES[kind].curve
@@ -283,43 +324,56 @@ def _at_least(value: float, bound: float) -> bool:
     return math.isfinite(value) and value >= bound
 
 
-def _require(condition: bool, requirement: str, received: str) -> None:
+def _require(condition: bool, requirement: str, **received: Any) -> None:
     if not condition:
-        raise UsageError(f"{requirement}. Received: {received}.")
+        raise ScheduleError(requirement, **received)
+
+
+def _plain(value: Fraction) -> int | float:
+    return int(value) if value.denominator == 1 else float(value)
+
+
+def _shown(value: Any) -> str:
+    """Returns an argument as one would type it."""
+    return ",".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
 def _checked_edges(boundaries: Sequence[float], epochs: float) -> list[Fraction]:
-    _require(math.isfinite(epochs) and epochs > 0, "epochs must be a finite number > 0", f"epochs={epochs}")
+    _require(math.isfinite(epochs) and epochs > 0, "{epochs} must be a finite number above 0", epochs=epochs)
     boundaries = tuple(boundaries)
-    requirement = f"period boundaries must increase strictly between 0 and epochs={epochs}"
-    _require(all(map(math.isfinite, boundaries)), requirement, f"boundaries={boundaries}")
+    given = {"boundaries": boundaries, "epochs": epochs}
+    requirement = "{boundaries} must increase strictly between 0 and {epochs}"
+    _require(all(map(math.isfinite, boundaries)), requirement, **given)
     edges = [Fraction(0), *map(_exact, boundaries), _exact(epochs)]
-    increasing = all(a < b for a, b in pairwise(edges))
-    _require(increasing, requirement, f"boundaries={boundaries}")
+    _require(all(a < b for a, b in pairwise(edges)), requirement, **given)
     return edges
 
 
 def _checked_milestones(kind: str, milestones: Sequence[float]) -> tuple[float, ...]:
     milestones = tuple(milestones)
-    received = f"milestones={milestones}"
     if RATES[kind].milestones is None:
-        _require(not milestones, f"a {kind} learning rate takes no milestones", received)
+        _require(not milestones, f"the {kind} learning rate takes no {{milestones}}", milestones=milestones)
     else:
         needed, enough = RATES[kind].milestones
-        _require(enough(len(milestones)), f"a learning rate of kind {kind} needs {needed}", received)
+        requirement = f"the {kind} learning rate needs {needed} as {{milestones}}"
+        _require(enough(len(milestones)), requirement, milestones=milestones)
     inside = all(0 <= m <= 1 for m in milestones)
     increasing = all(a < b for a, b in pairwise(milestones))
-    _require(inside and increasing, "milestones must be increasing fractions of a period in [0, 1]", received)
+    requirement = "{milestones} must be increasing fractions of a period, in [0, 1]"
+    _require(inside and increasing, requirement, milestones=milestones)
     return milestones
 
 
 def _check_warmup(kind: str, warmup: float, edges: list[Fraction]) -> None:
-    received = f"warmup={warmup}"
     if "lr_warmup" not in RATES[kind].defaults:
-        _require(warmup == 0, f"a {kind} learning rate takes no warmup", received)
+        _require(warmup == 0, f"the {kind} learning rate takes no {{warmup}}", warmup=warmup)
         return
     positive = math.isfinite(warmup) and warmup > 0
-    _require(positive, "warmup must be a number > 0 (epochs, or a fraction of a period below 1)", received)
+    requirement = "{warmup} must be above 0: epochs, or below 1 a fraction of a period"
+    _require(positive, requirement, warmup=warmup)
     shortest = min(b - a for a, b in pairwise(edges))
     fits = warmup < 1 or _exact(warmup) <= shortest
-    _require(fits, f"warmup must fit into the shortest period of {float(shortest):g} epochs", received)
+    requirement = (
+        f"{{warmup}} must fit into the shortest period, which has {count(_plain(shortest), 'epoch')}"
+    )
+    _require(fits, requirement, warmup=warmup)

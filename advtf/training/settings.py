@@ -5,13 +5,14 @@ The flags of ``python -m advtf.main`` and the JSON of `config.json` follow from 
 imports neither TensorFlow nor NumPy, so that a wrong flag is answered at once.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from advtf.data.registry import order_setting, require_order
-from advtf.errors import UsageError, alternatives
+from advtf.errors import UsageError, alternatives, count
 from advtf.models import (
     ACTIVATIONS,
     MODEL_SETTINGS,
@@ -49,10 +50,19 @@ from advtf.settings.threat import (
 )
 from advtf.training.methods import ADVERSARIES, ATTACK_MODES, DISTANCES, OBJECTIVES
 from advtf.training.presets import DEPENDS_ON, OPTIMIZERS, preset, preset_table
-from advtf.training.schedules import EPSILONS, RATES, UNITS, UNUSED, epsilon_schedule, rate_schedule
+from advtf.training.schedules import (
+    ARGUMENTS,
+    EPSILONS,
+    RATES,
+    UNITS,
+    UNUSED,
+    ScheduleError,
+    epsilon_schedule,
+    rate_schedule,
+)
 
 DATASET_NAME = text(
-    r"[A-Za-z0-9_]+([/:][A-Za-z0-9_.-]+)*", "a data set name such as digits, mnist or cifar10"
+    r"[A-Za-z0-9_-]+([/:][A-Za-z0-9_.-]+)*", "a data set name such as digits, mnist or cifar10"
 )
 AVERAGES = ("swa", "ema")
 
@@ -286,26 +296,28 @@ class TrainConfig(Settings):
 
     def epsilon_schedule(self) -> Callable[[float], float]:
         """Returns ε as a function of the position in epochs."""
-        return epsilon_schedule(
-            self.eps_sched,
-            target=self.eps,
-            minimum=self.eps_min,
-            maximum=self.eps_max,
-            boundaries=self.periods,
-            epochs=self.epochs,
-        )
+        with _called_by_settings():
+            return epsilon_schedule(
+                self.eps_sched,
+                target=self.eps,
+                minimum=self.eps_min,
+                maximum=self.eps_max,
+                boundaries=self.periods,
+                epochs=self.epochs,
+            )
 
     def rate_schedule(self) -> Callable[[float], float]:
         """Returns the learning rate as a function of the position in epochs."""
-        return rate_schedule(
-            self.lr_sched,
-            self.lr,
-            milestones=self.lr_milestones,
-            factor=self.lr_factor,
-            warmup=self.lr_warmup,
-            boundaries=self.periods,
-            epochs=self.epochs,
-        )
+        with _called_by_settings():
+            return rate_schedule(
+                self.lr_sched,
+                self.lr,
+                milestones=self.lr_milestones,
+                factor=self.lr_factor,
+                warmup=self.lr_warmup,
+                boundaries=self.periods,
+                epochs=self.epochs,
+            )
 
     @property
     def relative_step(self) -> float:
@@ -383,6 +395,15 @@ def period_epochs(periods: Sequence[float], epochs: int) -> tuple[int, ...]:
             f"Received: periods={','.join(map(str, periods))}."
         )
     return tuple(periods)
+
+
+@contextlib.contextmanager
+def _called_by_settings() -> Iterator[None]:
+    """Lets the errors of schedules call arguments by the settings that they come from."""
+    try:
+        yield
+    except ScheduleError as error:
+        raise error.in_terms_of(ARGUMENTS) from None
 
 
 def _check_threat(config: TrainConfig) -> None:
@@ -509,16 +530,16 @@ def presets_help() -> Iterable[str]:
 def describe(config: TrainConfig, given: Iterable[str]) -> dict[str, str]:
     """Returns the plan of a run by section; the last entry names what was given explicitly."""
     chosen = ", ".join(name for name in given if name not in ("dataset", "model")) or "none"
-    pgd = (config.norm, config.eps, config.attack_steps, config.attack_step_size, config.random_start)
     compute = f"{config.precision}, jit {config.jit}, strategy {config.strategy}, seed {config.seed}"
     return {
         "data": _describe_data(config),
         "model": _describe_model(config),
-        "attack": describe_pgd(*pgd),
+        "attack": _describe_adversary(config),
         "method": _describe_method(config),
         "epsilon": _describe_epsilon(config),
         "optimizer": _describe_optimizer(config),
         "compute": compute,
+        "measured": _describe_measurement(config),
         "given": f"{chosen} (the rest: values for {config.dataset} with {config.model})",
     }
 
@@ -536,11 +557,34 @@ def _describe_model(config: TrainConfig) -> str:
     return f"{describe_network(config.model, config.network)}, {config.activation}"
 
 
+def _describe_adversary(config: TrainConfig) -> str:
+    """Describes the attack on the training images."""
+    if config.adversary == "none":
+        return "none"
+    if not config.eps:
+        return "none, as ε is 0"
+    if not OBJECTIVES[config.objective].attacks:
+        return f"none, the objective {config.objective} sees clean images only"
+    plan = ADVERSARIES[config.adversary].plan
+    text = plan(config) if plan else f"{config.adversary}, {config.norm}, ε {format_epsilon(config.eps)}"
+    return f"{text}, BatchNorm in training mode" if config.attack_mode == "training" else text
+
+
+def _describe_measurement(config: TrainConfig) -> str:
+    """Describes the attack of validation and of the final errors."""
+    pgd = (config.norm, config.eps, config.attack_steps, config.attack_step_size, config.random_start)
+    restarts = f", the worst of {config.eval_restarts} starts" if config.eval_restarts > 1 else ""
+    images = f", on {count(config.eval_examples, 'test image')}" if config.eval_examples else ""
+    return f"{describe_pgd(*pgd)}{restarts}{images}"
+
+
 def _describe_method(config: TrainConfig) -> str:
     strength = "" if config.strength is None else f" {config.strength:g}{' ramped' * config.strength_ramp}"
     awp = f", awp {config.awp:g}" if config.awp else ""
     average = "" if config.averaging == "none" else f"; weights averaged ({config.averaging})"
-    return f"{config.objective}{strength} against {config.adversary}{awp}{average}"
+    attacked = config.adversary != "none" and OBJECTIVES[config.objective].attacks
+    adversary = f" against {config.adversary}" if attacked else ""
+    return f"{config.objective}{strength}{adversary}{awp}{average}"
 
 
 def _describe_epsilon(config: TrainConfig) -> str:

@@ -68,10 +68,10 @@ def test_help_shows_every_flag_at_once_without_tensorflow_or_numpy(tmp_path):
 def test_the_plan_the_progress_and_the_results_are_all_there_is_to_read(finished):
     _, out = finished
     plan = out.split("Epoch 1/")[0].splitlines()
-    sections = "data model attack method epsilon optimizer compute given output device images"
+    sections = "data model attack method epsilon optimizer compute measured given output device images"
     assert [line.split()[0] for line in plan] == sections.split()
-    assert "0.1, 10 steps of 0.025" in plan[2] and f"runs/{NAME}, exports in saved_models/{NAME}" in plan[8]
-    assert "1,295 train, 143 validation, 359 test, 8×8×1, 10 classes" in plan[10]
+    assert "0.1, 10 steps of 0.025" in plan[2] and f"runs/{NAME}, exports in saved_models/{NAME}" in plan[9]
+    assert "1,295 train, 143 validation, 359 test, 8×8×1, 10 classes" in plan[11]
     assert re.findall(r"Epoch (\d)/6", out) == list("123456")
     rows = out.split("Error in % of 359 test images")[1]
     order = ["last (epoch 6)", "best (epoch ", "period1 (epoch 3)", "period2 (epoch 5)", "period3 (epoch 6)"]

@@ -33,4 +33,4 @@ def test_library_example(tmp_path, monkeypatch, capsys, epochs, most_errors):
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "guides" / "start.md"], ids=lambda page: page.name)
 def test_the_plan_shown_is_printed(page):
     plan = plan_table(describe(TrainConfig.of({}), {}))
-    assert len(plan.splitlines()) == 8 and plan in page.read_text()
+    assert len(plan.splitlines()) == 9 and plan in page.read_text()

@@ -78,6 +78,10 @@ def test_a_step_may_reach_the_ceiling_and_not_exceed_it():
         require_step("attack_step_size", "0.26", 0.1)
 
 
+def test_one_step_is_a_step():
+    assert "1 step of 0.1 (1 ε), start step" in describe_pgd("l2", 0.1, 1, "eps", "step")
+
+
 def test_pgd_is_described_in_the_units_of_its_settings():
     line = describe_pgd("linf", 8 / 255, 10, "0.25eps", "none")
     assert line == "PGD, linf, ε 8/255, 10 steps of 2/255 (0.25 ε), no random start"

@@ -1,5 +1,7 @@
 """Which objective and which adversary follow from the settings of a training."""
 
+import pytest
+
 from advtf.training import methods, regularizers
 from advtf.training.methods import build_attack_from_gradient
 from advtf.training.settings import TrainConfig
@@ -22,3 +24,9 @@ def test_sharing_follows_from_the_settings():
 
 def test_the_flag_names_the_distances_that_the_objective_knows():
     assert list(methods.DISTANCES) == list(regularizers.DISTANCES)
+
+
+@pytest.mark.parametrize("name", sorted(methods.OBJECTIVES.keys() - {"kdsa"}))  # kdsa loads its teachers
+def test_an_entry_says_whether_its_objective_attacks(name):
+    config = TrainConfig.of({"objective": name, "augment": True})
+    assert methods.build_objective(config, 10).attacks == methods.OBJECTIVES[name].attacks

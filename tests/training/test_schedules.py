@@ -189,6 +189,24 @@ def test_invalid_rate_schedules_are_refused_in_one_line(changes):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(milestones=(2,)), r"milestones must be increasing .* Received: milestones=2\."),
+        (
+            dict(milestones=(0.5,), boundaries=(12,)),
+            r"Received: boundaries=12, epochs=10\.",
+        ),
+        (dict(milestones=()), r"needs at least one fraction.* Received: milestones=none\."),
+        (dict(milestones=(0.5,), factor=-1), r"factor must be .* above 0\. Received: factor=-1\."),
+    ],
+)
+def test_the_library_calls_the_arguments_by_their_names(arguments, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        rate_schedule("step", 0.1, **{"epochs": 10, **arguments})
+    assert not {"lr_milestones", "periods", "lr_factor"} & set(str(caught.value).replace("=", " ").split())
+
+
 def test_the_ramp_of_a_strength_starts_above_zero_and_ends_with_the_whole():
     ramp = strength_ramp(epochs=4)
     assert [ramp(epoch) for epoch in range(4)] == [0.25, 0.5, 0.75, 1.0]

@@ -9,6 +9,7 @@ import pytest
 from advtf.errors import UsageError
 from advtf.models import MODELS
 from advtf.settings.fields import OPEN
+from advtf.settings.threat import describe_pgd
 from advtf.training.presets import preset
 from advtf.training.settings import RunOptions, TrainConfig, describe, period_epochs, presets_help
 
@@ -236,11 +237,58 @@ def test_the_plan_is_short_and_says_what_matters():
     config = TrainConfig.of(dict(dataset="cifar10", eps="8/255", periods="0.5,0.75"))
     plan = describe(config, ["dataset", "eps", "periods"])
     lines = dict(plan)
-    assert len(lines) <= 8
+    assert len(lines) <= 9
     assert "8/255" in lines["attack"] and "10 steps of 2/255" in lines["attack"]
     assert "cosine from 0 to 16/255" in lines["epsilon"] and "100,150" in lines["epsilon"]
     assert "momentum 0.9, lr 0.1 step, times 0.1 at 0.5,0.75" in lines["optimizer"]
     assert lines["given"].startswith("eps, periods (")
+
+
+@pytest.mark.parametrize(
+    ("settings", "attack", "method"),
+    [
+        ({}, "PGD, linf, ε 0.1, 10 steps of 0.025", "at against pgd"),
+        ({"adversary": "fgsm"}, "FGSM, linf, ε 0.1, 1 step of ε, no random start", "at against fgsm"),
+        ({"adversary": "fgsm_r"}, "FGSM-R, linf, ε 0.1, 1 step of ε, start uniform", "against fgsm_r"),
+        ({"adversary": "fgsm_n", "attack_mode": "training"}, "BatchNorm in training mode", "against fgsm_n"),
+        ({"objective": "standard"}, "none, the objective standard sees clean images only", "standard"),
+        ({"objective": "igr", "adversary": "none"}, "none", "igr 10"),
+        ({"attack_steps": 1, "attack_step_size": "eps"}, "1 step of 0.1 (1 ε)", "at against pgd"),
+        ({"eps": 0}, "none, as ε is 0", "at against pgd"),
+    ],
+)
+def test_the_plan_names_the_attack_that_trains_and_the_one_that_measures(settings, attack, method):
+    config = TrainConfig.of(settings)
+    plan = describe(config, settings)
+    assert attack in plan["attack"] and plan["method"].endswith(method)
+    assert plan["measured"] == describe_pgd(
+        "linf", config.eps, config.attack_steps, config.attack_step_size, "uniform"
+    )
+
+
+def test_the_plan_says_how_much_is_measured():
+    plan = describe(TrainConfig.of({"eval_restarts": 5, "eval_examples": 1}), {})
+    assert plan["measured"].endswith("start uniform, the worst of 5 starts, on 1 test image")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"lr_sched": "step", "lr_milestones": "5,9"},
+            "fractions of a .* Received: lr_milestones=5,9",
+        ),
+        (
+            {"lr_sched": "step", "lr_milestones": "none"},
+            "as lr_milestones. Received: lr_milestones=none",
+        ),
+        ({"lr_sched": "warmup", "lr_warmup": 20}, "lr_warmup must fit .* 7 epochs. Received: lr_warmup=20"),
+        ({"lr_sched": "warmup", "lr_warmup": 0}, "lr_warmup must be above 0.* Received: lr_warmup=0"),
+    ],
+)
+def test_schedules_are_refused_by_the_names_of_settings(settings, message):
+    with pytest.raises(UsageError, match=message):
+        TrainConfig.of(settings)
 
 
 # The table of presets

@@ -1,0 +1,58 @@
+"""The memory that a training needs at least, by hand-made sums, against that of the machine."""
+
+import pytest
+
+from advtf.data.registry import DATASETS
+from advtf.data.sets import load
+from advtf.errors import UsageError
+from advtf.settings import memory
+from advtf.training.memory import require_training_memory
+from advtf.training.settings import TrainConfig
+
+
+def require(monkeypatch, available, **settings):
+    monkeypatch.setattr(memory, "machine_memory", lambda: available)
+    require_training_memory(TrainConfig.of(settings))
+
+
+def test_the_images_are_counted_by_their_bytes(monkeypatch):
+    settings = dict(dataset="cifar10", model="linear", image_size=50, batch_size=1)
+    images = 60_000 * 50 * 50 * 3
+    require(monkeypatch, images, **settings)
+    with pytest.raises(UsageError, match=r"dataset=cifar10, image_size=50.* 0\.45 GB"):
+        require(monkeypatch, images - 1, **settings)
+
+
+def test_a_step_is_counted_by_its_weights_and_activations(monkeypatch):
+    settings = dict(model="mlp", width=100, batch_size=1)
+    hidden = 16 * 100  # units in each of two layers, between 8×8 pixels and 10 classes
+    parameters = 64 * hidden + hidden + hidden**2 + hidden + 10 * hidden + 10
+    weights = 4 * 3 * parameters  # with gradients and momentum, in float32
+    with pytest.raises(UsageError, match=f"model=mlp, width=100, batch_size=1 with {parameters:,} param"):
+        require(monkeypatch, weights, **settings)
+    require(monkeypatch, weights + 4 * 10 * hidden, **settings)
+
+
+def test_a_mirrored_batch_is_spread_over_devices_whose_number_is_not_known(monkeypatch):
+    settings = dict(dataset="cifar10", batch_size=10_000)
+    with pytest.raises(UsageError, match="batch_size=10000 with 2,797,610 parameters"):
+        require(monkeypatch, 3 * 10**9, **settings)
+    require(monkeypatch, 3 * 10**9, strategy="mirrored", **settings)
+
+
+def test_a_data_set_that_is_not_known_counts_by_the_smallest_image(monkeypatch):
+    require(monkeypatch, 10**9, dataset="my_own", batch_size=10)
+    with pytest.raises(UsageError, match="dataset=my_own"):
+        require(monkeypatch, 10**9, dataset="my_own", batch_size=20_000_000)
+
+
+def test_every_preset_fits_into_sixteen_gigabytes(monkeypatch):
+    for dataset, entry in DATASETS.items():
+        for model in entry.shown:
+            require(monkeypatch, 16 * 10**9, dataset=dataset, model=model)
+
+
+def test_the_entry_of_digits_is_what_the_set_has():
+    data, entry = load("digits"), DATASETS["digits"]
+    assert data.input_shape == entry.input_shape and data.num_classes == entry.num_classes
+    assert len(data.train) + len(data.test) == entry.examples  # nothing is held out
