@@ -93,7 +93,7 @@ def _spelling(name: object) -> str:
 def show_text(value: object, most: int = 100) -> str:
     """Returns a value as a message of one line quotes it: shortened, and nothing in it is invisible."""
     text = str(value)
-    if isinstance(value, str) and text.strip() != text or not text:
+    if (isinstance(value, str) and text.strip() != text) or not text:
         text = repr(text)
     if len(text) > most:
         text = f"{text[: most - 20]}… ({len(text):,} characters)"

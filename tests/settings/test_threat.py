@@ -79,7 +79,7 @@ def test_a_step_may_reach_the_ceiling_and_not_exceed_it():
 
 
 def test_one_step_is_a_step():
-    assert "1 step of 0.1 (1 ε), start step" in describe_pgd("l2", 0.1, 1, "eps", "step")
+    assert "1 step of 0.1 (1 ε), start step" in describe_pgd("l2", 0.1, 1, "1.0eps", "step")
 
 
 def test_pgd_is_described_in_the_units_of_its_settings():
