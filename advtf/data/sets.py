@@ -1,12 +1,15 @@
 """Image data sets, loaded by name or made from arrays, and checked."""
 
+import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from advtf.data import arrays, tfds
 from advtf.data.registry import DATASETS, require_order
 from advtf.errors import UsageError
+from advtf.storage.cache import array_header
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,29 @@ class Split:
     def select(self, which: np.ndarray | slice) -> "Split":
         """Returns the examples at these positions, as indices, a mask or a slice."""
         return Split(self.images[which], self.labels[which])
+
+    def record(self) -> dict[str, Any]:
+        """Returns which images these are, as result files tell it: their number and their SHA-256."""
+        return {"examples": len(self), "sha256": self.sha256()}
+
+    def sha256(self) -> str:
+        """Returns the digest by which result files tell which images were used, in which order.
+
+        It is that of the images as float32 in [0, 1] and of the labels as int32, each after its type and
+        shape, and so the same for images in 0..255 and in [0, 1].
+
+        Examples:
+            >>> parts = images.astype("<f4") / np.float32(255), labels.astype("<i4")
+            >>> texts = [f"{part.dtype.str} {part.shape} ".encode() + part.tobytes() for part in parts]
+            >>> hashlib.sha256(b"".join(texts)).hexdigest()
+        """
+        digest = hashlib.sha256(array_header("<f4", self.images.shape))
+        for start in range(0, len(self), 1000):  # float32 training images may not fit into memory
+            part = self.images[start : start + 1000]
+            part = part.astype("<f4") / np.float32(255) if part.dtype == np.uint8 else part.astype("<f4")
+            digest.update(part.tobytes())
+        digest.update(array_header("<i4", self.labels.shape) + self.labels.astype("<i4").tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

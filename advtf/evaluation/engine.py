@@ -22,6 +22,7 @@ from advtf.attacks.attack import LogitsFn
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.random import image_keys
 from advtf.classifiers.classifier import Classifier
+from advtf.data.sets import Split
 from advtf.errors import UsageError
 from advtf.evaluation import sanity_checks
 from advtf.evaluation.attacks import ATTACKS, NAMES, Batch, Stage, StageBuilder, require_classes
@@ -78,6 +79,7 @@ def evaluate_classifier(
     return Evaluation(
         model=classifier.name,
         settings=settings,
+        images=Split(x, y).record(),
         clean=clean,
         attacks=results,
         worst_case=_result(engine, worst, ()),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -93,6 +93,7 @@ class Evaluation:
     Attributes:
         model: the classifier's name.
         settings: what determined the numbers.
+        images: their number, and the SHA-256 that tells which they were; see `advtf.data.sets.Split.sha256`.
         clean: without attack.
         attacks: name in `settings.attacks` -> its result.
         worst_case: over all of them, for each example.
@@ -103,6 +104,7 @@ class Evaluation:
 
     model: str
     settings: AttackSettings
+    images: Mapping[str, Any]
     clean: AttackResult
     attacks: Mapping[str, AttackResult]
     worst_case: AttackResult
@@ -129,6 +131,7 @@ class Evaluation:
             "seed": self.settings.seed,
             "settings": self.settings.to_json(),
             "examples": len(self.clean.wrong),
+            "images": dict(self.images),
             "clean": {
                 "error": self.clean_error,
                 "mean_loss": _finite_mean(self.clean.loss),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -15,13 +16,33 @@ from advtf.storage.files import write_atomically, write_json
 IDENTITY = "identity.json"
 
 
+SCHEME = "2:"  # begins a fingerprint; the first version's have no beginning, and knew no types and shapes
+
+
 def fingerprint(*parts: object) -> str:
-    """Returns a hexadecimal digest of the parts: of arrays by their bytes, of other things by their JSON."""
+    """Returns a digest of the parts: of arrays by type, shape and bytes, of other things by their JSON."""
     digest = hashlib.sha256()
     for part in parts:
-        is_array = isinstance(part, np.ndarray)
-        digest.update(part.tobytes() if is_array else json.dumps(part, sort_keys=True).encode())
-    return digest.hexdigest()
+        if isinstance(part, np.ndarray):
+            digest.update(array_header(part.dtype, part.shape) + part.tobytes())
+        else:
+            digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
+    return SCHEME + digest.hexdigest()
+
+
+def array_header(dtype: object, shape: tuple[int, ...]) -> bytes:
+    """Returns what a digest of an array begins with, such as ``<f4 (1000, 32, 32, 3) ``."""
+    return f"{np.dtype(dtype).str} {tuple(shape)} ".encode()
+
+
+def is_earlier(identity: object) -> bool:
+    """Tells whether a stored fingerprint was made by the first version."""
+    return isinstance(identity, str) and re.fullmatch("[0-9a-f]{64}", identity) is not None
+
+
+def earlier_fingerprint(*arrays: np.ndarray) -> str:
+    """Returns the fingerprint of arrays as the first version made it, of their bytes alone."""
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 class ResultCache:
@@ -29,8 +50,8 @@ class ResultCache:
 
     Args:
         folder: the folder, which is made if it is missing; None keeps nothing.
-        identity: the `fingerprint` of the classifier, the images and the settings; results under another
-            identity are refused.
+        identity: the `fingerprint` of the classifier, the images and the settings. Results under another
+            identity are refused; those of the first version, which cannot be compared, are dropped.
 
     Raises:
         UsageError: the folder holds results of another identity, or cannot be written.
@@ -57,7 +78,10 @@ class ResultCache:
             self._require_empty()
             return False
         except (ValueError, AttributeError):
-            stored = "unreadable"
+            stored = None
+        if is_earlier(stored):
+            self.drop("")
+            return False
         if stored != identity:
             raise UsageError(
                 f"{self._folder} must hold results of this computation. Received: those of another "

@@ -97,11 +97,11 @@ class StudyContext:
         folder.mkdir(parents=True, exist_ok=True)
         return replace(self, folder=folder)
 
-    def identity(self) -> str:
-        """Returns a digest of the weights, the images and the labels."""
+    def identity(self, digest: Callable[..., str] = fingerprint) -> str:
+        """Returns a digest of the weights, the images and the labels, made by `digest`."""
         weights = [classifier.parameters.value() for classifier in self.classifiers]
         images = [self.x, self.y, self.x_test, self.y_test]
-        return fingerprint(*weights, *(array for array in images if array is not None))
+        return digest(*weights, *(array for array in images if array is not None))
 
     def adversarial_examples(
         self, classifier: "Classifier", label: str = "adversarial examples"

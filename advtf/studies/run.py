@@ -24,6 +24,7 @@ from advtf.data.registry import require_known, require_order
 from advtf.errors import UsageError, one_of
 from advtf.settings.commands import default_directory, plan_table
 from advtf.settings.threat import describe_pgd
+from advtf.storage.cache import earlier_fingerprint, is_earlier
 from advtf.storage.files import provenance, write_json
 from advtf.storage.run_directory import RunDirectory
 from advtf.studies.context import STATE, StudyContext
@@ -218,6 +219,7 @@ def load(
         require_classes(path, classifier.num_classes, settings.dataset, classes)
     source |= {"dataset": settings.dataset, "order": settings.order, "split": settings.split}
     source |= {"examples": len(chosen), "test_examples": len(test)}
+    source |= {"images": chosen.record(), "test_images": test.record()}
     x, x_test = (to_unit_float(part.images).numpy() for part in (chosen, test))
     return StudyContext(settings, classifiers, x, chosen.labels, x_test, test.labels, folder, say, source)
 
@@ -282,7 +284,8 @@ def _begin(run, context, options, resume):
     identity = context.identity()
     if resume:
         record = run.read_config()
-        if record.get("identity") != identity:
+        stored = record.get("identity")
+        if stored != (context.identity(earlier_fingerprint) if is_earlier(stored) else identity):
             raise UsageError(
                 f"{run.path} must continue with the classifiers and images it was begun with. Received: "
                 "others. Start afresh with --overwrite or another --out_dir."
@@ -385,8 +388,7 @@ def analyze(
         )
     chosen = completed(chosen, training)
     source = {"classifiers": [each.name for each in classifiers]}
-    lengths = {"examples": arrays[0], "test_examples": arrays[2]}
-    source |= {name: len(images) for name, images in lengths.items() if images is not None}
+    source |= _record_of(*arrays)
     context = StudyContext(chosen, classifiers, *arrays, Path(), say or (lambda line: None), source)
     check(chosen, len(classifiers))
     if out_dir is not None:
@@ -407,6 +409,18 @@ def _checked(part, x, y):
 
     x, y = arrays.checked(part, x, y)
     return to_unit_float(x).numpy(), y
+
+
+def _record_of(x, y, x_test, y_test):
+    """Returns what results tell about the images of the library call."""
+    if x is None and x_test is None:
+        return {}
+    from advtf.data.sets import Split
+
+    given = {"": (x, y), "test_": (x_test, y_test)}
+    splits = {name: Split(*pair) for name, pair in given.items() if pair[0] is not None}
+    counts = {f"{name}examples": len(split) for name, split in splits.items()}
+    return counts | {f"{name}images": split.record() for name, split in splits.items()}
 
 
 def _classifiers(study, classifier, x, y, x_test, y_test):

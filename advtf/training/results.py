@@ -49,7 +49,8 @@ def finish(
     gaps = robust_overfitting(records)
     write_examples(classifiers["last"][0], config, data, run)
     figures = draw_figures(config, run)
-    exported = export_all(classifiers, records, config, data, run)
+    images = images_used(config, data)
+    exported = export_all(classifiers, records, images, config, data, run)
     say(error_table(records, gaps, config))
     written = [run.metrics, run.results, *figures, *(run.exports / name for name in exported)]
     say("\nWrote " + "\n      ".join(map(str, written)))
@@ -57,6 +58,7 @@ def finish(
     attack |= {"relative_step": config.relative_step, "restarts": config.eval_restarts, "seed": config.seed}
     summary = {
         "attack": attack,
+        "images": images,
         "results": records,
         "robust_overfitting": gaps,
         "exports": {name: str(path) for name, path in exported.items()},
@@ -160,6 +162,13 @@ def draw_figures(config: TrainConfig, run: TrainingDirectory) -> list[Path]:
     return paths
 
 
+def images_used(config: TrainConfig, data: ImageData) -> dict[str, dict]:
+    """Returns which images the run was trained, validated and tested on: number and SHA-256 of each part."""
+    parts = {"train": data.train, "validation": data.validation}
+    parts["test"] = data.test.select(slice(config.eval_examples))
+    return {"order": config.order} | {name: part.record() for name, part in parts.items() if part}
+
+
 def summarise(
     errors: dict[str, RobustError], classifiers: dict[str, tuple[keras.Model, dict]], select_on: str
 ) -> dict[str, dict]:
@@ -194,6 +203,7 @@ def robust_overfitting(records: dict[str, dict]) -> dict[str, float]:
 def export_all(
     classifiers: dict[str, tuple[keras.Model, dict]],
     records: dict[str, dict],
+    images: dict[str, dict],
     config: TrainConfig,
     data: ImageData,
     run: TrainingDirectory,
@@ -217,6 +227,7 @@ def export_all(
                 "network": describe_network(config.model, config.network),
                 "run": owner.record(run.exports / name),
                 "config": config.to_json(),
+                "images": images,
                 "test": records[name],
                 **{key: record[key] for key in ("epoch", "members") if key in record},
             },

@@ -14,6 +14,7 @@ from helpers.evaluate import EPSILON, EXPORT, FEW, digits, export_digits
 from helpers.run import children_seconds, tree
 
 from advtf.classifiers.export import export_classifier
+from advtf.data.sets import load
 from advtf.errors import UsageError
 from advtf.evaluation import run as evaluation_run
 from advtf.figures import evaluation as evaluation_plots
@@ -166,6 +167,8 @@ def test_the_command(folder, tmp_path):
     shown = tuple(record[name] for name in ("dataset", "norm", "epsilon", "seed"))
     assert shown == ("digits", "linf", EPSILON, 0)
     assert {"python", "advtf", "tensorflow", "keras"} <= record["versions"].keys()
+    assert record["images"] == load("digits").test.select(slice(80)).record()
+    assert record["order"] == "stored"
     square = record["attacks"]["square"]
     assert {"error", "mean_loss", "forward_passes", "backward_passes", "seconds", "broken"} <= square.keys()
     assert square["backward_passes"] == 0 < square["forward_passes"]

@@ -137,6 +137,9 @@ def test_exports_have_the_reported_errors(finished, folder):
         "restarts": 1,
         "seed": 0,
     }
+    trained_on = load("digits", val_fraction=0.1)
+    parts = {name: getattr(trained_on, name).record() for name in ("train", "validation", "test")}
+    assert evaluation["images"] == {"order": "stored"} | parts
     assert set(evaluation["exports"]) == set(evaluation["results"])
     for name in ("last", "period1", "ensemble"):
         path = folder / evaluation["exports"][name]
@@ -148,6 +151,7 @@ def test_exports_have_the_reported_errors(finished, folder):
         assert errors.robust_error == pytest.approx(record["pgd_error"], abs=1.5)
         assert record["examples"] == 359 and record["pgd_error"] >= record["clean_error"]
         assert classifier.manifest["test"] == record and classifier.manifest["dataset"] == "digits"
+        assert classifier.manifest["images"] == evaluation["images"]
         assert classifier.output == ("log_probabilities" if name == "ensemble" else "logits")
     members = [advtf.load_classifier(folder / evaluation["exports"][f"period{k}"]) for k in (1, 2, 3)]
     x = test.images[:50]

@@ -1,5 +1,7 @@
 """Data sets made of arrays."""
 
+import hashlib
+
 import numpy as np
 from helpers.data import numbered_split
 
@@ -13,6 +15,17 @@ def test_arrays_are_taken_as_they_are():
     assert made.train.images.dtype == np.uint8 and made.test.images.dtype == np.float32
     assert made.train.labels.tolist() == [0, 1, 2, 1] and made.train.labels.dtype == np.int32
     assert data.from_arrays(x, y, x, y).num_classes == 3
+
+
+def test_the_digest_of_images_is_the_one_of_the_documentation():
+    split = numbered_split(2050)  # more than are converted at a time
+    x, y = split.images.astype("f4") / np.float32(255), split.labels
+    text = b"<f4 (2050, 8, 8, 1) " + x.tobytes() + b"<i4 (2050,) " + y.tobytes()
+    expected = hashlib.sha256(text).hexdigest()
+    assert split.record() == {"examples": 2050, "sha256": expected}
+    assert data.Split(x, y).sha256() == data.Split(x.astype("f8"), y.astype("i8")).sha256() == expected
+    others = [split.select(slice(None, None, -1)), split.select(slice(2049)), data.Split(x, y[::-1])]
+    assert len({expected, *(other.sha256() for other in others)}) == 4
 
 
 def test_validation_is_disjoint_from_training():

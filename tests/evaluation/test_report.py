@@ -38,6 +38,7 @@ def evaluation():
     return x, Evaluation(
         model="run/last",
         settings=AttackSettings(attacks="pgd,screen", eps=8 / 255, batch_size=3),
+        images={"examples": 20, "sha256": "5" * 64},
         clean=AttackResult(mask(0), mask(), loss),
         attacks=results,
         worst_case=results["screen"],

@@ -1,10 +1,13 @@
 """Results of finished work: they are found again, and those of other work are refused."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 
 from advtf.errors import UsageError
-from advtf.storage.cache import ResultCache, clear, fingerprint
+from advtf.storage.cache import IDENTITY, ResultCache, clear, fingerprint
 
 
 def test_results_come_back_with_their_bits(tmp_path):
@@ -53,6 +56,25 @@ def test_results_of_something_else_are_refused_and_stay(tmp_path):
     clear(tmp_path / "photos")
     clear(tmp_path / "state")
     assert (tmp_path / "photos" / "a.npz").exists() and not (tmp_path / "state").exists()
+
+
+def test_a_fingerprint_knows_types_shapes_and_where_parts_end():
+    zeros = [np.zeros(shape, dtype) for dtype in ("f4", "i4", "f8") for shape in ((2, 3), (3, 2), 6)]
+    parts = [*((array,) for array in zeros), ("ab", "c"), ("a", "bc"), (12, 3), (1, 23), ([1, 23],)]
+    made = [fingerprint(*part) for part in parts]
+    assert len(set(made)) == len(parts)
+    assert fingerprint(np.zeros((4, 6), "f4")[::2, ::2]) == made[0]
+
+
+def test_results_of_the_first_version_are_made_again(tmp_path):
+    array = np.arange(3)
+    cache = ResultCache(tmp_path, fingerprint(array))
+    cache.put("pgd-0", {"x": array})
+    first_version = hashlib.sha256(array.tobytes()).hexdigest()
+    (tmp_path / IDENTITY).write_text(json.dumps({"identity": first_version}))
+    assert ResultCache(tmp_path, fingerprint(array)).get("pgd-0") is None
+    ResultCache(tmp_path, fingerprint(array)).put("pgd-0", {"x": array})
+    assert ResultCache(tmp_path, fingerprint(array)).get("pgd-0")["x"].tolist() == [0, 1, 2]
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):

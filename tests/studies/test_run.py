@@ -1,6 +1,7 @@
 """Planning an analysis, running its studies, and what is kept when one of them fails or is killed."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -197,6 +198,18 @@ def test_other_weights_or_images_are_not_continued(two, tmp_path):
         with pytest.raises(UsageError, match="must continue with the classifiers and images"):
             go(tmp_path, other)
     assert tree(tmp_path) == before
+
+
+def test_an_analysis_of_the_first_version_continues(two, tmp_path):
+    run = AnalysisDirectory(tmp_path)
+    go(tmp_path, studies=[])
+    record = json.loads(run.config.read_text())
+    parts = (fake_classifier().parameters.value(), IMAGES, LABELS)
+    record["identity"] = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
+    run.config.write_text(json.dumps(record))
+    assert go(tmp_path).finished
+    with pytest.raises(UsageError, match="must continue with the classifiers and images"):
+        go(tmp_path, context_of(images=(IMAGES, LABELS[::-1])))
 
 
 def test_adding_a_study_unfinishes_the_analysis(two, tmp_path):
