@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
 def _run(run, settings, options):
     from advtf import runtime  # everything above answers before TensorFlow starts
 
-    devices = runtime.start(jit=settings.jit, verbose=options.verbose)
+    devices = runtime.start(jit=settings.jit, verbose=options.verbose, deterministic=settings.deterministic)
     print(f"{'device':<10}{devices.device}", flush=True)
     context = analysis_run.load(settings, options, run.path, functools.partial(print, flush=True))
     with run.locked(resume=options.resume, overwrite=options.overwrite):

@@ -69,7 +69,13 @@ def main(argv: list[str]) -> None:
 def _train_and_finish(config, options, run):
     from advtf import runtime  # everything above answers before TensorFlow starts
 
-    devices = runtime.start(config.precision, config.jit, config.strategy, options.verbose)
+    devices = runtime.start(
+        config.precision,
+        config.jit,
+        config.strategy,
+        options.verbose,
+        deterministic=config.deterministic,
+    )
     print(f"{'device':<10}{devices.device}", flush=True)
 
     from advtf.data import sets as images
@@ -87,7 +93,7 @@ def _train_and_finish(config, options, run):
         else:
             run.write_config(config, options, exports=run.way_to_exports())
         try:
-            train(trainer, config, options, run, data, devices.rewrite_bfloat16)
+            train(trainer, config, options, run, data, devices)
             finish(config, run, data)
         except TrainingInterrupted as stopped:
             print(f"{stopped}. Continue with: {run.resume_command}")

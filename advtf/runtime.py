@@ -1,10 +1,15 @@
-"""How a process runs: TensorFlow, started quietly on the devices of the machine, and progress bars."""
+"""How a process runs: TensorFlow on the devices of the machine, its arithmetic, and progress bars.
+
+Everything that measures runs within `true_float32`, and a training within `Runtime.training`. Both switch
+what belongs to the whole process, and switch it back.
+"""
 
 import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 BFLOAT16_REWRITE = "auto_mixed_precision_onednn_bfloat16"  # an experimental option of TensorFlow's optimizer
+TF32_CAPABILITY = (8, 0)  # Ampere, the first generation of GPUs with TF32
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Runtime:
         model_policy: Keras dtype policy of the classifier during training.
         rewrite_bfloat16: whether training graphs are rewritten to bfloat16 by oneDNN (CPU).
         jit_compile: value for ``compile(jit_compile=...)``.
+        tf32: whether training may round the factors of float32 products to TF32 (GPU).
     """
 
     device: str
@@ -35,6 +42,16 @@ class Runtime:
     model_policy: str
     rewrite_bfloat16: bool
     jit_compile: bool | str
+    tf32: bool = False
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Within the context graphs run in the arithmetic of the training; `true_float32` inside suspends it.
+
+        It is to be entered before the first step, because XLA compiles the arithmetic of that moment.
+        """
+        with _TENSOR_FLOAT_32.wanted(self.tf32), bfloat16_rewrite(self.rewrite_bfloat16):
+            yield
 
 
 def progress(iterable: Iterable | None = None, *, shown: bool = True, **settings: Any) -> "tqdm":
@@ -94,44 +111,110 @@ def import_tensorflow(verbose: bool = False):
 
 
 def start(
-    precision: str = "float32", jit: str = "auto", strategy: str = "none", verbose: bool = False
+    precision: str = "float32",
+    jit: str = "auto",
+    strategy: str = "none",
+    verbose: bool = False,
+    *,
+    deterministic: bool = False,
 ) -> Runtime:
-    """Imports TensorFlow and sets up devices for training.
+    """Imports TensorFlow and sets up devices for a command.
+
+    From here on the process computes float32 without TF32, except within `Runtime.training`.
 
     Args:
-        precision: "float32" or "bfloat16" (training only; evaluation is always float32).
+        precision: of the training, "float32", "tf32" or "bfloat16"; everything else is always float32.
         jit: "auto" (XLA on one GPU), "on" or "off".
         strategy: "none" or "mirrored" (all GPUs of this machine).
         verbose: whether TensorFlow's own messages are shown.
+        deterministic: whether every operation gives the same bits each time on a GPU, too; for the rest of
+            the process, and without XLA. A CPU gives the same bits with and without it.
 
     Returns:
         The devices and the choices that follow from them.
 
     Raises:
-        UsageError: "mirrored" with fewer than two devices to mirror over.
+        UsageError: "mirrored" with fewer than two devices to mirror over, XLA with determinism, or TF32 on
+            a GPU without XLA.
     """
     tf = import_tensorflow(verbose)
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     gpus = tf.config.list_physical_devices("GPU")
+    if deterministic and gpus:  # what runs on a CPU here is so anyway, and has other bits with the switch
+        tf.config.experimental.enable_op_determinism()
     for gpu in gpus:
         with contextlib.suppress(RuntimeError):  # already initialised: too late, and harmless
             tf.config.experimental.set_memory_growth(gpu, True)
     chosen = _strategy(tf, strategy, gpus)
     jit_compile = {"auto": "auto", "on": True, "off": False}[jit]
     compiled = compiles(jit) if strategy == "none" else jit == "on"
+    tf32 = precision == "tf32" and _has_tf32(tf, gpus)
+    if tf32 and not compiled:
+        raise UsageError(
+            "precision=tf32 on a GPU needs XLA: without it TensorFlow keeps the convolutions that it has "
+            "tuned in TF32 and reuses them where robustness is measured. "
+            f"Received: jit={jit}, strategy={strategy}, deterministic={deterministic}. Use precision=float32."
+        )
+    notes = [] if tf32 or precision != "tf32" else ["tf32 has no effect here"]
+    notes += ["deterministic"] if deterministic else []
     return Runtime(
-        device=_describe(tf, gpus, strategy, compiled),
+        device=", ".join([_describe(tf, gpus, strategy, compiled), *notes]),
         strategy=chosen,
         model_policy="mixed_bfloat16" if precision == "bfloat16" and gpus else "float32",
         rewrite_bfloat16=precision == "bfloat16" and not gpus,
         jit_compile=jit_compile,
+        tf32=tf32,
     )
 
 
 def compiles(jit: str) -> bool:
-    """Returns whether `jit`, "auto", "on" or "off", means XLA on this machine; "auto" does with a GPU."""
+    """Returns whether `jit`, "auto", "on" or "off", means XLA on this machine; "auto" does with a GPU.
+
+    Where TensorFlow's operations are deterministic, "auto" means no XLA, as it does for Keras.
+
+    Raises:
+        UsageError: "on" where TensorFlow's operations are deterministic.
+    """
     import tensorflow as tf
 
+    if is_deterministic():
+        if jit == "on":
+            raise UsageError(
+                "jit must be auto or off where TensorFlow's operations are deterministic, which excludes "
+                "XLA. Received: jit=on."
+            )
+        return False
     return jit == "on" or (jit == "auto" and bool(tf.config.list_physical_devices("GPU")))
+
+
+def is_deterministic() -> bool:
+    """Returns whether TensorFlow's operations are deterministic in this process."""
+    # Keras takes it from there, too; the public module has only the other half, enable_op_determinism.
+    from tensorflow.python.framework.config import is_op_determinism_enabled
+
+    return is_op_determinism_enabled()
+
+
+def require_deterministic(deterministic: bool) -> None:
+    """Refuses a library call that asks for determinism in a process with a GPU that does not have it.
+
+    It cannot be had later: cuDNN's algorithms, once chosen, are kept.
+
+    Raises:
+        UsageError: `deterministic` is set, and TensorFlow's operations are not deterministic.
+    """
+    import tensorflow as tf
+
+    if deterministic and tf.config.list_physical_devices("GPU") and not is_deterministic():
+        raise UsageError(
+            "deterministic needs tf.config.experimental.enable_op_determinism() at the start of the script, "
+            "before TensorFlow computes anything. Received: deterministic=True in a process without it."
+        )
+
+
+def _has_tf32(tf, gpus):
+    details = (tf.config.experimental.get_device_details(gpu) for gpu in gpus)
+    return any(each.get("compute_capability", (0, 0)) >= TF32_CAPABILITY for each in details)
 
 
 def _strategy(tf, name, gpus):
@@ -155,6 +238,79 @@ def _describe(tf, gpus, strategy, compiled):
     name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
     used = len(gpus) if strategy == "mirrored" else 1
     return f"{used} of {len(gpus)} GPU ({name}), {graph}"
+
+
+class _TensorFloat32:
+    """TensorFlow's switch of TF32, which belongs to the process, shared by those who need it on or off.
+
+    Whoever measures comes first. The switch is off while any thread does, and what a training wants counts
+    again when the last of them has finished.
+    """
+
+    def __init__(self):
+        self._lock, self._measuring, self._wanted = threading.Lock(), 0, False
+
+    @contextlib.contextmanager
+    def wanted(self, enabled: bool) -> Iterator[None]:
+        """Sets the switch where nobody measures, and sets it back at the end."""
+        with self._lock:
+            before = self._wanted if self._measuring else self._switch()
+            self._want(enabled)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._want(before)
+
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        """Switches TF32 off, and sets it back at the end."""
+        with self._lock:
+            if not self._measuring:
+                self._wanted = self._switch()
+                self._switch(False)
+            self._measuring += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._measuring -= 1
+                if not self._measuring:
+                    self._switch(self._wanted)
+
+    def _want(self, enabled):
+        self._wanted = enabled
+        if not self._measuring:
+            self._switch(enabled)
+
+    def _switch(self, enabled: bool | None = None) -> bool:
+        import tensorflow as tf
+
+        if enabled is not None:
+            tf.config.experimental.enable_tensor_float_32_execution(enabled)
+        return tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+_TENSOR_FLOAT_32 = _TensorFloat32()
+
+
+@contextlib.contextmanager
+def true_float32() -> Iterator[None]:
+    """Within the context, or in a function decorated with it, float32 is float32: for whatever measures.
+
+    GPUs since Ampere round the factors of float32 convolutions and matrix products to 10 bits of mantissa
+    (TF32) unless TensorFlow is told not to, and a training may have oneDNN compute in bfloat16 on a CPU. Both
+    are switched off and, at the end or by an exception, set back. TensorFlow reads the switch of TF32 when an
+    operation starts, and XLA when it compiles. It belongs to the whole process: a training in another thread
+    goes without TF32 as long.
+
+    Examples:
+        >>> with true_float32():
+        ...     logits = classifier(images)
+    """
+    rewriting = bfloat16_rewrite(False) if rewrites_to_bfloat16() else contextlib.nullcontext()
+    with _TENSOR_FLOAT_32.off(), rewriting:
+        yield
 
 
 @contextlib.contextmanager

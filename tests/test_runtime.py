@@ -6,12 +6,17 @@ import sys
 
 import pytest
 import tensorflow as tf
+from helpers.trainer import batch, compiled
+from tensorflow.python.framework.config import disable_op_determinism
 
+import advtf
 from advtf import runtime
+from advtf.data.sets import Split
 from advtf.errors import UsageError
 
 OPTION = "auto_mixed_precision_onednn_bfloat16"
 GPUS = tf.config.list_physical_devices("GPU")
+SWITCH = tf.config.experimental
 
 
 def rewriting():
@@ -57,6 +62,7 @@ def test_mirroring_one_device_is_refused():
     [
         ({}, "graph", False, "auto"),
         ({"precision": "bfloat16"}, "graph", True, "auto"),
+        ({"precision": "tf32"}, "graph, tf32 has no effect here", False, "auto"),
         ({"jit": "on"}, "XLA", False, True),
         ({"jit": "off", "precision": "bfloat16"}, "graph", True, False),
     ],
@@ -67,6 +73,7 @@ def test_choices_on_a_cpu(settings, device, rewrite, jit_compile):
     assert (chosen.model_policy, chosen.rewrite_bfloat16) == ("float32", rewrite)
     assert chosen.jit_compile == jit_compile and type(chosen.jit_compile) is type(jit_compile)
     assert chosen.strategy.num_replicas_in_sync == 1
+    assert not chosen.tf32 and not SWITCH.tensor_float_32_execution_enabled()
     assert not rewriting()  # only announced: the trainer switches it for the training graphs
 
 
@@ -79,6 +86,139 @@ def test_bfloat16_rewrite_nests_and_is_undone_after_an_error():
         assert rewriting()
         raise KeyError
     assert not rewriting()
+
+
+@pytest.fixture
+def tf32():
+    before = SWITCH.tensor_float_32_execution_enabled()
+    SWITCH.enable_tensor_float_32_execution(True)
+    yield SWITCH.tensor_float_32_execution_enabled
+    SWITCH.enable_tensor_float_32_execution(before)
+
+
+def test_true_float32_nests_and_is_undone_after_an_error(tf32):
+    with pytest.raises(KeyError), runtime.true_float32(), runtime.true_float32():
+        assert not tf32()
+        raise KeyError
+    assert tf32()
+    SWITCH.enable_tensor_float_32_execution(False)
+    with runtime.true_float32():
+        assert not tf32()
+    assert not tf32()
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_a_decorated_function_is_in_true_float32_at_every_call(tf32, rewritten):
+    @runtime.true_float32()
+    def measured(argument):
+        return argument, tf32(), rewriting()
+
+    with runtime.bfloat16_rewrite(rewritten):
+        assert [measured(1), measured(2)] == [(1, False, False), (2, False, False)]
+        assert tf32() and rewriting() == rewritten
+
+
+def test_training_switches_tf32_and_measuring_within_it_comes_first(tf32):
+    def arithmetic(enabled):
+        return runtime.Runtime("", None, "float32", False, "auto", tf32=enabled).training()
+
+    with arithmetic(False):
+        assert not tf32()
+        with pytest.raises(KeyError), arithmetic(True):
+            with runtime.true_float32():
+                assert not tf32()
+            assert tf32()
+            raise KeyError
+        assert not tf32()
+    assert tf32()
+    with runtime.true_float32(), arithmetic(True):
+        assert not tf32()
+
+
+def test_threads_that_measure_at_once_and_one_that_trains(tf32):
+    """The first to finish must not switch TF32 on for the other."""
+    first, second = runtime.true_float32(), runtime.true_float32()
+    first.__enter__()
+    second.__enter__()
+    training = runtime.Runtime("", None, "float32", False, "auto", tf32=False).training()
+    training.__enter__()
+    first.__exit__(None, None, None)
+    assert not tf32()
+    second.__exit__(None, None, None)
+    assert not tf32()  # what the training wants
+    training.__exit__(None, None, None)
+    assert tf32()
+
+
+def stand_in(monkeypatch, capability):
+    """Has TensorFlow tell of a GPU that is not there."""
+    details = {"device_name": "one", "compute_capability": capability}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU:0"])
+    monkeypatch.setattr(SWITCH, "get_device_details", lambda gpu: details)
+    monkeypatch.setattr(SWITCH, "set_memory_growth", lambda gpu, enabled: None)
+
+
+@pytest.mark.parametrize(
+    ("capability", "settings", "device", "enabled"),
+    [
+        ((8, 0), {"precision": "tf32"}, "1 of 1 GPU (one), XLA", True),
+        ((8, 0), {"precision": "float32"}, "1 of 1 GPU (one), XLA", False),
+        ((7, 5), {"precision": "tf32"}, "1 of 1 GPU (one), XLA, tf32 has no effect here", False),
+        ((8, 0), {"precision": "tf32", "jit": "off"}, "jit=off", None),
+    ],
+)
+def test_choices_on_a_gpu(monkeypatch, capability, settings, device, enabled):
+    """What is chosen for it, and what is refused."""
+    stand_in(monkeypatch, capability)
+    if enabled is None:
+        with pytest.raises(UsageError, match=f"tf32 on a GPU needs XLA.*{device}.*Use precision=float32"):
+            runtime.start(**settings)
+        return
+    chosen = runtime.start(**settings)
+    assert (chosen.device, chosen.tf32) == (device, enabled)
+    assert not SWITCH.tensor_float_32_execution_enabled()
+    with chosen.training():
+        assert SWITCH.tensor_float_32_execution_enabled() == enabled
+
+
+@pytest.fixture
+def deterministic_operations():
+    SWITCH.enable_op_determinism()
+    yield
+    disable_op_determinism()
+
+
+def test_deterministic_operations_are_without_xla(deterministic_operations):
+    assert runtime.is_deterministic() and not runtime.compiles("auto")
+    with pytest.raises(UsageError, match=r"jit must be auto or off .* Received: jit=on"):
+        runtime.compiles("on")
+    runtime.require_deterministic(True)
+
+
+def test_everything_runs_by_deterministic_operations(deterministic_operations):
+    """TensorFlow raises where it has none, and where a random number has no seed."""
+
+    def trained():
+        x, y = batch(16, shape=(8, 8, 1))
+        model = advtf.build_model("lenet", (8, 8, 1), 3, width=1)
+        trainer = compiled(model, advtf.pgd("linf", 1))
+        trainer.fit(advtf.training_batches(Split(x, y), 8, seed=0), steps_per_epoch=2, verbose=0)
+        found = advtf.evaluate(model, x, y, ["pgd", "square"], 0.1, queries=10)
+        return [*(weight.tobytes() for weight in model.get_weights()), found.adversarial.tobytes()]
+
+    assert trained() == trained()
+
+
+def test_determinism_is_switched_on_for_a_gpu_only(monkeypatch):
+    switched = []
+    monkeypatch.setattr(SWITCH, "enable_op_determinism", lambda: switched.append(True))
+    device = runtime.start(deterministic=True).device
+    assert device.endswith(", graph, deterministic") and not switched
+    runtime.require_deterministic(True)
+    stand_in(monkeypatch, (8, 0))
+    assert runtime.start(deterministic=True, jit="off").device.endswith(", graph, deterministic") and switched
+    with pytest.raises(UsageError, match="enable_op_determinism"):
+        runtime.require_deterministic(True)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from advtf import runtime
 from advtf.attacks.attack import Attack, LogitsFn
 from advtf.attacks.losses import is_correct
 from advtf.errors import UsageError
+from advtf.runtime import progress, true_float32
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class RobustError:
         return 100.0 * float(1.0 - self.robust_correct.mean())
 
 
+@true_float32()
 def robust_error(
     logits_fn: LogitsFn,
     batches: Iterable,
@@ -74,7 +75,7 @@ def robust_error(
         return clean, clean * is_correct(y, logits_fn(x_adv))
 
     clean, robust = [], []
-    bar = runtime.progress(batches, shown=label is not None, desc=label, unit="batch")
+    bar = progress(batches, shown=label is not None, desc=label, unit="batch")
     for number, (x, y) in enumerate(bar):
         batch_seed = tf.constant([seed, number], tf.int64)
         clean_batch, robust_batch = measure(tf.cast(x, tf.float32), tf.cast(y, tf.int32), batch_seed)

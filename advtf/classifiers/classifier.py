@@ -20,6 +20,7 @@ from advtf.classifiers.export import (
 )
 from advtf.classifiers.parameters import Parameters
 from advtf.errors import UsageError, first_line
+from advtf.runtime import true_float32
 
 TRIED = 16  # images of the caller's that a classifier is tried on
 PROBES = 8  # random images that it is tried on where the caller gives none
@@ -66,6 +67,7 @@ class Classifier:
         return self.weights
 
 
+@true_float32()
 def as_classifier(
     source: object,
     x: np.ndarray | None = None,

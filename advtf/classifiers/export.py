@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from advtf.classifiers import manifest as manifests
 from advtf.errors import UsageError, first_line, one_of
+from advtf.runtime import true_float32
 from advtf.storage.files import renamed_into_place
 
 TOLERANCE = 1e-4  # of the largest output, or of 1: a reloaded graph may fuse what the live one does not
@@ -110,6 +111,7 @@ def _probed(saved: SavedClassifier) -> np.ndarray:
     return np.asarray(saved(np.linspace(0, 1, 2 * math.prod(shape)).reshape(2, *shape)))
 
 
+@true_float32()
 def export_classifier(
     model: keras.Model,
     path: str | os.PathLike,

@@ -6,7 +6,6 @@ examples that are not broken yet. It keeps the worst `Points`, writes every fini
 the classifier confirm what it counts.
 """
 
-import dataclasses
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +37,7 @@ PROBABILITIES = (
 )
 
 
+@runtime.true_float32()
 def evaluate_classifier(
     classifier: Classifier,
     x: np.ndarray,
@@ -63,10 +63,11 @@ def evaluate_classifier(
     Raises:
         UsageError: attacks that do not fit the classifier, or state of another evaluation.
     """
+    runtime.require_deterministic(settings.deterministic)
     require_classes(settings.components, classifier.num_classes)
     _require_gradient(classifier, x, settings)
     engine = Engine(classifier.logits_fn, x, y, classifier.num_classes, settings)
-    identity = fingerprint(dataclasses.asdict(settings), x, y, engine.clean_correct)
+    identity = fingerprint(settings.identity(), x, y, engine.clean_correct)
     engine.cache = ResultCache(state_dir, identity)
     clean = AttackResult(~engine.clean_correct, np.zeros(len(x), bool), engine.clean_loss)
     worst, results, runs = _attack_all(engine, settings, say or (lambda line: None))

@@ -134,7 +134,7 @@ def execute(run: EvaluationDirectory, settings: AttackSettings, options: Evaluat
     """
     from advtf import runtime  # everything before this answers without TensorFlow
 
-    devices = runtime.start(jit=settings.jit, verbose=options.verbose)
+    devices = runtime.start(jit=settings.jit, verbose=options.verbose, deterministic=settings.deterministic)
     print(f"{'device':<10}{devices.device}\n", flush=True)
 
     from advtf.evaluation.engine import evaluate_classifier

@@ -7,6 +7,7 @@ from typing import Any
 from advtf.classifiers.manifest import OUTPUTS
 from advtf.errors import UsageError, one_of
 from advtf.evaluation.attacks import NAMES, components_of
+from advtf.settings import compute
 from advtf.settings.fields import Parser, Settings, choice, number, real, setting, step_size, whole
 from advtf.settings.threat import NORMS, require_radius, require_step
 
@@ -50,16 +51,18 @@ class AttackSettings(Settings):
         "attack", step_size(), "step of pgd, 2/255 or eps/4", "0.25eps", "as in training"
     )
     outputs: str = setting("attack", choice(OUTPUTS), "what the classifier returns", "logits")
-    seed: int = setting("compute", whole(0, 2**31 - 1), "source of all random numbers", 0)
+    seed: int = compute.seed("all random numbers")
     batch_size: int = setting("compute", whole(1), "images attacked at a time", 250)
-    jit: str = setting("compute", choice(("auto", "on", "off")), "compile with XLA; auto: on a GPU", "auto")
+    jit: str = compute.jit()
+    deterministic: bool = compute.deterministic()
 
     def check(self) -> None:
-        """Checks the attacks' names, the radius and the step."""
+        """Checks the attacks' names, the radius, the step and how to compute."""
         for name in self.attacks:
             one_of("attacks", name, NAMES)
         require_radius("eps", self.eps, self.norm)
         require_step("pgd_step_size", self.pgd_step_size, self.eps)
+        compute.check(self)
 
     @property
     def suites(self) -> dict[str, tuple[str, ...]]:

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from advtf.errors import UsageError, require_whole
+from advtf.runtime import true_float32
 
 
 class BatchStatistics:
@@ -32,6 +33,7 @@ class BatchStatistics:
         self._batch_size = batch_size
         self._moments = [_moments_function(model, layer, jit_compile) for layer in self.layers]
 
+    @true_float32()
     def __call__(self, x: np.ndarray) -> None:
         """Estimates them on images `x`, float32 (N, H, W, C), with the weights the model has now.
 

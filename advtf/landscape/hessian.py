@@ -9,6 +9,7 @@ from advtf.classifiers.classifier import Classifier
 from advtf.classifiers.parameters import Parameters
 from advtf.errors import UsageError, require_whole
 from advtf.landscape.objective import batches, require_pairs
+from advtf.runtime import true_float32
 
 
 def softmax_cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -80,12 +81,14 @@ class HessianOperator:
         """Returns ∇θ of the mean loss, (n,) in the parameters' dtype."""
         return self._mean(self._add_gradient)
 
+    @true_float32()
     def loss(self) -> float:
         """Returns the mean loss."""
         return float(
             np.mean(np.concatenate([self._losses(x, y).numpy() for x, y in self._batches()], dtype=float))
         )
 
+    @true_float32()
     def _mean(self, add: Callable) -> np.ndarray:
         total = [tf.zeros_like(variable) for variable in self._parameters.variables]
         for x, y in self._batches():

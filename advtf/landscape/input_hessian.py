@@ -14,6 +14,7 @@ from advtf.attacks.attack import input_gradient
 from advtf.errors import UsageError, one_of, require_whole
 from advtf.landscape.batched_lanczos import Spectra, largest_magnitudes
 from advtf.landscape.objective import batches, require_pairs
+from advtf.runtime import true_float32
 
 BASIS_BYTES = 2**30  # of the bases of the examples in hand
 
@@ -72,6 +73,7 @@ class InputHessian:
 
         self._product = product
 
+    @true_float32()
     def __call__(self, x: tf.Tensor, y: tf.Tensor, vectors: np.ndarray) -> np.ndarray:
         """Returns the products (B, n) with `vectors` (B, n), in the operator's dtype.
 

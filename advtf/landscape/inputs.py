@@ -16,6 +16,7 @@ from advtf.landscape.input_hessian import InputHessian, exact_cross_entropy, inp
 from advtf.landscape.objective import require_pairs
 from advtf.landscape.similarity import cosines
 from advtf.landscape.statistics import estimate
+from advtf.runtime import true_float32
 
 REFERENCE_STEPS, REFERENCE_STEP = 50, 0.25  # PGD50 with steps of ε/4, section 4 of the paper
 # Float32 logits of about 10 give losses to about 1e-6: below this a ratio of variances is mostly rounding.
@@ -141,6 +142,7 @@ class InputMeter:
             variance_graph(logits_fn, images, each, epsilon, seed, jit_compile) for each in attacks
         )
 
+    @true_float32()
     def __call__(
         self, x: np.ndarray, y: np.ndarray, report: Callable[[int], None] | None = None
     ) -> InputMeasures:

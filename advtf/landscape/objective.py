@@ -10,7 +10,7 @@ from advtf.attacks.attack import Attack, LogitsFn
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError, require_real, require_whole
-from advtf.runtime import progress
+from advtf.runtime import progress, true_float32
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,17 @@ class AdversarialObjective:
         self._perturb, self._measure = compiled(perturb), compiled(measure)
         self._measure_attacked = compiled(measure_attacked)
 
+    @true_float32()
     def __call__(self, seed: int | None = None) -> Measured:
         """Returns L_ε(θ) and the robust error at the present weights."""
         return _mean(self._measure_attacked(*batch) for batch in self._batches(seed))
 
+    @true_float32()
     def clean(self) -> Measured:
         """Returns the mean loss and the error without attack at the present weights."""
         return _mean(self._measure(images, labels) for images, labels, _ in self._batches(None))
 
+    @true_float32()
     def examples(self, seed: int | None = None, label: str | None = None) -> np.ndarray:
         """Returns the adversarial images at the present weights, float32 (N, H, W, C).
 

@@ -14,6 +14,7 @@ from advtf.classifiers.classifier import Classifier, as_classifier
 from advtf.errors import UsageError, first_line, require_whole
 from advtf.landscape.objective import AdversarialObjective
 from advtf.landscape.statistics import Estimate, estimate
+from advtf.runtime import true_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class RandomLoss:
         return estimate(self.losses)
 
 
+@true_float32()
 def random_loss(
     classifier: Classifier,
     x: np.ndarray,

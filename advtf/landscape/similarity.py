@@ -11,6 +11,7 @@ from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.classifiers.classifier import Classifier
 from advtf.errors import UsageError, require_real, require_whole
 from advtf.landscape.objective import batches, require_pairs
+from advtf.runtime import true_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +154,7 @@ class PerturbationSimilarity:
         with self._parameters.at(vector):
             return self._perturbations(seed)
 
+    @true_float32()
     def _perturbations(self, seed):
         """Returns x' − x (N, H, W, C), mean loss, and error in percent at the present weights."""
         parts = [

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from advtf.errors import UsageError, require_whole
+from advtf.runtime import true_float32
 
 ACTIVATION_LAYERS = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU, keras.layers.ELU)
 
@@ -87,6 +88,7 @@ class UnitCounter:
 
         self._alive = alive
 
+    @true_float32()
     def __call__(self, x: np.ndarray) -> list[LayerUnits]:
         """Returns the units of every watched layer, in the order of the model.
 

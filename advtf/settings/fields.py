@@ -313,6 +313,21 @@ class Settings:
             field.name: getattr(self, field.name) for field in fields if field.metadata["section"] in sections
         }
 
+    def identity(self, *sections: str) -> dict[str, Any]:
+        """Returns what tells results of these settings from others: the settings of some sections, or all.
+
+        A setting that has its value of before it existed is left out, so that results of that time are
+        continued.
+        """
+        fields = dataclasses.fields(self)
+        chosen = [field for field in fields if not sections or field.metadata["section"] in sections]
+        values = {field.name: getattr(self, field.name) for field in chosen}
+        return {
+            field.name: values[field.name]
+            for field in chosen
+            if field.metadata["earlier"] is OPEN or values[field.name] != field.metadata["earlier"]
+        }
+
     def require_same(self, given: Mapping[str, Any], noun: str) -> None:
         """Checks that what is given beside ``--resume`` only repeats the settings a run was started with.
 

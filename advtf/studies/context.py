@@ -136,7 +136,7 @@ class StudyContext:
             UsageError: the folder holds results that depend on something else.
         """
         own = STUDIES[self.name].sections[:1]
-        settings = self.settings.of_sections("attack", "compute", *own)
+        settings = self.settings.identity("attack", "compute", *own)
         return ResultCache(self.folder / STATE, fingerprint(settings, *parts))
 
     def write_json(self, name: str, content: Mapping) -> Path:

@@ -22,6 +22,7 @@ from advtf.classifiers.manifest import (
 )
 from advtf.data.registry import require_known, require_order
 from advtf.errors import UsageError, one_of
+from advtf.runtime import require_deterministic, true_float32
 from advtf.settings.commands import default_directory, plan_table
 from advtf.settings.threat import describe_pgd
 from advtf.storage.cache import earlier_fingerprint, is_earlier
@@ -306,6 +307,7 @@ def finished_files(folder: Path) -> list[Path] | None:
     return files if all(file.exists() for file in files) else None
 
 
+@true_float32()
 def _make(name, context):
     began = time.monotonic()
     files = [Path(file) for file in STUDIES[name].run(context)]
@@ -378,6 +380,7 @@ def analyze(
             )
     given = {**settings, "study": (study,), "eps": epsilon, "norm": norm}
     chosen = settings_class([study]).of(given)
+    require_deterministic(chosen.deterministic)
     arrays = (*_checked("train", x, y), *_checked("test", x_test, y_test))
     classifiers = _classifiers(study, classifier, *arrays)
     training = classifiers[0].config if classifiers else {}

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from advtf.data.registry import order_setting
 from advtf.errors import UsageError, one_of
+from advtf.settings import compute
 from advtf.settings.commands import CommandOptions
 from advtf.settings.fields import Settings, choice, real, setting, step_size, switch, text, texts, whole
 from advtf.settings.threat import NORMS, RANDOM_STARTS, relative_step, require_radius, require_step
@@ -50,18 +51,20 @@ class CommonSettings(Settings):
     )
     random_start: str | None = setting("attack", choice(RANDOM_STARTS), f"start of PGD; {_AS_TRAINED}", None)
 
-    seed: int = setting("compute", whole(0, 2**31 - 1), "seed of attacks, directions and start vectors", 0)
+    seed: int = compute.seed("attacks, directions and start vectors")
     batch_size: int = setting("compute", whole(1), "number of images computed at a time", 250)
-    jit: str = setting("compute", choice(("auto", "on", "off")), "compile with XLA; auto: on a GPU", "auto")
+    jit: str = compute.jit()
+    deterministic: bool = compute.deterministic()
 
     def check(self) -> None:
-        """Checks the names of the studies, the radius and the step."""
+        """Checks the names of the studies, the radius, the step and how to compute."""
         for name in self.study:
             one_of("study", name, STUDIES)
         if self.eps is not None:
             require_radius("eps", self.eps, self.norm or max(NORMS, key=NORMS.get))
             if self.attack_step_size is not None:
                 require_step("attack_step_size", self.attack_step_size, self.eps)
+        compute.check(self)
 
     @property
     def relative_step(self) -> float:

@@ -2,10 +2,10 @@
 
 A callback decides nothing about the numbers: it carries a value that a function computes into a variable, a
 log or a file. In the order of this file they drive a schedule (`EpsilonSchedule`, `RateSchedule`,
-`StrengthSchedule`), reset the optimizer (`PeriodicReset`), switch arithmetic (`EvaluateInFloat32`), measure
-(`WeightStatistics`, `GradientDynamics`, `InputLandscape`), stop (`StopOnNonFiniteLoss`) and save
-(`Snapshots`). `advtf.training.averaging`, `checkpoint` and `logs` hold the others;
-`advtf.training.run.build_callbacks` lists all of them in the order in which they act.
+`StrengthSchedule`), reset the optimizer (`PeriodicReset`), measure (`WeightStatistics`, `GradientDynamics`,
+`InputLandscape`), stop (`StopOnNonFiniteLoss`) and save (`Snapshots`). `advtf.training.averaging`,
+`checkpoint` and `logs` hold the others; `advtf.training.run.build_callbacks` lists all of them in the order
+in which they act.
 """
 
 import math
@@ -20,7 +20,6 @@ from advtf.errors import UsageError, one_of, require_whole
 from advtf.landscape.input_hessian import require_second_derivatives
 from advtf.landscape.inputs import InputMeter
 from advtf.landscape.objective import require_pairs
-from advtf.runtime import bfloat16_rewrite
 from advtf.storage.files import write_atomically
 from advtf.training.checkpoint import assign, load_state, save_state
 from advtf.training.optimizers import require_resettable, reset_slots
@@ -122,17 +121,6 @@ class PeriodicReset(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch in self.boundaries:
             reset_slots(self.model.optimizer)
-
-
-class EvaluateInFloat32(keras.callbacks.Callback):
-    """Switches oneDNN's bfloat16 rewriting off while Keras validates, and on again afterwards."""
-
-    def on_test_begin(self, logs=None):
-        self.context = bfloat16_rewrite(False)
-        self.context.__enter__()
-
-    def on_test_end(self, logs=None):
-        self.context.__exit__(None, None, None)
 
 
 class WeightStatistics(keras.callbacks.Callback):
@@ -320,11 +308,10 @@ class InputLandscape(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs is None or (epoch + 1) % self.every:
             return
-        with bfloat16_rewrite(False):
-            for prefix, (x, y) in self._sets.items():
-                summary = self._meter(x, y).summary()
-                means = {f"{prefix}{name}": summary[name]["mean"] for name in LANDSCAPE_MEASURES}
-                logs.update({name: mean for name, mean in means.items() if mean is not None})
+        for prefix, (x, y) in self._sets.items():
+            summary = self._meter(x, y).summary()
+            means = {f"{prefix}{name}": summary[name]["mean"] for name in LANDSCAPE_MEASURES}
+            logs.update({name: mean for name, mean in means.items() if mean is not None})
 
     def _measured(self):
         if self.classifier is not None:

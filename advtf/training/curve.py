@@ -24,7 +24,7 @@ from advtf.data.sets import Split
 from advtf.errors import UsageError, require_real, require_whole
 from advtf.landscape.batch_statistics import norm_layers, of_the_batch
 from advtf.landscape.curves import Curve, straight
-from advtf.runtime import progress
+from advtf.runtime import progress, true_float32
 from advtf.storage.cache import ResultCache, fingerprint
 from advtf.training.callbacks import NonFiniteLoss
 from advtf.training.checkpoint import assign
@@ -85,6 +85,7 @@ class TrainedCurve:
     error: np.ndarray
 
 
+@true_float32()
 def require_connectable(start: Classifier, end: Classifier) -> None:
     """Checks that the weights of `end` can be put into the network of `start`.
 
@@ -130,6 +131,7 @@ def _describe(classifier):
     return f"{classifier.name} ({classifier.parameters.size:,} parameters, images {classifier.input_shape})"
 
 
+@true_float32()
 def train_curve(
     start: Classifier,
     end: Classifier,

@@ -4,6 +4,7 @@ Read `train` and `build_trainer` first: `advtf.main` calls the second, then the 
 what happens around the steps, in order. `advtf.training.trainer` says what happens within one.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,7 @@ from advtf.data.arrays import to_unit_float
 from advtf.data.batches import evaluation_batches, steps_per_epoch_of, training_batches
 from advtf.data.sets import ImageData
 from advtf.errors import UsageError
-from advtf.runtime import Runtime, bfloat16_rewrite
+from advtf.runtime import Runtime, true_float32
 from advtf.storage import jsonl
 from advtf.training import callbacks as cb
 from advtf.training import methods
@@ -120,7 +121,7 @@ def train(
     options: RunOptions,
     run: TrainingDirectory,
     data: ImageData,
-    rewrite: bool = False,
+    runtime: Runtime | None = None,
     report=print,
 ) -> None:
     """Trains to the last epoch, from the newest checkpoint when there is one.
@@ -135,7 +136,7 @@ def train(
         options: determine what is recorded besides them.
         run: the run directory; it exists.
         data: the images to train on and to validate on.
-        rewrite: train in bfloat16 by oneDNN's graph rewriting.
+        runtime: gives the arithmetic of the training; None trains as the process computes.
         report: is called with one line of text when a training is continued.
 
     Raises:
@@ -147,13 +148,13 @@ def train(
     validation = _validation(config, data)
     with stop_on_signals() as signals:
         callbacks, checkpoint = build_callbacks(
-            trainer, config, options, run, data, validation, steps_per_epoch, lambda: bool(signals), rewrite
+            trainer, config, options, run, data, validation, steps_per_epoch, lambda: bool(signals)
         )
         done = checkpoint.restore(trainer, report)
         jsonl.truncate(run.metrics, done // steps_per_epoch)
         if done:
             report(f"Continuing after step {done} of {config.epochs * steps_per_epoch}.")
-        with bfloat16_rewrite(rewrite):
+        with runtime.training() if runtime else contextlib.nullcontext():
             _fit(trainer, config, data, validation, callbacks, done, steps_per_epoch)
 
 
@@ -172,7 +173,6 @@ def build_callbacks(
     validation: tf.data.Dataset | None,
     steps_per_epoch: int,
     stop_requested: Callable[[], bool],
-    rewrite: bool,
 ) -> tuple[list[keras.callbacks.Callback], Checkpoint]:
     """Returns the callbacks of a run in the order in which they act, and the checkpoint among them.
 
@@ -183,13 +183,11 @@ def build_callbacks(
         validation: the batches that are measured after every epoch; None without any.
         steps_per_epoch: the number of steps in an epoch.
         stop_requested: is called after every step, and says whether the run should stop.
-        rewrite: whether training is in bfloat16 by oneDNN's graph rewriting; measuring never is.
     """
     statistics = cb.WeightStatistics(trainer.classifier)
     snapshots = cb.Snapshots(run.snapshots, period_ends(config))
     dynamics = _dynamics(config, options, run, trainer, steps_per_epoch)
-    in_float32 = [cb.EvaluateInFloat32()] if rewrite else []
-    averaging = _averaging(config, run, trainer, data, validation, steps_per_epoch, in_float32)
+    averaging = _averaging(config, run, trainer, data, validation, steps_per_epoch)
     stateful = {"statistics": statistics, "snapshots": snapshots, **dynamics, **averaging}
     checkpoint = Checkpoint(
         CheckpointFolder(run.checkpoints),
@@ -201,7 +199,6 @@ def build_callbacks(
     )
     callbacks = [
         *_schedule_callbacks(config, steps_per_epoch),
-        *in_float32,
         statistics,
         *dynamics.values(),
         cb.StopOnNonFiniteLoss(),
@@ -238,12 +235,12 @@ def _dynamics(config, options, run, trainer, steps_per_epoch):
     return {"dynamics": callback}
 
 
-def _averaging(config, run, trainer, data, validation, steps_per_epoch, in_float32):
+def _averaging(config, run, trainer, data, validation, steps_per_epoch):
     if config.averaging == "none":
         return {}
 
     def validate():
-        logs = trainer.evaluate(validation, callbacks=list(in_float32), verbose=0, return_dict=True)
+        logs = trainer.evaluate(validation, verbose=0, return_dict=True)
         return {f"val_{name}": float(value) for name, value in logs.items()}
 
     swa = config.averaging == "swa"
@@ -276,6 +273,7 @@ def _tensorboard(config, options, run, trainer, data) -> TensorBoard:
     shown = next(iter(evaluation_batches(data.validation or data.train, SAMPLE_IMAGES, limit=SAMPLE_IMAGES)))
     seed = tf.constant([config.seed, 0], tf.int64)
 
+    @true_float32()
     @tf.function
     def attack(x, y):
         with full_precision(trainer.classifier):

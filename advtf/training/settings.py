@@ -22,6 +22,7 @@ from advtf.models import (
     earlier_variant,
     model_settings,
 )
+from advtf.settings import compute
 from advtf.settings.commands import CommandOptions
 from advtf.settings.fields import (
     OPEN,
@@ -65,6 +66,7 @@ DATASET_NAME = text(
     r"[A-Za-z0-9_-]+([/:][A-Za-z0-9_.-]+)*", "a data set name such as digits, mnist or cifar10"
 )
 AVERAGES = ("swa", "ema")
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def _paths(value: Any) -> tuple[str, ...]:
@@ -214,15 +216,17 @@ class TrainConfig(Settings):
     )
 
     precision: str = setting(
-        "compute", choice(("float32", "bfloat16")), "arithmetic of the training", "float32"
+        "compute",
+        choice(PRECISIONS),
+        "arithmetic of the training; all that is measured is measured in float32",
+        "float32",
     )
-    jit: str = setting(
-        "compute", choice(("auto", "on", "off")), "compile with XLA; auto: on a single GPU", "auto"
-    )
+    jit: str = compute.jit()
+    deterministic: bool = compute.deterministic()
     strategy: str = setting(
         "compute", choice(("none", "mirrored")), "devices; mirrored: all GPUs of this machine", "none"
     )
-    seed: int = setting("compute", whole(0, 2**31 - 1), "seed of weights, order, augmentation and attacks", 0)
+    seed: int = compute.seed("weights, order, augmentation and attacks")
 
     eval_examples: int | None = setting(
         "evaluation", whole(1), "measure the first test images only; none: all", None
@@ -265,6 +269,7 @@ class TrainConfig(Settings):
                 "select_on=test leaves validation images without a use. "
                 f"Received: val_fraction={self.val_fraction:g}; use --val_fraction=0."
             )
+        compute.check(self)
         if self.strategy == "mirrored" and self.jit == "on":
             raise UsageError(
                 "jit=on works on one device only. Received: jit=on, strategy=mirrored; use --jit=auto."
@@ -530,7 +535,8 @@ def presets_help() -> Iterable[str]:
 def describe(config: TrainConfig, given: Iterable[str]) -> dict[str, str]:
     """Returns the plan of a run by section; the last entry names what was given explicitly."""
     chosen = ", ".join(name for name in given if name not in ("dataset", "model")) or "none"
-    compute = f"{config.precision}, jit {config.jit}, strategy {config.strategy}, seed {config.seed}"
+    deterministic = ", deterministic" if config.deterministic else ""
+    arithmetic = f"{config.precision}, jit {config.jit}, strategy {config.strategy}, seed {config.seed}"
     return {
         "data": _describe_data(config),
         "model": _describe_model(config),
@@ -538,7 +544,7 @@ def describe(config: TrainConfig, given: Iterable[str]) -> dict[str, str]:
         "method": _describe_method(config),
         "epsilon": _describe_epsilon(config),
         "optimizer": _describe_optimizer(config),
-        "compute": compute,
+        "compute": f"{arithmetic}{deterministic}",
         "measured": _describe_measurement(config),
         "given": f"{chosen} (the rest: values for {config.dataset} with {config.model})",
     }

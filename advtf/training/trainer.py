@@ -14,6 +14,7 @@ import tensorflow as tf
 from advtf.attacks.attack import Attack
 from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.errors import UsageError, one_of
+from advtf.runtime import true_float32
 from advtf.settings.threat import require_radius
 from advtf.training.methods import ATTACK_MODES
 from advtf.training.objectives import Batch, Objective, adversarial, as_objective, require_exact_derivatives
@@ -181,6 +182,16 @@ class AdversarialTrainer(keras.Model):
         self.gradient_norm.assign(tf.linalg.global_norm(_sum_over_replicas(gradients)))
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return self._record(losses, accuracies, x, batch.x_adv, y)
+
+    @true_float32()
+    def evaluate(self, *args, **kwargs):
+        """Measures the loss and the accuracies as `keras.Model.evaluate` does; `fit` validates by it, too."""
+        return super().evaluate(*args, **kwargs)
+
+    @true_float32()
+    def test_on_batch(self, *args, **kwargs):
+        """Measures one batch as `keras.Model.test_on_batch` does."""
+        return super().test_on_batch(*args, **kwargs)
 
     def test_step(self, data):
         """Measures one batch at `eval_epsilon`, in float32 and inference mode."""

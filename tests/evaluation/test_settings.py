@@ -38,6 +38,10 @@ def test_names_are_split_and_kept_once():
         ({"targets": 10}, "targets must be"),
         ({"pgd_step_size": 0.5, "eps": 0.1}, "try eps/4"),
         ({"jit": "yes"}, "jit must be"),
+        (
+            {"jit": "on", "deterministic": True},
+            "excludes XLA.*: deterministic=true, jit=on",
+        ),
     ],
 )
 def test_bad_settings(given, message):

@@ -189,6 +189,8 @@ def test_a_setting_that_a_file_is_older_than_has_the_value_of_that_time():
 
     assert Grown.from_json(Example().to_json()).order == "old" and Grown().order == "new"
     assert Grown.from_json(Grown().to_json()) == Grown()
+    assert Grown(order="old").identity() == dataclasses.asdict(Example())  # results of that time still belong
+    assert Grown().identity("names") == Example().of_sections("names") | {"order": "new"}
 
 
 def test_json_that_is_no_object():

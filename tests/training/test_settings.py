@@ -169,6 +169,8 @@ def test_standard_training_is_epsilon_zero():
         (dict(lr_warmup=0.1), ["lr_warmup=0.1", "lr_sched=constant"]),
         (dict(lr_sched="warmup", lr_warmup=31), ["31"]),
         (dict(strategy="mirrored", jit="on"), ["strategy=mirrored", "jit=on"]),
+        (dict(deterministic="true", jit="on"), ["deterministic=true, jit=on", "--jit=auto"]),
+        (dict(precision="tf23"), ["float32, tf32, bfloat16", "Did you mean 'tf32'?"]),
         (dict(eval_restarts=0), ["eval_restarts=0"]),
         (dict(eval_restarts=2, random_start="none"), ["eval_restarts=2", "random_start=none"]),
         (dict(objective="trades", adversary="fgsm"), ["adversary=fgsm", "use --adversary=pgd"]),

@@ -385,8 +385,7 @@ def test_bfloat16_rewrite_changes_training_and_not_evaluation():
         trainer = compiled(convolutional_net(), rate=0.05)
         with bfloat16_rewrite(rewritten):
             trainer.fit(data, epochs=2, verbose=0, shuffle=False)
-            with bfloat16_rewrite(False):
-                inner = trainer.evaluate(data, verbose=0, return_dict=True)
+            inner = trainer.evaluate(data, verbose=0, return_dict=True)
         assert inner == trainer.evaluate(data, verbose=0, return_dict=True)
         twin = compiled(convolutional_net())
         twin.classifier.set_weights(trainer.classifier.get_weights())
