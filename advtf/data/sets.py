@@ -78,6 +78,12 @@ class ImageData:
         """The shape (H, W, C) of an image."""
         return self.train.images.shape[1:]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of images, by the names "train", "validation" (where there are any) and "test"."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(split) for name, split in splits.items() if split is not None}
+
 
 def load(
     name: str,

@@ -233,20 +233,30 @@ def write(
         The paths written, evaluation.json first.
     """
     from advtf.figures import evaluation as figures
+    from advtf.figures.results import Conditions
 
+    settings = evaluation.settings
+    about = Conditions(
+        dataset=source.get("dataset"),
+        images={"test": len(x)},
+        attack=", ".join(NAMES[name].label for name in evaluation.attacks),
+        norm=settings.norm,
+        epsilon=settings.eps,
+    )
     written = []
     run.figures.mkdir(exist_ok=True)
     if all_examples:
         written.append(run.all_examples)
-        _write_examples(written[-1], evaluation, classifier, x, y, np.arange(len(x)))
+        _write_examples(written[-1], evaluation, classifier, x, y, np.arange(len(x)), about)
     chosen = _extremes(evaluation, x)
     if len(chosen):
-        _write_examples(run.examples, evaluation, classifier, x, y, chosen)
+        _write_examples(run.examples, evaluation, classifier, x, y, chosen, about)
         written += [run.examples, run.figures / "extremes.png"]
         figures.extremes(run.examples, written[-1])
     numbers = run.path / f".{run.results.name}.drawn.partial"  # the results' own name says that all is done
     try:
-        _write_numbers(numbers, provenance() | source | evaluation.to_json())
+        record = provenance() | source | evaluation.to_json() | {"about": about.to_json()}
+        _write_numbers(numbers, record)
         if len(evaluation.curve) > 2:  # more than ε = 0 and the ε evaluated
             written.append(run.figures / "robust_accuracy.png")
             figures.robust_accuracy(numbers, written[-1])
@@ -268,7 +278,7 @@ def _sizes(x_adv, x):
     return np.sqrt(np.sum(np.square(x_adv - x), axis=(1, 2, 3), dtype=np.float64))
 
 
-def _write_examples(path, evaluation, classifier, x, y, rows):
+def _write_examples(path, evaluation, classifier, x, y, rows, about):
     clean, adversarial = x[rows], evaluation.adversarial[rows]
     size = evaluation.settings.batch_size
     arrays = {
@@ -281,6 +291,7 @@ def _write_examples(path, evaluation, classifier, x, y, rows):
         "adversarial_predictions": _predictions(classifier, adversarial, size),
         "l2_sizes": _sizes(adversarial, clean),
         "epsilon": np.float64(evaluation.settings.eps),
+        "about": about.array(),
     }
     write_atomically(path, lambda file: np.savez(file, **arrays))
 

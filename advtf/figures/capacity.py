@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 
-from advtf.figures.results import read_record, require_some, required
-from advtf.figures.style import BLACK, GREEN, ORANGE, VERMILLION, legend_above, sheet
+from advtf.figures.results import agreed, conditions, read_record, require_some, required
+from advtf.figures.style import BLACK, GREEN, ORANGE, VERMILLION, Heading, legend_above, sheet
 
 COLORS = {"constant": VERMILLION, "cosine": GREEN, "linear": ORANGE}
 PANELS = {"clean_error": "clean test\nerror (%)", "pgd_error": "robust test\nerror (%)"}
@@ -30,14 +30,18 @@ def capacity(run_dirs: Iterable[str | Path], output: str | Path) -> Path:
     Raises:
         UsageError: there is no run, one is not finished, or `output` has another suffix.
     """
-    errors = defaultdict(list)
+    errors, told = defaultdict(list), []
     for folder in run_dirs:
-        schedule, width, found = _read(Path(folder))
+        schedule, width, found, examples = _read(Path(folder))
         errors[schedule, width].append(found)
+        images = {"test": examples} if examples else {}
+        told.append(conditions([Path(folder) / "metrics.jsonl"]).replaced(images=images))
     require_some(errors, "run")
     widths = sorted({width for _, width in errors})
     schedules = [name for name in COLORS if any(name == schedule for schedule, _ in errors)]
-    with sheet(output, rows=2, height=3.6, shared=False) as panels:
+    title = "Test error by the width of the network and the schedule of ε"
+    heading = Heading(title, str(agreed(told)), "cf. Liu et al. 2020, Fig. 14")
+    with sheet(output, heading, rows=2, height=3.4, shared=False) as panels:
         for axes, (name, title) in zip(panels, PANELS.items(), strict=True):
             for number, schedule in enumerate(schedules):
                 _draw(axes, errors, schedule, name, widths, 0.08 * (number - (len(schedules) - 1) / 2))
@@ -45,9 +49,12 @@ def capacity(run_dirs: Iterable[str | Path], output: str | Path) -> Path:
             axes.set_ylim(0, 100)
             axes.set_xticks(range(len(widths)), map(str, widths))
         panels[0].tick_params(labelbottom=False)
-        panels[1].set_xlabel("width factor w")
-        handles = [Line2D([], [], color=COLORS[name], marker="o", label=name) for name in schedules]
-        legend_above(panels[0], handles, "ε schedule; cf. Liu et al. 2020, Fig. 14", len(schedules))
+        panels[1].set_xlabel("width factor w of the network")
+        handles = [Line2D([], [], color=COLORS[name], marker="o", label=f"{name} ε") for name in schedules]
+        if any(len(found) > 1 for found in errors.values()):
+            dot = {"linestyle": "", "marker": ".", "color": BLACK, "markersize": 3}
+            handles.append(Line2D([], [], label="single runs; bars ± 1 standard deviation", **dot))
+        legend_above(panels[0], handles, columns=len(schedules))
     return Path(output)
 
 
@@ -73,4 +80,5 @@ def _read(folder):
     with required(folder, kind):
         config = read_record(folder / "config.json", kind)["config"]
         results = read_record(folder / "evaluation.json", kind)["results"]["last"]
-        return config["eps_sched"], config["width"], {name: results[name] for name in PANELS}
+        errors = {name: results[name] for name in PANELS}
+        return config["eps_sched"], config["width"], errors, results.get("examples")

@@ -3,16 +3,26 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from advtf.figures.results import read_arrays, require_some, required
-from advtf.figures.style import BLUE, RUN_COLORS, VERMILLION, from_zero, legend, sheet
-from advtf.settings.threat import format_epsilon
+from advtf.figures.results import conditions, read_arrays, require_some, required
+from advtf.figures.style import (
+    BLUE,
+    RUN_COLORS,
+    VERMILLION,
+    Heading,
+    from_zero,
+    legend_above,
+    line_handles,
+    sheet,
+    short_label,
+)
 
 PANELS = {
-    "train_loss": "training loss\n$L_\\epsilon$ (nats)",
+    "train_loss": "adversarial\ntraining loss (nats)",
     "test_error": "robust test\nerror (%)",
     "test_clean_error": "clean test\nerror (%)",
 }
-AXIS = "position $t$ on the path (cf. Liu et al. 2020, Fig. 15)"
+TITLE = "Loss and error along the paths between trained classifiers"
+SOURCE = "cf. Liu et al. 2020, Fig. 15"
 
 
 def path_between_minima(paths: Mapping[str, str | Path], output: str | Path) -> Path:
@@ -34,7 +44,8 @@ def path_between_minima(paths: Mapping[str, str | Path], output: str | Path) -> 
     require_some(paths, "connectivity.npz")
     results = {label: _read(path) for label, path in paths.items()}
     drawn = _looks(results)
-    with sheet(output, rows=len(PANELS), height=4.4, shared=False) as panels:
+    heading = Heading(TITLE, str(conditions(paths.values())), SOURCE)
+    with sheet(output, heading, rows=len(PANELS), height=4.2, shared=False) as panels:
         for axes, (name, title) in zip(panels, PANELS.items(), strict=True):
             for result, kind, color, line in drawn.values():
                 _plot(axes, result[f"{kind}_{name}"], result["t"], color, line)
@@ -43,10 +54,20 @@ def path_between_minima(paths: Mapping[str, str | Path], output: str | Path) -> 
             _mark_models(axes, max(len(result["curve_train_loss"]) for result in results.values()))
         for axes in panels[:-1]:
             axes.tick_params(labelbottom=False)
-        panels[-1].set_xlabel(AXIS)
+        panels[-1].set_xlabel(_axis_label(list(results.values())))
         panels[-1].figure.align_ylabels(panels)
-        legend(panels[0], {label: (color, line) for label, (_, _, color, line) in drawn.items()})
+        looks = {label: (color, line) for label, (_, _, color, line) in drawn.items()}
+        legend_above(panels[0], line_handles(looks))
     return Path(output)
+
+
+def _axis_label(results):
+    """Names the position on the path, and the classifiers at its ends where one pair is shown."""
+    ends = results[0]["names"].tolist()
+    if len(results) > 1 or len(ends) != 2:
+        return "position t on the path\n(a classifier at each whole number)"
+    names = [short_label(name) for name in ends]
+    return f"position t on the path\n0: {names[0]}\n1: {names[1]}"
 
 
 def _looks(results):
@@ -57,9 +78,8 @@ def _looks(results):
             for number, (label, result) in enumerate(results.items())
         }
     (result,) = results.values()
-    epsilon = format_epsilon(float(result["epsilon"]))
     return {
-        f"trained curve, ε = {epsilon}": (result, "curve", BLUE, "-"),
+        "trained curve": (result, "curve", BLUE, "-"),
         "straight line": (result, "line", VERMILLION, "--"),
     }
 
@@ -81,7 +101,7 @@ def _mark_models(axes, curves):
 def _read(path):
     names = [f"{kind}_{name}" for kind in ("curve", "line") for name in PANELS]
     kind, remedy = "a connectivity.npz", "Run python -m advtf.analyze --study=connectivity."
-    result = read_arrays(path, ("t", "epsilon", *names), kind, remedy)
+    result = read_arrays(path, ("t", "epsilon", "names", *names), kind, remedy)
     with required(path, kind, remedy):
         if any(result[name].shape != (len(result[names[0]]), len(result["t"])) for name in names):
             raise ValueError("shapes differ")

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.patches import Patch
 
-from advtf.figures.results import curve_labels, read_arrays, require_some
-from advtf.figures.style import BLACK, legend_above, line_handles, run_looks, sheet
+from advtf.figures.results import conditions, curve_labels, read_arrays, require_some
+from advtf.figures.style import BLACK, Heading, legend_above, line_handles, run_looks, sheet
 from advtf.landscape.density import covering_grid, kernel_width, smooth
 
 FIELDS = ("models", "dimensions", "nodes", "weights")
@@ -38,7 +39,10 @@ def spectral_densities(paths_by_label: Mapping[str, str | Path], output: str | P
     grid = covering_grid(every, width)
     single = 1 / (max(dimensions) * width * np.sqrt(2 * np.pi))
     looks = list(run_looks(range(len(labels))).values())  # by number, as labels may be equal
-    with sheet(output, rows=1, height=2.6, shared=False) as (axes,):
+    told = conditions(paths_by_label.values()).only("train", "test")
+    title = "Density of the eigenvalues of the Hessian of the loss in the weights"
+    heading = Heading(title, str(told), "cf. Ghorbani et al. 2019")
+    with sheet(output, heading, rows=1, height=2.3, shared=False) as (axes,):
         tops = [
             _curve(axes, grid, smooth(*pair, grid, width), look, lowest=single / 100)
             for *pair, look in zip(nodes, weights, looks, strict=True)
@@ -47,11 +51,12 @@ def spectral_densities(paths_by_label: Mapping[str, str | Path], output: str | P
         axes.set_yscale("log")
         axes.set_ylim(single / 10, 3 * max(tops))
         axes.margins(x=0.01)
-        axes.set_xlabel("eigenvalue $\\lambda$ of $\\nabla^2_\\theta L_\\epsilon$ (nats)")
-        axes.set_ylabel("density $\\varphi(\\lambda)$ (1/nats)")
+        axes.set_xlabel("eigenvalue λ (nats)")
+        axes.set_ylabel("density of eigenvalues\n(1/nats, log scale)")
         handles = [line_handles({label: look})[0] for label, look in zip(labels, looks, strict=True)]
-        handles += line_handles({"one eigenvalue": (BLACK, ":")})
-        legend_above(axes, handles, "spectral density; cf. Ghorbani et al. 2019")
+        handles += line_handles({"height of one eigenvalue": (BLACK, ":")})
+        handles.append(Patch(color="0.6", alpha=0.5, linewidth=0, label="± 1 standard error"))
+        legend_above(axes, handles)
     return Path(output)
 
 

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from advtf.errors import UsageError
-from advtf.figures.results import read_arrays, read_record, require_some, required
+from advtf.figures.results import conditions, read_arrays, read_record, require_some, required
 from advtf.figures.style import (
+    BLACK,
+    Heading,
     from_zero,
     legend_above,
     line_handles,
@@ -20,9 +23,9 @@ from advtf.figures.style import (
 from advtf.storage import jsonl
 
 QUANTITIES = {
-    "gradient_norm": "gradient norm\n$\\|\\nabla_\\theta \\hat L_\\epsilon\\|_2$",
-    "robust_error": "robust training\nerror (%)",
-    "distance": "distance from start\n$\\|\\theta-\\theta_0\\|_2$",
+    "gradient_norm": "l2 norm of the\nbatch gradient\n(nats, log scale)",
+    "robust_error": "robust error of\nthe batch (%)",
+    "distance": "l2 distance of\nthe weights from\ntheir start",
 }
 FIELDS = ("step", "updates", "total", *QUANTITIES)
 SMOOTHED = 50  # a curve is a mean over N/50 updates on both sides, as its scatter would hide the other runs
@@ -47,7 +50,10 @@ def training_dynamics(paths: Mapping[str, str | Path], output: str | Path) -> Pa
     require_some(paths, "dynamics.npz")
     runs = {label: read_dynamics(path) for label, path in paths.items()}
     looks = run_looks(runs)
-    with sheet(output, rows=3, columns=2, height=4.6, shared=False) as panels:
+    title = "Gradient norm, robust error and distance from the start, by update"
+    told = str(conditions(paths.values()).replaced(images={}))
+    heading = Heading(title, told, "cf. Liu et al. 2020, Figs. 2 and 8")
+    with sheet(output, heading, rows=3, columns=2, height=4.3, shared=False) as panels:
         for row, (name, title) in enumerate(QUANTITIES.items()):
             left, right = panels[2 * row : 2 * row + 2]
             for label, run in runs.items():
@@ -58,7 +64,8 @@ def training_dynamics(paths: Mapping[str, str | Path], output: str | Path) -> Pa
         longest = max(int(min(run["updates"], run["total"])) for run in runs.values())
         panels[4].set_xlabel(f"update (first {longest:,})")
         panels[5].set_xlabel(f"update (last {longest:,})")
-        legend_above(panels[0], line_handles(looks), "cf. Liu et al. 2020, Figs. 2 and 8")
+        pale = Line2D([], [], color=BLACK, alpha=0.3, linewidth=0.4, label="pale: single updates")
+        legend_above(panels[0], [*line_handles(looks), pale])
     return Path(output)
 
 
@@ -92,13 +99,15 @@ def loss_curves(paths: Mapping[str, str | Path], output: str | Path) -> Path:
     require_some(paths, "metrics.jsonl")
     runs = {label: _losses(path) for label, path in paths.items()}
     looks = run_looks(runs)
-    with sheet(output, rows=1, height=2.4) as (axes,):
+    told = str(conditions(paths.values()).only("train"))
+    heading = Heading("Adversarial training loss, by epoch", told, "cf. Liu et al. 2020, Fig. 11")
+    with sheet(output, heading, rows=1, height=2.1) as (axes,):
         for label, (epochs, losses) in runs.items():
             color, line = looks[label]
             axes.plot(epochs, losses, color=color, linestyle=line, marker=point_marker(len(epochs)))
-        axes.set_ylabel("training loss $L_\\epsilon$")
+        axes.set_ylabel("mean loss of\nthe epoch (nats)")
         from_zero(axes)
-        legend_above(axes, line_handles(looks), "cf. Liu et al. 2020, Fig. 11")
+        legend_above(axes, line_handles(looks))
     return Path(output)
 
 
@@ -120,7 +129,9 @@ def dead_units(path: str | Path, output: str | Path) -> Path:
     """
     models = _read_units(path)
     looks = run_looks(models)
-    with sheet(output, rows=1, height=2.4 + 0.12 * len(models), shared=False) as (axes,):
+    told = str(conditions([path]).only("train", "test"))
+    heading = Heading("Units that are 0 for every image, by layer", told, "cf. Liu et al. 2020, section 4.1")
+    with sheet(output, heading, rows=1, height=2.4, shared=False) as (axes,):
         for label, layers in models.items():
             color, line = looks[label]
             positions = range(len(layers["name"]))
@@ -130,10 +141,15 @@ def dead_units(path: str | Path, output: str | Path) -> Path:
             axes.plot(positions, layers["clean"], "o", color=color, markerfacecolor="white", clip_on=False)
         names = max((layers["name"] for layers in models.values()), key=len)
         axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 4 else 0)
+        axes.set_xlabel("layer, from the input to the logits")
         axes.set_ylabel("dead units (%)")
         axes.set_ylim(0, 100)
-        title = "0 for every adversarial (filled) or clean image\ncf. Liu et al. 2020, section 4.1"
-        legend_above(axes, line_handles(looks), title)
+        dot = {"linestyle": "", "marker": "o", "color": BLACK}
+        kinds = [
+            Line2D([], [], label="adversarial images", **dot),
+            Line2D([], [], label="clean images", markerfacecolor="white", **dot),
+        ]
+        legend_above(axes, [*line_handles(looks), *kinds])
     return Path(output)
 
 

@@ -4,16 +4,19 @@ from pathlib import Path
 
 import numpy as np
 
-from advtf.figures.results import read_arrays, read_record, required
+from advtf.figures.results import conditions, conditions_of, read_arrays, read_record, required
 from advtf.figures.style import (
     BLACK,
     RADIUS_LABELS,
     VERMILLION,
+    Heading,
     amplified,
+    name_row,
     picture_size,
     sheet,
+    show_captions,
     show_picture,
-    show_verdict,
+    two_digits,
 )
 from advtf.settings.threat import format_epsilon
 
@@ -39,7 +42,9 @@ def robust_accuracy(evaluation_path: str | Path, output: str | Path) -> Path:
         points = [(p["epsilon"], p["robust_accuracy"]) for p in record["robust_accuracy_by_epsilon"]]
         marked, norm = record["epsilon"], record["norm"]
     epsilons, accuracies = np.array(sorted(points)).T
-    with sheet(output, rows=1, height=2.2, shared=False) as (axes,):
+    told = conditions_of(record).replaced(epsilon=None)
+    heading = Heading("Accuracy under attack, by the radius ε", str(told))
+    with sheet(output, heading, rows=1, height=2.2, shared=False) as (axes,):
         axes.plot(epsilons, accuracies, color=VERMILLION, marker="o", clip_on=False, zorder=3)
         axes.axvline(marked, color=BLACK, linestyle=":", linewidth=0.7)
         axes.annotate(
@@ -66,8 +71,8 @@ def extremes(npz_path: str | Path, output: str | Path) -> Path:
         output: .png, .pdf or .svg file to write.
 
     Returns:
-        `output`. Above each adversarial image are its true → predicted class, and below each perturbation is
-        its l2 norm. One factor amplifies all perturbations.
+        `output`. Above each adversarial image are its true and its predicted class, and below each
+        perturbation is its l2 norm. One factor amplifies all perturbations.
 
     Raises:
         UsageError: the file is no such NPZ, or `output` has another suffix.
@@ -79,18 +84,25 @@ def extremes(npz_path: str | Path, output: str | Path) -> Path:
         if columns < 1 or data["clean"].shape != data["adversarial"].shape or data["clean"].ndim != 4:
             raise ValueError("no pair of examples")
     perturbations, factor = amplified(data["adversarial"] - data["clean"])
-    height = 4 * (picture_size(columns) + 0.22)
-    with sheet(output, rows=4, columns=columns, height=height, shared=False) as panels:
-        amplification = f"× {factor:.3g}\nl2 norm"
-        for row, name in enumerate(("least\nperturbed", amplification, "most\nperturbed", amplification)):
+    height = 4 * (picture_size(columns) + 0.1) + 2 * 0.25 + 2 * 0.15
+    told = conditions([npz_path])
+    title = "Misclassified test images with the smallest and the largest perturbations"
+    heading = Heading(title, str(told))
+    with sheet(output, heading, rows=4, columns=columns, height=height, shared=False) as panels:
+        amplification = f"perturbation\n× {two_digits(factor)}"
+        for row, name in enumerate(("smallest", amplification, "largest", amplification)):
             cells = panels[row * columns : (row + 1) * columns]
-            cells[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
+            if row % 2:
+                name_row(cells[0], name, below="l2 norm")
+            else:
+                name_row(cells[0], name, ("true class", "predicted"))
             for column, axes in enumerate(cells):
                 example = column + columns * (row // 2)
                 if row % 2 == 0:
+                    classes = data["labels"][example], data["adversarial_predictions"][example]
                     show_picture(axes, data["adversarial"][example])
-                    show_verdict(axes, data["labels"][example], data["adversarial_predictions"][example])
+                    show_captions(axes, list(map(str, classes)), wrong=classes[0] != classes[1])
                 else:
                     show_picture(axes, perturbations[example])
-                    axes.set_xlabel(f"{data['l2_sizes'][example]:#.3g}", fontsize=7, labelpad=1)
+                    axes.set_xlabel(two_digits(float(data["l2_sizes"][example])), fontsize=7, labelpad=1)
     return Path(output)

@@ -7,20 +7,32 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from advtf.figures.results import curve_labels, require_some, required
-from advtf.figures.style import BLACK, BLUE, VERMILLION, legend_above, log_axis, sheet
+from advtf.figures.results import conditions, curve_labels, require_some, required
+from advtf.figures.style import (
+    BLACK,
+    BLUE,
+    VERMILLION,
+    Heading,
+    legend_above,
+    log_axis,
+    sheet,
+    short_label,
+)
 from advtf.landscape.statistics import estimate
 
-LOOKS = {"train": (BLUE, "o", -0.15), "test": (VERMILLION, "s", 0.15)}  # colour, marker, offset from a tick
+LOOKS = {"train": (BLUE, "o", -0.2), "test": (VERMILLION, "s", 0.2)}  # colour, marker, offset from a tick
+SPLITS = {"train": "training images", "test": "test images"}
 PANELS = {
-    "ig": "IG (nats)",
-    "hs": "HS (nats)",
-    "av": "AV (nats)",
-    "effectiveness": "effectiveness",
-    "ga": "GA (cosine)",
+    "ig": "slope: l1 norm of the input gradient, IG (nats)",
+    "hs": "curvature: l1 norm of the largest eigenvalues\nof the input Hessian, HS (nats)",
+    "av": "adversarial variance: rise of the loss\nunder attack, AV (nats)",
+    "effectiveness": "effectiveness: that rise, relative to that of the\nstrong reference attack",
+    "ga": "gradient alignment: cosine of the input gradients\nat the image and at a random neighbour, GA",
 }
 LENGTHS = ("ig", "hs", "av")  # the other measures are ratios of about 1
-TITLE = "input loss landscape; cf. Li & Spratling 2023, Figs. 1, 3, A2"
+TITLE = "The loss around each image: slope, curvature and attacks"
+SOURCE = "cf. Li & Spratling 2023, Figs. 1, 3, A2"
+LONGEST_NAME = 26  # letters beside the panels
 
 
 def input_landscape(paths_by_label: Mapping[str, str | Path], output: str | Path) -> Path:
@@ -42,24 +54,25 @@ def input_landscape(paths_by_label: Mapping[str, str | Path], output: str | Path
     """
     require_some(paths_by_label, "input.npz")
     models = [model for label, path in paths_by_label.items() for model in _labelled(label, _read(path))]
-    shown = [name for name in PANELS if any(_values(data, name).size for _, data in models)]
+    shown = [name for name in PANELS if any(_values(data, name).size for _, data in models)] or list(PANELS)
     splits = [split for split in LOOKS if any(split in data for _, data in models)]
-    longest = max(len(label) for label, _ in models)
-    rotated = len(models) * longest > 45
-    height = 0.9 + 1.05 * len(shown) + (0.05 * min(longest, 40) if rotated else 0)
-    with sheet(output, rows=len(shown), height=height, shared=False) as panels:
+    told = str(conditions(paths_by_label.values()))
+    if len(models) == 1:
+        told = ": ".join(part for part in (short_label(models[0][0]), told) if part)
+    height = len(shown) * (0.6 + (0.2 if len(models) <= 8 else 0.13) * len(models))
+    with sheet(output, Heading(TITLE, told, SOURCE), rows=len(shown), height=height, shared=False) as panels:
         for axes, name in zip(panels, shown, strict=True):
             for position, (_, data) in enumerate(models):
                 for split in (split for split in splits if split in data):
                     _draw(axes, position, data[split][name], LOOKS[split])
-            axes.set_ylabel(PANELS[name])
-            axes.grid(False, axis="x")
+            axes.set_xlabel(PANELS[name], fontsize=7, loc="right")  # where no name is above it
+            axes.grid(False, axis="y")
             if name in LENGTHS:
                 _scale(axes, np.concatenate([_values(data, name) for _, data in models]))
-            axes.set_xlim(-0.5, len(models) - 0.5)
-            axes.set_xticks(range(len(models)), [])
-        labels = [label if len(label) <= 40 else f"…{label[-39:]}" for label, _ in models]
-        panels[-1].set_xticks(range(len(models)), labels, rotation=90 if rotated else 0, fontsize=6)
+            axes.set_ylim(len(models) - 0.5, -0.5)  # the first classifier is the topmost
+            labels = [short_label(label, LONGEST_NAME) for label, _ in models]
+            axes.set_yticks(range(len(models)), labels if len(models) > 1 else [""], fontsize=6)
+            axes.tick_params(axis="y", length=0)
         _legend(panels, splits)
     return Path(output)
 
@@ -70,34 +83,35 @@ def _draw(axes: Axes, position: int, values: np.ndarray, look: tuple) -> None:
         return
     color, marker, offset = look
     low, lower, upper, high = np.percentile(values, (5, 25, 75, 95))
-    axes.vlines(position + offset, low, high, color=color, linewidth=0.7)
-    axes.vlines(position + offset, lower, upper, color=color, linewidth=5, alpha=0.35)
+    axes.hlines(position + offset, low, high, color=color, linewidth=0.7)
+    axes.hlines(position + offset, lower, upper, color=color, linewidth=5, alpha=0.35)
     mean = estimate(values)
     error = mean.standard_error if mean.count > 1 else 0
     mark = {"marker": marker, "color": color, "markeredgecolor": BLACK, "markeredgewidth": 0.4}
-    axes.errorbar(position + offset, mean.mean, error, capsize=2, ecolor=BLACK, elinewidth=0.7, **mark)
+    axes.errorbar(mean.mean, position + offset, xerr=error, capsize=2, ecolor=BLACK, elinewidth=0.7, **mark)
 
 
 def _scale(axes: Axes, values: np.ndarray) -> None:
     """Makes an axis logarithmic where all but a few values are positive and span a factor of ten."""
-    low, high = np.percentile(values, (2, 98))
+    low, high = np.percentile(values, (2, 98)) if values.size else (0, 0)
     if low > 0 and high > 10 * low:
-        log_axis(axes.yaxis)
+        log_axis(axes.xaxis)
+        axes.set_xlabel(axes.get_xlabel().replace("(nats)", "(nats, log scale)"))
 
 
 def _legend(panels: list[Axes], splits: list[str]) -> None:
+    looks = {split: LOOKS[split][:2] for split in splits}
     marks = [
         Line2D(
-            [], [], color=LOOKS[split][0], marker=LOOKS[split][1], linestyle="", label=f"{split}, mean ± s.e."
+            [], [], color=color, marker=marker, linestyle="", label=f"{SPLITS[split]}: mean ± standard error"
         )
-        for split in splits
+        for split, (color, marker) in looks.items()
     ]
     bars = [
         Line2D([], [], color=BLACK, linewidth=5, alpha=0.35, label="middle half"),
         Line2D([], [], color=BLACK, linewidth=0.7, label="5th to 95th percentile"),
     ]
-    legend_above(panels[0], [*marks, *bars], TITLE, 2)
-    panels[0].figure.align_ylabels(panels)
+    legend_above(panels[0], [*marks, *bars], columns=2)
 
 
 def _values(data: Mapping, name: str) -> np.ndarray:

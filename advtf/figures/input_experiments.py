@@ -7,24 +7,30 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from advtf.figures.results import read_arrays, read_record, required
+from advtf.figures.results import conditions, read_arrays, read_record, required
 from advtf.figures.style import (
     BLACK,
     BLUE,
     GREEN,
     ORANGE,
     VERMILLION,
+    Heading,
     legend_above,
     line_handles,
     log_axis,
     sheet,
 )
 
-ATTACKS = {"fgsm": ("FGSM", VERMILLION), "pgd10": ("PGD10", BLUE)}
-MEASURES = {"ig": "IG", "hs": "HS"}
+ATTACKS = {"fgsm": ("FGSM", VERMILLION), "pgd10": ("PGD-10", BLUE)}
+MEASURES = {
+    "ig": "slope: l1 norm of the input gradient, IG (nats)",
+    "hs": "curvature: l1 norm of the largest eigenvalues\nof the input Hessian, HS (nats)",
+}
+SHORT = {"ig": "slope IG (nats)", "hs": "curvature HS (nats)"}
 SPLITS = {"train": ("training images", BLUE), "test": ("test images", VERMILLION)}
 TOLERATED = 0.1  # appendix A3: deviations of ±10 % are reasonably small
-EFFECTIVENESS = "effectiveness\n(AV / AV of PGD50)"
+EFFECTIVENESS = "effectiveness: rise of\nthe loss relative to\nthat by PGD-50"
+PAPER = "Li & Spratling 2023"
 
 
 def degraded_training(path: str | Path, output: str | Path) -> Path:
@@ -41,8 +47,10 @@ def degraded_training(path: str | Path, output: str | Path) -> Path:
     """
     records = _records(path, "kind", skip=("before",))
     before = _records(path, "hs", only="before")
-    labels = {"scaled": "factor on δ", "flipped": "part of signs reversed"}
-    with sheet(output, rows=2, columns=2, height=3.3, shared=False) as panels:
+    labels = {"scaled": "factor on the\nperturbation", "flipped": "share of its signs\nreversed"}
+    title = "Training on degraded perturbations: strength of attacks and input curvature after it"
+    heading = _heading(path, title, "Fig. 4b and c")
+    with sheet(output, heading, rows=2, columns=2, height=3.5, shared=False) as panels:
         for column, (kind, label) in enumerate(labels.items()):
             found = _series(records, kind)
             upper, lower = panels[column], panels[2 + column]
@@ -62,12 +70,14 @@ def degraded_training(path: str | Path, output: str | Path) -> Path:
         for axes in (panels[1], panels[3]):
             axes.tick_params(labelleft=False)
         panels[0].set_ylabel(EFFECTIVENESS)
-        panels[2].set_ylabel("HS (ℓ1 norm of the\ntop eigenvalues)")
+        panels[2].set_ylabel(
+            "curvature: l1 norm of\nthe largest eigenvalues of\nthe input Hessian, HS (nats)"
+        )
         looks = {
             **{shown: (color, "o") for shown, color in ATTACKS.values()},
             "training examples": (BLACK, "s"),
         }
-        _legend(panels, looks, "Fig. 4b and c", {"HS before": (GREEN, ":")})
+        _legend(panels, looks, {"HS before that training": (GREEN, ":")})
     return Path(output)
 
 
@@ -92,7 +102,9 @@ def weight_noise(path: str | Path, output: str | Path) -> Path:
         UsageError: the file is missing or another one, or `output` has another suffix.
     """
     records, correlations = _records(path, "scale"), _content(path).get("correlations", {})
-    with sheet(output, rows=2, height=4.1, shared=False) as panels:
+    title = "Strength of attacks against slope and curvature, of noisy variants of a classifier"
+    heading = _heading(path, title, "Fig. 4a")
+    with sheet(output, heading, rows=2, height=4.4, shared=False) as panels:
         for axes, (measure, label) in zip(panels, MEASURES.items(), strict=True):
             for name, (_, color) in ATTACKS.items():
                 pairs = [(r[measure]["mean"], r[name]["mean"], r["scale"] == 0) for r in records]
@@ -103,9 +115,13 @@ def weight_noise(path: str | Path, output: str | Path) -> Path:
             axes.set_xlabel(label)
             axes.set_title(_correlation_title(correlations, measure), fontsize=7)
             axes.set_ylabel(EFFECTIVENESS)
-            _logarithmic(axes.xaxis, x)
+            if _logarithmic(axes.xaxis, x):
+                axes.set_xlabel(label.replace("(nats)", "(nats, log scale)"))
         _share(panels)
-        _legend(panels, {shown: (color, "o") for shown, color in ATTACKS.values()}, "Fig. 4a")
+        points = {shown: (color, "o") for shown, color in ATTACKS.values()}
+        own = {"marker": "o", "markerfacecolor": "white", "linestyle": ""}
+        unperturbed = Line2D([], [], color=BLACK, label="without noise (black rim)", **own)
+        _legend(panels, points, handles=[unperturbed])
     return Path(output)
 
 
@@ -115,7 +131,8 @@ def _correlation_title(correlations, measure):
         found = correlations.get(f"{name}, {measure}")
         if found and found["rho"] is not None:
             interval = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
-            lines.append(f"{shown}: ρ = {found['rho']:.2f}{interval}".replace("-", "−"))
+            number = f"{found['rho']:.2f}{interval}".replace("-", "−")
+            lines.append(f"{shown}: Spearman's ρ = {number}")
     return "\n".join(lines)
 
 
@@ -130,7 +147,9 @@ def pgd_convergence(path: str | Path, output: str | Path) -> Path:
         UsageError: the file is missing or another one, or `output` has another suffix.
     """
     records = _records(path, "steps")
-    with sheet(output, rows=2, height=3.2, shared=False) as panels:
+    title = "How many steps of PGD suffice: loss and accuracy by the number of steps"
+    heading = _heading(path, title, "Fig. A1")
+    with sheet(output, heading, rows=2, height=3.0, shared=False) as panels:
         for split, (_, color) in SPLITS.items():
             found = sorted((r for r in records if r["split"] == split), key=lambda r: r["steps"])
             steps = [r["steps"] for r in found]
@@ -143,11 +162,12 @@ def pgd_convergence(path: str | Path, output: str | Path) -> Path:
             axes.set_xticks([], minor=True)
             axes.axvline(50, color="0.6", linestyle=":", linewidth=0.8)
         panels[0].tick_params(labelbottom=False)
-        panels[0].set_ylabel("adversarial\nvariance (nats)")
+        panels[0].set_ylabel("rise of the loss\nunder attack (nats)")
         panels[1].set_ylabel("robust\naccuracy (%)")
-        panels[1].set_xlabel("steps of PGD, each ε/4")
+        panels[1].set_xlabel("steps of PGD, each ε/4 (log scale)")
         panels[0].figure.align_ylabels(panels)
-        _legend(panels, {shown: (color, "o") for shown, color in SPLITS.values()}, "Fig. A1")
+        points = {shown: (color, "o") for shown, color in SPLITS.values()}
+        _legend(panels, points, {"50 steps": ("0.6", ":")})
     return Path(output)
 
 
@@ -162,8 +182,10 @@ def sampling_faithfulness(path: str | Path, output: str | Path) -> Path:
         UsageError: the file is missing or another one, or `output` has another suffix.
     """
     arrays = _arrays(path)
-    titles = MEASURES | {name: f"{shown} effectiveness" for name, (shown, _) in ATTACKS.items()}
-    with sheet(output, rows=2, columns=2, height=3.4, shared=False) as panels:
+    titles = SHORT | {name: f"effectiveness of {shown}" for name, (shown, _) in ATTACKS.items()}
+    title = "How far means over random subsets of images stray from the mean over all"
+    heading = _heading(path, title, "Fig. A3")
+    with sheet(output, heading, rows=2, columns=2, height=3.5, shared=False) as panels:
         for axes, (name, title) in zip(panels, titles.items(), strict=True):
             values, sizes, means = (arrays[f"{name}_{part}"] for part in ("values", "sizes", "means"))
             whole = values.mean()
@@ -174,13 +196,13 @@ def sampling_faithfulness(path: str | Path, output: str | Path) -> Path:
             for bound in (1 - TOLERATED, 1 + TOLERATED):
                 axes.axhline(bound * whole, color="0.4", linestyle=":", linewidth=0.8)
             _logarithmic(axes.xaxis, sizes)
-            axes.set_title(f"{title} ({len(values):,})", fontsize=7)
+            axes.set_title(f"{title},\nof {len(values):,} images", fontsize=7)
         for axes in panels[2:]:
             axes.set_xlabel("images averaged")
-        looks = {"mean of all (number)": (BLACK, "-"), "±10 %": ("0.4", ":")}
+        looks = {"mean of all images": (BLACK, "-"), "±10 % of it": ("0.4", ":")}
         bands = {"all means of subsets": 0.35, "95 % of them": 0.8}
         patches = [Patch(color=ORANGE, alpha=alpha, lw=0, label=label) for label, alpha in bands.items()]
-        _legend(panels, {}, "Fig. A3", looks, patches)
+        _legend(panels, {}, looks, patches)
     return Path(output)
 
 
@@ -201,18 +223,24 @@ def _share(panels):
 
 
 def _logarithmic(axis, values):
-    """Makes an axis logarithmic where values span a factor of three, with plain numbers at the ticks."""
-    if len(values) and min(values) > 0 and max(values) > 3 * min(values):
+    """Makes an axis logarithmic where values span a factor of three, and returns whether it did."""
+    values = [value for value in values if value is not None]
+    wide = len(values) > 0 and min(values) > 0 and max(values) > 3 * min(values)
+    if wide:
         log_axis(axis)
+    return wide
 
 
-def _legend(panels, points, source, lines=None, patches=()):
-    handles = [
+def _heading(path, title, figure):
+    return Heading(title, str(conditions([path])), f"cf. {PAPER}, {figure}")
+
+
+def _legend(panels, points, lines=None, handles=()):
+    marks = [
         Line2D([], [], color=color, marker=marker, linestyle="", label=label)
         for label, (color, marker) in points.items()
     ]
-    handles += [*line_handles(lines or {}), *patches]
-    legend_above(panels[0], handles, f"cf. Li & Spratling 2023, {source}", 2 if len(handles) > 3 else 3)
+    legend_above(panels[0], [*marks, *line_handles(lines or {}), *handles])
 
 
 def _content(path):

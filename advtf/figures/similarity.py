@@ -7,11 +7,20 @@ from pathlib import Path
 from matplotlib.lines import Line2D
 
 from advtf.errors import UsageError
-from advtf.figures.results import read_arrays, require_some
-from advtf.figures.style import BLACK, RUN_COLORS, error_axis, legend_above, sheet
+from advtf.figures.results import SPLIT_NAMES, conditions, read_arrays, require_some
+from advtf.figures.style import (
+    BLACK,
+    RUN_COLORS,
+    Heading,
+    color_handles,
+    error_axis,
+    legend_above,
+    line_handles,
+    sheet,
+)
 
 LINES = {"eigenvector": "--", "random": "-"}  # as in the paper
-LABELS = {"eigenvector": "v: top eigenvector", "random": "v: random"}
+LABELS = {"eigenvector": "v the top eigenvector", "random": "v random"}
 KEYS = ("offsets", "models", "splits", "directions", "similarity", "error", "between_starts")
 SOURCE = "cf. Liu et al. 2020, Figs. 4 and 10"
 NEIGHBOURHOOD = 30.0  # percent robust error, at which the paper's figure 10 ends
@@ -43,16 +52,19 @@ def perturbation_similarity(paths: Mapping[str, str | Path], output: str | Path)
     looks = dict(
         zip(dict.fromkeys(curve["label"] for curve in curves), itertools.cycle(RUN_COLORS), strict=False)
     )
-    with sheet(output, rows=1 + len(splits), height=0.9 + 1.35 * (1 + len(splits)), shared=False) as panels:
+    title = "Adversarial perturbations at the weights θ + a·v and θ − a·v: their cosine, and the error"
+    heading = Heading(title, str(conditions(paths.values())), SOURCE)
+    height = 0.3 + 1.35 * (1 + len(splits))
+    with sheet(output, heading, rows=1 + len(splits), height=height, shared=False) as panels:
         for curve in curves:
             look = {"color": looks[curve["label"]], "linestyle": LINES[curve["direction"]]}
             _draw_cosine(panels[0], curve, look)
             for axes, values in zip(panels[1:], curve["errors"].values(), strict=True):
                 _band(axes, curve["offsets"], values, look)
         first = next(iter(splits))
-        panels[0].set_ylabel(f"cosine similarity,\n{first}")
+        panels[0].set_ylabel(f"cosine of the\nperturbations,\n{SPLIT_NAMES[first]} images")
         for axes, split in zip(panels[1:], splits, strict=True):
-            error_axis(axes, f"robust error,\n{split} (%)")
+            error_axis(axes, f"robust error,\n{SPLIT_NAMES[split]} images (%)")
         _finish(panels, looks, curves[0]["offsets"])
     return Path(output)
 
@@ -63,15 +75,16 @@ def _finish(panels, looks, offsets):
         axes.tick_params(labelbottom=axes is panels[-1])
     low = min(panels[0].dataLim.y0, 0.0)
     panels[0].set_ylim(1.1 * low, 1.03)
-    panels[-1].set_xlabel("distance a from θ along ±v")
-    handles = [Line2D([], [], color=BLACK, linestyle=LINES[name], label=LABELS[name]) for name in LINES]
+    scale = ", log scale" if panels[-1].get_xscale() == "symlog" else ""
+    panels[-1].set_xlabel(f"distance a from θ (l2 norm{scale})")
+    handles = color_handles({label: color for label, color in looks.items() if label})
+    handles += line_handles({LABELS[name]: (BLACK, LINES[name]) for name in LINES})
     hollow = {"marker": "o", "markerfacecolor": "white", "linestyle": ""}
     handles += [
         Line2D([], [], color=BLACK, linestyle=":", linewidth=0.8, label="two random starts at θ"),
-        Line2D([], [], color=BLACK, label=f"train error > {NEIGHBOURHOOD:g} %", **hollow),
-        *(Line2D([], [], color=color, label=label) for label, color in looks.items() if label),
+        Line2D([], [], color=BLACK, label=f"training error above {NEIGHBOURHOOD:g} %", **hollow),
     ]
-    legend_above(panels[0], handles, SOURCE, 2)
+    legend_above(panels[0], handles, columns=2)
     panels[0].figure.align_ylabels(panels)
 
 

@@ -15,17 +15,28 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from advtf.errors import UsageError
-from advtf.figures.results import require_some, required
-from advtf.figures.style import BLACK, RUN_COLORS, error_axis, from_zero, legend_above, line_handles, sheet
-from advtf.settings.threat import format_epsilon
+from advtf.figures.results import conditions, require_some, required
+from advtf.figures.style import (
+    BLACK,
+    RUN_COLORS,
+    Heading,
+    color_handles,
+    error_axis,
+    from_zero,
+    legend_above,
+    line_handles,
+    sheet,
+    short_label,
+)
 from advtf.storage.files import write_atomically
 
 QUANTITIES = {
-    "adversarial_loss": "adversarial loss Lε (nats)",
+    "adversarial_loss": "adversarial loss (nats)",
     "clean_loss": "clean loss (nats)",
     "robust_error": "robust error (%)",
     "clean_error": "clean error (%)",
 }
+LOSSES = {"adversarial images": "adversarial_loss", "clean images": "clean_loss"}
 COLORS = "cividis"  # can be told apart with any colour vision, and in grey
 LEVELS = 16
 LOGARITHMIC = 5.0  # ratio of losses above which equal steps would leave the valley flat
@@ -57,13 +68,18 @@ def loss_surface(paths: Mapping[str, str | Path], output: str | Path) -> Path:
     dimensions = {data["adversarial_loss"].ndim for data in slices.values()}
     if len(dimensions) != 1:
         raise UsageError("surfaces must have equal dimensions. Received: one and two dimensions.")
-    (_lines if dimensions == {1} else _contours)(slices, Path(output))
+    told = str(conditions(paths.values()).only("train", "test"))
+    if dimensions == {1}:
+        _lines(slices, Path(output), Heading("Loss and error along a line through the weights", told, SOURCE))
+    else:
+        shown = "Loss" if len(slices) == 1 else "Adversarial loss"
+        _contours(slices, Path(output), Heading(f"{shown} on a plane through the weights", told, SOURCE))
     return Path(output)
 
 
-def _lines(slices, output):
+def _lines(slices, output, heading):
     looks = dict(zip(slices, RUN_COLORS * len(slices), strict=False))
-    with sheet(output, rows=2, height=3.6, shared=False) as (loss, error):
+    with sheet(output, heading, rows=2, height=3.3, shared=False) as (loss, error):
         for label, data in slices.items():
             for kind, line in (("adversarial_loss", "-"), ("clean_loss", "--")):
                 loss.plot(data["axis0"], data[kind], color=looks[label], linestyle=line)
@@ -75,36 +91,38 @@ def _lines(slices, output):
         from_zero(loss)
         error_axis(error, "error (%)")
         loss.tick_params(labelbottom=False)
-        error.set_xlabel(_axis_labels(slices)[0])
-        handles = line_handles({"adversarial": (BLACK, "-"), "clean": (BLACK, "--")})
-        handles += [Line2D([], [], color=color, label=label) for label, color in looks.items() if label]
-        legend_above(loss, handles, SOURCE, 3)
+        error.set_xlabel(short_label(_axis_labels(slices)[0], 54), fontsize=7)
+        handles = color_handles({label: color for label, color in looks.items() if label})
+        handles += line_handles({"adversarial": (BLACK, "-"), "clean": (BLACK, "--")})
+        handles += line_handles({"a classifier": (BLACK, ":")})
+        legend_above(loss, handles, columns=3)
         loss.figure.align_ylabels([loss, error])
 
 
-def _contours(slices, output):
+def _contours(slices, output, heading):
     if len(slices) == 1:
         (data,) = slices.values()
-        panels = [(QUANTITIES[name], data, data[name]) for name in ("adversarial_loss", "clean_loss")]
+        panels = [(title, data, data[name]) for title, name in LOSSES.items()]
     else:
         panels = [(label, data, data["adversarial_loss"]) for label, data in slices.items()]
     rows = -(-len(panels) // 2)
     scale = _scale([grid for _, _, grid in panels])
-    with sheet(output, rows=rows, columns=2, height=0.6 + 1.22 * rows, shared=False) as cells:
+    with sheet(output, heading, rows=rows, columns=2, height=0.2 + 1.35 * rows, shared=False) as cells:
         for axes, (title, data, grid) in zip(cells, panels, strict=False):
             drawn = _contour(axes, data, grid, scale)
-            axes.set_title(title, fontsize=7)
+            axes.set_title(short_label(title, 24), fontsize=7)
         for axes in cells[len(panels) :]:
             axes.set_visible(False)
         figure = cells[0].figure
-        bar = figure.colorbar(drawn, ax=cells, shrink=0.9, aspect=30, pad=0.02, format="%.3g")
+        bar = figure.colorbar(drawn, ax=cells, shrink=0.9, aspect=30, pad=0.02, format="%.2g")
         bar.set_ticks(drawn.levels[::2])
-        bar.set_label("loss (nats)", fontsize=7)
+        bar.set_label(f"loss (nats{', log scale' if isinstance(scale[0], LogNorm) else ''})", fontsize=7)
         bar.ax.tick_params(labelsize=6)
         first, second = _axis_labels(slices)
-        figure.supxlabel(first, fontsize=7)
+        figure.supxlabel(_wrapped(first, 60), fontsize=7)
         figure.supylabel(_wrapped(second, 26 * rows), fontsize=7)
-        figure.suptitle(SOURCE, fontsize=7)
+        dot = {"marker": "o", "color": "white", "markeredgecolor": BLACK, "markeredgewidth": 0.5}
+        legend_above(cells[0], [Line2D([], [], linestyle="", label="a classifier", **dot)])
 
 
 def _wrapped(label, width):
@@ -193,7 +211,7 @@ def interactive_surface(path: str | Path, output: str | Path) -> Path:
         raise UsageError(f"an interactive figure's file must end in .html. Received: output={output}.")
     data = _read(path)
     figure = _plotly_lines(data) if data["adversarial_loss"].ndim == 1 else _plotly_surface(data)
-    title = f"{data['model']}, ε {format_epsilon(float(data['epsilon']))} (cf. Liu et al. 2020, Fig. 12)"
+    title = f"Loss around the weights of {data['model']}<br><sup>{conditions([path])}; {SOURCE}</sup>"
     figure.update_layout(title=title, template="plotly_white", margin={"l": 20, "r": 20, "b": 20})
     page = figure.to_html(include_plotlyjs=True, div_id="surface", default_height="95vh", config=CONFIG)
     output.parent.mkdir(parents=True, exist_ok=True)

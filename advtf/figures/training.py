@@ -9,22 +9,27 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from advtf.errors import UsageError
-from advtf.figures.results import read_arrays, require_some
+from advtf.figures.results import NORM_NAMES, SPLIT_NAMES, Conditions, conditions, read_arrays, require_some
 from advtf.figures.style import (
     BLACK,
     BLUE,
     VERMILLION,
+    Heading,
     amplified,
+    color_handles,
     error_axis,
     from_zero,
-    legend,
+    legend_above,
+    line_handles,
+    name_row,
     picture_size,
     point_marker,
     run_looks,
     scale_rate,
     sheet,
+    show_captions,
     show_picture,
-    show_verdict,
+    two_digits,
 )
 from advtf.settings.threat import format_epsilon
 from advtf.storage import jsonl
@@ -47,18 +52,28 @@ def learning_curves(metrics_path: str | Path, output: str | Path, validated_on: 
         UsageError: the file is missing, damaged or has no finished epoch, or `output` has another suffix.
     """
     run = _epochs(metrics_path)
-    looks = {"training": (BLACK, "--"), validated_on: (BLACK, "-")}
     validated = any(name.startswith("val_") for record in run for name in record)
-    with sheet(output, rows=2, height=3.6) as (loss, error):
+    told = conditions([metrics_path])
+    shown = ("train", validated_on) if validated else ("train",)
+    told = told.replaced(images={name: count for name, count in told.images.items() if name in shown})
+    looks = {"training, ε of the epoch": (BLACK, "--")}
+    if validated:
+        looks[f"{validated_on}, {_target(told)}"] = (BLACK, "-")
+    heading = Heading("Loss and error in training, by epoch", str(told))
+    with sheet(output, heading, rows=2, height=3.2) as (loss, error):
         for prefix in ("", "val_"):
             _line(loss, run, f"{prefix}loss", BLACK, _dash(prefix))
             _line(error, run, f"{prefix}clean_accuracy", BLUE, _dash(prefix))
             _line(error, run, f"{prefix}robust_accuracy", VERMILLION, _dash(prefix))
-        loss.set_ylabel("loss")
+        loss.set_ylabel("loss (nats)")
         error_axis(error, "error (%)")
-        legend(loss, looks if validated else {"training": looks["training"]})
-        legend(error, {"clean": (BLUE, "-"), "robust": (VERMILLION, "-")})
+        colors = color_handles({"clean images": BLUE, "attacked images": VERMILLION})
+        legend_above(loss, [*colors, *line_handles(looks)], columns=2)
     return Path(output)
+
+
+def _target(told: Conditions) -> str:
+    return "target ε" if told.epsilon is None else f"ε = {format_epsilon(told.epsilon)}"
 
 
 def schedule(
@@ -80,17 +95,26 @@ def schedule(
         UsageError: for the reasons of `learning_curves`.
     """
     run = _epochs(metrics_path)
-    with sheet(output, rows=2, height=3.0) as (epsilon, rate):
+    told = conditions([metrics_path]).only("train")
+    heading = Heading("Schedules of the radius ε and the learning rate", _target_text(told))
+    with sheet(output, heading, rows=2, height=2.8) as (epsilon, rate):
         draw = _steps if unit == "epoch" else functools.partial(_line, line="-")
         draw(epsilon, run, "epsilon", VERMILLION)
         draw(rate, run, "learning_rate", BLUE)
-        epsilon.set_ylabel("ε")
+        epsilon.set_ylabel(f"ε{f' ({NORM_NAMES[told.norm]})' if told.norm in NORM_NAMES else ''}")
         from_zero(epsilon)
         rate.set_ylabel("learning rate")
         scale_rate(rate, _points(run, "learning_rate")[1])
         for axes, start in itertools.product((epsilon, rate), period_starts):
             axes.axvline(start, color=BLACK, linestyle=":", linewidth=0.7)
+        if len(period_starts):
+            legend_above(epsilon, line_handles({"a new period begins": (BLACK, ":")}))
     return Path(output)
+
+
+def _target_text(told: Conditions) -> str:
+    """Returns the conditions with ε named as the target, since the figure shows the ε of every epoch."""
+    return str(told).replace("ε = ", "target ε = ")
 
 
 def compare_runs(metrics_paths: Mapping[str, str | Path], output: str | Path) -> Path:
@@ -115,13 +139,22 @@ def compare_runs(metrics_paths: Mapping[str, str | Path], output: str | Path) ->
     validated = any(len(_points(run, "val_robust_accuracy")[0]) for run in runs.values())
     shown = dict(list(names.items())[0 if validated else 1 :])
     looks = run_looks(runs)
-    with sheet(output, rows=len(shown), height=0.4 + 1.6 * len(shown)) as panels:
+    told = conditions(metrics_paths.values())
+    heading = Heading("Robust error of training runs, by epoch", _compared(told, validated))
+    with sheet(output, heading, rows=len(shown), height=1.6 * len(shown)) as panels:
         for axes, (name, title) in zip(panels, shown.items(), strict=True):
             for label, run in runs.items():
                 _line(axes, run, name, *looks[label])
             error_axis(axes, title)
-        legend(panels[0], looks)
+        legend_above(panels[0], line_handles(looks))
     return Path(output)
+
+
+def _compared(told: Conditions, validated: bool) -> str:
+    """Returns the conditions of several runs; the errors of the two panels are at different ε."""
+    images = {name: count for name, count in told.images.items() if name in ("train", "validation")}
+    text = str(told.replaced(images=images))
+    return f"{text}; training errors at the ε of the epoch" if validated and text else text
 
 
 def adversarial_grid(npz_path: str | Path, output: str | Path, columns: int = 6) -> Path:
@@ -134,8 +167,8 @@ def adversarial_grid(npz_path: str | Path, output: str | Path, columns: int = 6)
         columns: largest number of examples; the first ones are shown. Defaults to 6.
 
     Returns:
-        `output`. Above each image is its true → predicted class, in red where they differ. One factor
-        amplifies all perturbations.
+        `output`. Above each image are its true and its predicted class, in bold red where they differ. One
+        factor amplifies all perturbations.
 
     Raises:
         UsageError: the file is no such NPZ, or `output` has another suffix.
@@ -143,23 +176,24 @@ def adversarial_grid(npz_path: str | Path, output: str | Path, columns: int = 6)
     data = _examples(npz_path, columns)
     perturbation, factor = amplified(data["adversarial"] - data["clean"])
     rows = {
-        "clean": (data["clean"], data["clean_predictions"]),
-        f"adversarial\nε = {format_epsilon(float(data['epsilon']))}": (
-            data["adversarial"],
-            data["adversarial_predictions"],
-        ),
-        f"perturbation\n× {factor:.3g}": (perturbation, None),
+        "clean\nimage": (data["clean"], data["clean_predictions"]),
+        "adversarial\nimage": (data["adversarial"], data["adversarial_predictions"]),
+        f"perturbation\n× {two_digits(factor)}": (perturbation, None),
     }
     count = len(data["labels"])
-    height = 3 * (picture_size(count) + 0.22)
-    with sheet(output, rows=3, columns=count, height=height, shared=False) as panels:
+    told = conditions([npz_path]).replaced(images={})
+    title = f"The first {count} {SPLIT_NAMES['test']} images, clean and attacked"
+    height = 3 * (picture_size(count) + 0.12) + 2 * 0.25
+    heading = Heading(title, str(told))
+    with sheet(output, heading, rows=3, columns=count, height=height, shared=False) as panels:
         for row, (title, (images, predictions)) in enumerate(rows.items()):
             cells = panels[row * count : (row + 1) * count]
-            cells[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=7)
+            name_row(cells[0], title, () if predictions is None else ("true class", "predicted"))
             for column, axes in enumerate(cells):
                 show_picture(axes, images[column])
                 if predictions is not None:
-                    show_verdict(axes, data["labels"][column], predictions[column])
+                    classes = data["labels"][column], predictions[column]
+                    show_captions(axes, list(map(str, classes)), wrong=classes[0] != classes[1])
     return Path(output)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from advtf.errors import UsageError
+from advtf.figures.results import Conditions
 from advtf.storage.cache import ResultCache, fingerprint
 from advtf.storage.files import jsonable, provenance, write_atomically, write_json
 from advtf.studies.registry import STUDIES
@@ -91,6 +92,21 @@ class StudyContext:
         test = {"test": (self.x_test, self.y_test)}
         return {"train": (self.x, self.y)} | test if self.settings.split == "train" else test
 
+    @property
+    def about(self) -> Conditions:
+        """What the headings of figures tell: the data, the number of images, the attack and its ε."""
+        if self.x is None:
+            return Conditions()
+        chosen = self.settings
+        images = {name: len(y) for name, (_, y) in self.splits.items() if y is not None}
+        return Conditions(
+            dataset=self.source.get("dataset"),
+            images=images,
+            attack=f"PGD-{chosen.attack_steps}",
+            norm=chosen.norm,
+            epsilon=chosen.eps,
+        )
+
     def of_study(self, name: str) -> "StudyContext":
         """Returns the context of a study, whose folder is a new one inside that of the analysis."""
         folder = self.folder / name
@@ -155,10 +171,16 @@ class StudyContext:
         write_json(path, jsonable(record, name))
         return path
 
-    def write_arrays(self, name: str, **arrays: np.ndarray) -> Path:
-        """Writes ``<name>.npz`` and returns its path."""
-        path = self.folder / f"{name}.npz"
-        write_atomically(path, lambda file: np.savez(file, **arrays))
+    def write_arrays(self, name: str, about: Conditions | None = None, **arrays: np.ndarray) -> Path:
+        """Writes ``<name>.npz``, with ``about`` for the headings of figures, and returns its path.
+
+        Args:
+            name: of the file.
+            about: what the arrays were measured on. Defaults to that of the context.
+            **arrays: by name.
+        """
+        path, told = self.folder / f"{name}.npz", (about or self.about).array()
+        write_atomically(path, lambda file: np.savez(file, about=told, **arrays))
         return path
 
     def read_arrays(self, name: str) -> dict[str, np.ndarray]:

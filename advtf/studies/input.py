@@ -51,7 +51,8 @@ def run(context: StudyContext) -> list[Path]:
     }
     for line in _table(context, classifiers, measured):
         context.say(line)
-    results = context.write_arrays("input", **_arrays(context, classifiers, splits, measured))
+    about = context.about.replaced(attack=_described(context))
+    results = context.write_arrays("input", about, **_arrays(context, classifiers, splits, measured))
     record = context.write_json("input", content)
     figure = input_landscape({"": results}, context.folder / "input.png")
     return [record, results, figure]
@@ -62,6 +63,13 @@ def _classifiers(context: StudyContext) -> list[Classifier]:
     if not context.settings.softplus_twin:
         return list(context.classifiers)
     return [each for classifier in context.classifiers for each in (classifier, twin_classifier(classifier))]
+
+
+def _described(context: StudyContext) -> str:
+    """Returns the assessed and the reference attack in words."""
+    names = {"fgsm": "FGSM", "fgsm_r": "FGSM from a random start", "fgsm_n": "FGSM-N"}
+    assessed = names.get(context.settings.assessed_attack, context.about.attack)
+    return f"{assessed} relative to PGD-{context.settings.reference_steps}"
 
 
 def _attack(context: StudyContext) -> Attack:

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from advtf import runtime
 from advtf.figures import theory as figures
+from advtf.figures.results import Conditions
 from advtf.theory import claims, constant_classifier, logistic
 from advtf.theory.claims import Claim
 from advtf.theory.training import TrainedLinear, train_logistic, train_multiclass
@@ -52,7 +53,8 @@ def run(context: "StudyContext") -> list[Path]:
     """
     found, arrays, record = _measured(*_digits(), context.settings.seed)
     _say_table(context, found)
-    results = context.write_arrays("theory", **arrays)
+    about = Conditions(dataset="digits", images={"train": record["examples"]})
+    results = context.write_arrays("theory", about, **arrays)
     described = [dataclasses.asdict(claim) for claim in found]
     summary = context.write_json("theory", {"norm": NORM, "claims": described, "theorem1": record})
     drawn = [draw(results, context.folder / f"{name}.png") for name, draw in FIGURES.items()]

@@ -83,6 +83,11 @@ def identity(images, settings, chosen, *names):
     return record | {name: getattr(chosen, name) for name in names}
 
 
+def about(images):
+    """Returns what figures say of the data; each figure names its attacks itself."""
+    return images.about.replaced(attack=None)
+
+
 class Records:
     """Results by name in one JSON file, which is rewritten after each, so that a killed experiment continues.
 
@@ -93,15 +98,17 @@ class Records:
     Args:
         path: of the file.
         settings: JSON values; the records in the file must have been made with the same.
+        told: what `about` returned, for the headings of figures. Defaults to nothing.
 
     Raises:
         UsageError: the file is damaged, or was made with other settings.
     """
 
-    def __init__(self, path, settings):
+    def __init__(self, path, settings, told=None):
         from advtf.storage.files import jsonable
 
-        self.path, self.settings, self.more = Path(path), jsonable(settings, "settings"), {}
+        self.path, self.settings = Path(path), jsonable(settings, "settings")
+        self.more = {"about": told.to_json()} if told else {}
         self.found = self._stored()
 
     def _stored(self):

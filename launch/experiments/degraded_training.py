@@ -24,6 +24,7 @@ from launch.common.input_landscape import (
     HEADER,
     Landscape,
     Records,
+    about,
     add_spectrum,
     identity,
     line,
@@ -54,7 +55,7 @@ def main():
     )
     # Variants may be added later, by another grid: each is a record of its own.
     known = identity(images, settings, chosen, *OWN)
-    records = Records(Path(chosen.out) / "degraded_training.json", known)
+    records = Records(Path(chosen.out) / "degraded_training.json", known, about(images))
     print(f"{HEADER}{'train':>10}", flush=True)
     before = records.measured("before", landscape)
     print(line("before", before), flush=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from advtf.figures.input_experiments import pgd_convergence
 from advtf.settings.commands import exit_on_usage_error
-from launch.common.input_landscape import Records, identity, load, parser
+from launch.common.input_landscape import Records, about, identity, load, parser
 
 
 def main():
@@ -23,7 +23,9 @@ def main():
     made.add_argument("--steps", type=int, nargs="+", default=[1, 2, 5, 10, 20, 50, 100, 200])
     chosen = made.parse_args()
     classifier, images, settings = load(chosen)
-    records = Records(Path(chosen.out) / "pgd_convergence.json", identity(images, settings, chosen))
+    records = Records(
+        Path(chosen.out) / "pgd_convergence.json", identity(images, settings, chosen), about(images)
+    )
     splits = {"train": (images.x, images.y), "test": (images.x_test, images.y_test)}
     print(f"{'':<8}{'steps':>6}{'AV':>10}{'±':>9}{'robust accuracy (%)':>22}", flush=True)
     for split, (x, y) in splits.items():

@@ -17,7 +17,7 @@ import numpy as np
 
 from advtf.figures.input_experiments import sampling_faithfulness
 from advtf.settings.commands import exit_on_usage_error
-from launch.common.input_landscape import Landscape, Records, identity, load, parser
+from launch.common.input_landscape import Landscape, Records, about, identity, load, parser
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 MEASURES = ("ig", "hs", "fgsm", "pgd10")
@@ -36,7 +36,7 @@ def main():
     records = Records(Path(chosen.out) / "images.json", known)
     values = measure(classifier, images, settings, chosen, records)
     path = Path(chosen.out) / "sampling_faithfulness.npz"
-    write(path, values, chosen)
+    write(path, values, chosen, about(images))
     print(path)
     print(sampling_faithfulness(path, path.with_suffix(".png")))
 
@@ -65,13 +65,13 @@ def image_values(landscape):
     }
 
 
-def write(path, values, chosen):
+def write(path, values, chosen, told):
     """Draws the subsets, prints how far their means stray, and writes everything."""
     from advtf.errors import UsageError
     from advtf.landscape.statistics import subset_means
     from advtf.storage.files import write_atomically
 
-    arrays = {}
+    arrays = {"about": told.array()}
     print(f"{'':<8}{'mean':>10}  largest deviation of the mean of n images, %: n =")
     for name in MEASURES:
         found = values[name]

@@ -23,6 +23,7 @@ from launch.common.input_landscape import (
     HEADER,
     Landscape,
     Records,
+    about,
     add_spectrum,
     identity,
     line,
@@ -47,7 +48,9 @@ def main():
         classifier, images, settings, hs_examples=chosen.hs_examples, eigenvalues=chosen.eigenvalues
     )
     own = ("max_scale", "absolute", "hs_examples", "eigenvalues")
-    records = Records(Path(chosen.out) / "weight_noise.json", identity(images, settings, chosen, *own))
+    records = Records(
+        Path(chosen.out) / "weight_noise.json", identity(images, settings, chosen, *own), about(images)
+    )
     print(HEADER, flush=True)
     print(line("s = 0", records.measured("0", lambda: {"scale": 0.0} | landscape())), flush=True)
     for number in range(1, chosen.variants + 1):

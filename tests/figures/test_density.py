@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.figures import legend_labels
 
 from advtf.errors import UsageError
 from advtf.figures import style
@@ -28,8 +29,8 @@ def test_figure_compares_files_with_one_kernel(tmp_path, monkeypatch):
     assert spectral_densities({"ε = 0": one, "ε = 0.4": two}, output) == output
     assert output.read_bytes().startswith(b"%PDF")
     (axes,) = figures[-1].axes
-    labels = [text.get_text() for text in figures[-1].legends[0].get_texts()]
-    assert labels == ["ε = 0", "ε = 0.4: model 0", "ε = 0.4: model 1", "one eigenvalue"]
+    labels = ["ε = 0", "ε = 0.4: model 0", "ε = 0.4: model 1"]
+    assert legend_labels(figures[-1]) == [*labels, "height of one eigenvalue", "± 1 standard error"]
     *curves, mark = axes.lines
     width = 201 / 200
     peak = 1 / (width * (2 * np.pi) ** 0.5)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers.dynamics import write_run
-from helpers.figures import drawn_panels
+from helpers.figures import drawn_panels, heading, legend_labels
 from helpers.figures import lines as line_arrays
 from matplotlib.image import imread
 
@@ -47,9 +47,9 @@ def test_losses_by_epoch(tmp_path, monkeypatch):
     dynamics.loss_curves(path, tmp_path / "loss.pdf")
     epochs, losses = lines(drawn[0][0])[0]
     assert epochs == [1, 2, 3] and losses[::2] == [2, 1] and np.isnan(losses[1])
-    (legend,) = drawn[0][0].figure.legends
-    assert "Fig. 11" in legend.get_title().get_text()
-    assert [text.get_text() for text in legend.get_texts()] == ["ε = 0.1"]
+    figure = drawn[0][0].figure
+    assert heading(figure).startswith("Adversarial training loss, by epoch")
+    assert "Fig. 11" in heading(figure) and legend_labels(figure) == ["ε = 0.1"]
 
 
 @pytest.mark.parametrize(

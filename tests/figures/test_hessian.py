@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.figures import drawn_figure
+from helpers.figures import drawn_figure, heading, legend_labels
 
 from advtf.errors import UsageError
 from advtf.figures.hessian import layer_spectra, spectra
@@ -28,22 +28,21 @@ def test_figure_compares_files(tmp_path, monkeypatch):
     two = results(tmp_path / "b.json", model("b", [20.0, 10.0, 5.0]), model("c", [3.0, 2.0, 1.0]))
     paths = {"ε = 0": flat, "ε = 0.4": two}
     figure = drawn_figure(monkeypatch, lambda: spectra(paths, tmp_path / "figure.png"))
-    (axes,) = figure.axes
+    axes, normalised = figure.axes
     assert axes.get_yscale() == "log"
-    curves = {
-        tuple(line.get_ydata()): line.get_linestyle() for line in axes.lines if line.get_linestyle() != "None"
-    }
-    assert curves == {
-        (2.0, 1.0, 0.5): "--",
-        (1.0, 0.5, 0.25): "-",
-        (20.0, 10.0, 5.0): "--",
-        (3.0, 2.0, 1.0): "--",
-    }
+    curves, divided = (
+        [tuple(line.get_ydata()) for line in panel.lines if line.get_linestyle() != "None"]
+        for panel in (axes, normalised)
+    )
+    assert curves == [(2.0, 1.0, 0.5), (20.0, 10.0, 5.0), (3.0, 2.0, 1.0)]
+    assert divided == [(1.0, 0.5, 0.25)]
+    # What is divided by a loss in nats has no unit.
+    assert "nats" in axes.get_ylabel() and "nats" not in normalised.get_ylabel()
     crosses = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "x"]
     assert crosses[0] == [[3, 0.5]]
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["ε = 0", "ε = 0.4: b", "ε = 0.4: c", "normalised", "original"]
-    assert "Liu et al. 2020" in figure.legends[0].get_title().get_text()
+    labels = ["ε = 0", "ε = 0.4: b", "ε = 0.4: c"]
+    assert legend_labels(figure) == [*labels, "negative", "not converged"]
+    assert "eigenvalues of the Hessian" in heading(figure) and "Liu et al. 2020" in heading(figure)
 
 
 def test_layer_figure_shows_what_exceeds_its_residual(tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def test_weight_noise_tells_the_correlation(tmp_path, monkeypatch):
     figures.weight_noise(path, tmp_path / "w.png")
     ig, hs = seen[0]
     assert [len(points.get_offsets()) for points in hs.collections] == [4, 5]
-    assert hs.get_title() == "FGSM: ρ = −0.50 [−0.90, 0.10]" and ig.get_title() == ""
+    assert hs.get_title() == "FGSM: Spearman's ρ = −0.50 [−0.90, 0.10]" and ig.get_title() == ""
     assert hs.get_xscale() == "log"
 
 
@@ -80,7 +80,7 @@ def test_sampling_shows_the_mean_and_the_range_of_subsets(tmp_path, monkeypatch)
     assert lines(hs)[0][1] == [2.0, 2.0] and lines(hs)[1][1] == [1.8, 1.8]
     corners = hs.collections[0].get_paths()[0].vertices
     assert {tuple(corner) for corner in corners} == {(1.0, 1.0), (1.0, 3.0), (2.0, 2.0)}
-    assert hs.get_title() == "HS (2)"
+    assert hs.get_title() == "curvature HS (nats),\nof 2 images"
 
 
 @pytest.mark.parametrize(

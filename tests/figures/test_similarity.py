@@ -29,7 +29,7 @@ def test_figure_shows_means_and_ends_where_the_paper_ends(tmp_path, monkeypatch)
     assert marks[1].get_markerfacecolor() == "white"  # 60 % error: above 30 %
     np.testing.assert_allclose(lines(train)[1][1], [10, 25, 60])
     assert [line.get_linestyle() for line in train.get_lines()] == ["--", "-"]
-    assert top.get_ylabel() == "cosine similarity,\ntrain"
+    assert top.get_ylabel() == "cosine of the\nperturbations,\ntraining images"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 torn"])

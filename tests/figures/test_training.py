@@ -7,12 +7,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from helpers.figures import heading, legend_labels
 from matplotlib.colors import same_color
 from matplotlib.image import imread
 
 from advtf.errors import UsageError
 from advtf.figures import training as plots
-from advtf.figures.style import WIDTH
+from advtf.figures.style import WIDTH, Heading
 
 
 @pytest.fixture
@@ -36,6 +37,12 @@ def write_metrics(path, epochs, **columns):
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def write_config(folder):
+    settings = {"dataset": "cifar10", "norm": "linf", "eps": 8 / 255, "attack_steps": 7}
+    images = {"train": 45000, "validation": 5000, "test": 10000}
+    (folder / "config.json").write_text(json.dumps({"config": settings, "images": images}))
 
 
 def lines(axes):
@@ -68,18 +75,25 @@ def test_learning_curves_are_errors_in_percent(tmp_path, drawn):
     ]
     assert error.get_ylabel() == "error (%)"
     assert error.get_xlabel() == "epoch"
-    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "validation"]
+    colors, training = ["clean images", "attacked images"], "training, ε of the epoch"
+    assert legend_labels(loss.figure) == [*colors, training, "validation, target ε"]
+    assert loss.get_legend() is None and error.get_legend() is None  # one legend explains both panels
+    write_config(tmp_path)
     plots.learning_curves(path, tmp_path / "test.png", "test")
-    assert [text.get_text() for text in drawn[1][0].get_legend().get_texts()] == ["training", "test"]
+    assert legend_labels(drawn[1][0].figure)[-1] == "test, ε = 8/255"
+    about = "cifar10, 45,000 training and 10,000 test images, PGD-7, l∞, ε = 8/255"
+    assert heading(drawn[1][0].figure) == f"Loss and error in training, by epoch {about}"
 
 
 def test_figure_is_column_width_and_one_epoch_shows_a_marker(tmp_path, drawn):
     path = write_metrics(tmp_path / "m", 1, clean_accuracy=[0.5], robust_accuracy=[0.25])
     image = imread(plots.learning_curves(path, tmp_path / "a.png"))
     assert drawn[0][0].figure.get_figwidth() == WIDTH
-    assert image.shape[1] / image.shape[0] == pytest.approx(WIDTH / drawn[0][0].figure.get_figheight())
+    assert image.shape[1] / image.shape[0] == pytest.approx(
+        WIDTH / drawn[0][0].figure.get_figheight(), rel=0.01
+    )
     assert drawn[0][0].get_lines()[0].get_marker() == "o"
-    assert [text.get_text() for text in drawn[0][0].get_legend().get_texts()] == ["training"]
+    assert len(legend_labels(drawn[0][0].figure)) == 3  # two colours, and no validation
     ticks = [t for t in drawn[0][1].get_xticks() if 0 <= t <= 1]
     assert ticks == [0, 1]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "m"]
@@ -143,7 +157,7 @@ def test_compare_runs_keeps_one_look_per_run(tmp_path, drawn):
     assert looks(validation) == looks(training)
     assert len(set(looks(validation))) == 9
     assert [line[1][-1] for line in lines(validation)] == pytest.approx([50 - i for i in range(9)])
-    assert [text.get_text() for text in validation.get_legend().get_texts()] == list(paths)
+    assert legend_labels(validation.figure) == list(paths)
 
 
 def test_compare_runs_without_validation_has_one_panel(tmp_path, drawn):
@@ -172,11 +186,14 @@ def test_grid_shows_images_verdicts_and_factor(tmp_path, drawn, channels):
     data = save_examples(tmp_path / "g.npz", channels)
     plots.adversarial_grid(tmp_path / "g.npz", tmp_path / "a.png", columns=2)
     panels = drawn[0]
-    assert [axes.get_title() for axes in panels] == ["1 → 1", "2 → 2", "1 → 1", "2 → 7", "", ""]
+    assert [axes.get_title() for axes in panels] == ["1\n1", "2\n2", "1\n1", "2\n7", "", ""]
+    named = [[text.get_text() for text in axes.texts] for axes in (panels[0], panels[2])]
+    assert named == [["true class\npredicted", ""]] * 2
     wrong = [same_color(axes.title.get_color(), plots.VERMILLION) for axes in panels]
     assert wrong == [False, False, False, True, False, False]
-    assert panels[2].get_ylabel() == "adversarial\nε = 0.1"
-    assert panels[4].get_ylabel() == "perturbation\n× 5"
+    assert panels[2].get_ylabel() == "adversarial\nimage"
+    assert panels[4].get_ylabel() == "perturbation\n× 5.0"
+    assert heading(panels[0].figure) == "The first 2 test images, clean and attacked ε = 0.1"
     np.testing.assert_allclose(panels[4].images[0].get_array(), 1.0, atol=1e-5)
     if channels != 2:
         shown = np.asarray(panels[3].images[0].get_array()).reshape(4, 4, channels)
@@ -228,7 +245,7 @@ def test_unknown_suffix_and_failed_drawing_leave_nothing(tmp_path):
     path = write_metrics(tmp_path / "m", 1)
     with pytest.raises(UsageError, match=r"a\.jpeg"):
         plots.learning_curves(path, tmp_path / "a.jpeg")
-    with pytest.raises(RuntimeError), plots.sheet(tmp_path / "a.png", rows=1, height=1):
+    with pytest.raises(RuntimeError), plots.sheet(tmp_path / "a.png", Heading("a"), rows=1, height=1):
         raise RuntimeError
     assert [file.name for file in tmp_path.iterdir()] == ["m"]
 

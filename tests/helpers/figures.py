@@ -43,3 +43,14 @@ def drawn_figure(monkeypatch, draw):
 def lines(axes):
     """Data of the lines drawn in a panel."""
     return [np.stack([line.get_xdata(), line.get_ydata()]) for line in axes.get_lines()]
+
+
+def heading(figure):
+    """The heading of a figure as one text."""
+    return " ".join(text.get_text() for text in figure.texts).replace("\u00a0", " ")
+
+
+def legend_labels(figure):
+    """The labels in the one legend of a figure."""
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.analysis import study_context
 from helpers.curve import classifiers, foreign, held_out_images, images
+from helpers.figures import heading, legend_labels
 
 from advtf.attacks.pgd import pgd
 from advtf.errors import UsageError
@@ -160,18 +161,17 @@ def test_figure_of_one_result_has_curve_and_line(finished, tmp_path):
         for line, values, shift in zip(axes.lines, wanted, (0, 1, 0, 1), strict=True):
             np.testing.assert_array_equal(line.get_ydata(), values)
             np.testing.assert_array_equal(line.get_xdata(), arrays["t"] + shift)
-    assert "Fig. 15" in panels[-1].get_xlabel()
-    assert [text.get_text() for text in panels[0].get_legend().texts] == [
-        "trained curve, ε = 0.03",
-        "straight line",
-    ]
+    assert panels[-1].get_xlabel() == "position t on the path\n(a classifier at each whole number)"
+    told = heading(panels[0].figure)
+    assert "ε = 0.03" in told and "training and" in told and "Fig. 15" in told
+    assert legend_labels(panels[0].figure) == ["trained curve", "straight line"]
 
 
 def test_figure_of_several_results_has_their_curves(finished, tmp_path):
     context, _, _ = finished
     panels = drawn(context.folder, tmp_path / "two.pdf", "ε = 0", "ε = 0.4")
     assert [len(axes.lines) for axes in panels] == [4, 4, 4]
-    assert [text.get_text() for text in panels[0].get_legend().texts] == ["ε = 0", "ε = 0.4"]
+    assert legend_labels(panels[0].figure) == ["ε = 0", "ε = 0.4"]
 
 
 def test_figure_refuses_other_files(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers.analysis import study_context
 from helpers.dynamics import write_run
-from helpers.figures import drawn_panels, lines
+from helpers.figures import drawn_panels, legend_labels, lines
 from helpers.slice import OF_ATTACK
 
 from advtf import models
@@ -89,7 +89,8 @@ def test_dead_units_are_counted_clean_and_adversarial(tmp_path, monkeypatch):
     # Other perturbations of every image wake other units: the two counts are not one.
     counts = [(layer["clean"]["dead"], layer["adversarial"]["dead"]) for layer in alive["layers"]]
     assert any(clean != adversarial for clean, adversarial in counts)
-    assert [text.get_text() for text in drawn[0][0].figure.legends[0].get_texts()] == ["lenet", "lenet (2)"]
+    labels = ["lenet", "lenet (2)", "adversarial images", "clean images"]
+    assert legend_labels(drawn[0][0].figure) == labels
     adversarial = lines(drawn[0][0])[0][1].tolist()
     assert adversarial == [100 * layer["adversarial"]["dead"] / layer["units"] for layer in alive["layers"]]
     assert [tick.get_text() for tick in drawn[0][0].get_xticklabels()] == [

@@ -148,14 +148,14 @@ def test_figure_shows_means_with_their_errors(finished, tmp_path, monkeypatch):
     assert output.stat().st_size
     (axes,) = panels
     found = context.read_arrays("input")
-    assert [panel.get_ylabel() for panel in axes] == list(figures.PANELS.values())
+    assert [panel.get_xlabel().replace(", log scale", "") for panel in axes] == list(figures.PANELS.values())
     for panel, name in zip(axes, figures.PANELS, strict=True):
-        means = [bar.lines[0].get_ydata()[0] for bar in panel.containers]
+        means = [bar.lines[0].get_xdata()[0] for bar in panel.containers]
         wanted = [
             np.nanmean(found[f"{split}_{name}"][model]) for model in (0, 1) for split in ("train", "test")
         ]
         np.testing.assert_allclose(means, wanted)
-    ticks = [label.get_text() for label in axes[-1].get_xticklabels()]
+    ticks = [label.get_text() for label in axes[-1].get_yticklabels()]
     assert ticks == ["run: model0", "run: model1"]
     without = {name: np.zeros((2, 0)) if "hs" in name else values for name, values in found.items()}
     np.savez(tmp_path / "without.npz", **without)
