@@ -91,7 +91,7 @@ def _train_and_finish(config, options, run):
         if options.resume:
             run.identify(exports=run.way_to_exports())
         else:
-            run.write_config(config, options, exports=run.way_to_exports(), images=data.counts)
+            run.write_config(config, options, exports=run.way_to_exports(), image_counts=data.counts)
         try:
             train(trainer, config, options, run, data, devices)
             finish(config, run, data)

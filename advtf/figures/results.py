@@ -106,7 +106,7 @@ def _of_run(path: Path) -> dict:
     if not config.exists():
         return {}
     record = json.loads(config.read_text())
-    return {"images": record.get("images", {}), "settings": record.get("config", {})}
+    return {"image_counts": record.get("image_counts"), "settings": record.get("config", {})}
 
 
 def conditions_of(record: Mapping) -> Conditions:
@@ -119,7 +119,7 @@ def conditions_of(record: Mapping) -> Conditions:
         return Conditions(**record["about"])
     settings = record.get("settings") or {}
     known = {**settings, **record}
-    images = dict(record.get("images") or {})
+    images = dict(record.get("image_counts") or {})
     if not images and isinstance(record.get("examples"), int):
         split = known.get("split") or ("test" if "worst_case" in record else "train")
         images = {split: record["examples"]}

@@ -42,7 +42,7 @@ def write_metrics(path, epochs, **columns):
 def write_config(folder):
     settings = {"dataset": "cifar10", "norm": "linf", "eps": 8 / 255, "attack_steps": 7}
     images = {"train": 45000, "validation": 5000, "test": 10000}
-    (folder / "config.json").write_text(json.dumps({"config": settings, "images": images}))
+    (folder / "config.json").write_text(json.dumps({"config": settings, "image_counts": images}))
 
 
 def lines(axes):
