@@ -321,12 +321,8 @@ class Settings:
         """
         fields = dataclasses.fields(self)
         chosen = [field for field in fields if not sections or field.metadata["section"] in sections]
-        values = {field.name: getattr(self, field.name) for field in chosen}
-        return {
-            field.name: values[field.name]
-            for field in chosen
-            if field.metadata["earlier"] is OPEN or values[field.name] != field.metadata["earlier"]
-        }
+        values = ((field, getattr(self, field.name)) for field in chosen)
+        return {field.name: value for field, value in values if value != field.metadata["earlier"]}
 
     def require_same(self, given: Mapping[str, Any], noun: str) -> None:
         """Checks that what is given beside ``--resume`` only repeats the settings a run was started with.
