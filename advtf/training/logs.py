@@ -1,8 +1,14 @@
-"""The record of every epoch, written to `metrics.jsonl` and, under the same names, to TensorBoard."""
+"""The record of every epoch, written to `metrics.jsonl` and, in groups, to TensorBoard.
+
+The numbers of training and of validation have one tag in TensorBoard and lie in folders of their own, so that
+one chart shows both. `tag` is the one place that knows where a number goes.
+"""
 
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,6 +33,15 @@ LEADING = (
     "val_robust_accuracy",
 )
 MAX_IMAGES = 8  # shown in TensorBoard
+# The groups of tags in TensorBoard; a number of another name, as of one's own callback, is in "measures".
+GROUPS = {
+    "robustness": ("clean_accuracy", "robust_accuracy"),
+    "schedule": ("epsilon", "learning_rate", "strength"),
+    "optimization": ("loss", "gradient_norm", "distance_from_init", "step"),
+    "speed": ("seconds", "images_per_second"),
+}
+VALIDATED = re.compile("(?:(swa|ema)_)?val_(.+)")  # the names that validation gives, of an average or not
+EVENT_FILES = "events.out.tfevents.*"
 
 
 def epoch_record(
@@ -118,15 +133,65 @@ class JsonLines(EpochLog):
         jsonl.append(self.path, record)
 
 
-class TensorBoard(EpochLog):
-    """Writes the numbers of `metrics.jsonl` under the same names, images and histograms, once per epoch.
-
-    The images are `clean`, `adversarial`, and `perturbation` = 1/2 + k (adversarial - clean). The factor
-    k = 1/(2 max|adversarial - clean|) over the shown images of that epoch is logged as `perturbation_factor`.
-    Further calls of `fit` append.
+def tag(name: str) -> tuple[str, str]:
+    """Returns where TensorBoard shows a number of the record.
 
     Args:
-        log_dir: the folder of the event files.
+        name: as in `metrics.jsonl`.
+
+    Returns:
+        The folder: "train", "validation", or "validation_swa" and "validation_ema" of averaged weights; and
+        the tag, ``<group>/<name>`` with the name that training and validation share.
+
+    Examples:
+        >>> tag("val_robust_accuracy")
+        ('validation', 'robustness/robust_accuracy')
+    """
+    folder = "train"
+    if found := VALIDATED.fullmatch(name):
+        average, name = found.groups()
+        folder = f"validation_{average}" if average else "validation"
+    group = next((group for group, names in GROUPS.items() if name in names), "measures")
+    return folder, f"{group}/{name}"
+
+
+def truncate_events(log_dir: str | Path, epochs: int) -> None:
+    """Removes from TensorBoard's files what is later than an epoch, so that a continued run repeats nothing.
+
+    Args:
+        log_dir: the folder of the event files; it may be missing.
+        epochs: the number of finished epochs that stay. A record torn by a kill goes in any case.
+    """
+    for path in sorted(Path(log_dir).rglob(EVENT_FILES)):
+        kept = path.with_name(f".{path.name}.partial")
+        try:
+            with tf.io.TFRecordWriter(str(kept)) as writer:
+                for record in _whole_records(path):
+                    if tf.compat.v1.Event.FromString(record).step <= epochs:
+                        writer.write(record)
+            os.replace(kept, path)
+        finally:
+            kept.unlink(missing_ok=True)
+
+
+def _whole_records(path: Path) -> Iterator[bytes]:
+    try:
+        for record in tf.data.TFRecordDataset(str(path)):
+            yield record.numpy()
+    except tf.errors.DataLossError:  # the process was killed while it wrote the last one
+        return
+
+
+class TensorBoard(EpochLog):
+    """Writes the numbers of `metrics.jsonl` in the groups of `tag`, images and histograms, once per epoch.
+
+    The images are `examples/clean`, `examples/adversarial`, and `examples/perturbation`, which is
+    1/2 + k (adversarial - clean). The factor k = 1/(2 max|adversarial - clean|) over the shown images of that
+    epoch is logged as `examples/perturbation_factor`. Histograms are in `weights`. Further calls of `fit`
+    append; to continue a run, call `truncate_events` first.
+
+    Args:
+        log_dir: the folder of the folders of event files.
         sample_images: (x, y) with x (N, H, W, C) in [0, 1] and y (N,) integers; the first 8 are shown.
         adversary: maps (x, y) to adversarial images of the shape of x.
         histograms: whether to write a histogram of every trainable weight, too.
@@ -151,25 +216,31 @@ class TensorBoard(EpochLog):
         self.sample = _checked_sample(sample_images, adversary)
         self.adversary = adversary
         self.histograms = histograms
-        self._writer = None
+        self._writers = {}
 
     def write(self, record):
-        if self._writer is None:
-            self._writer = tf.summary.create_file_writer(self.log_dir)
-        with self._writer.as_default(step=record["epoch"]):
-            for name, value in record.items():
-                if name != "epoch" and value is not None:
-                    tf.summary.scalar(name, value)
+        epoch = record["epoch"]
+        for name, value in record.items():
+            if name != "epoch" and value is not None:
+                folder, shown = tag(name)
+                with self._writer(folder).as_default(step=epoch):
+                    tf.summary.scalar(shown, value)
+        with self._writer("train").as_default(step=epoch):
             if self.sample is not None:
                 self._write_images()
             if self.histograms:
                 self._write_histograms()
-        self._writer.flush()
+        for writer in self._writers.values():
+            writer.flush()
 
     def on_train_end(self, logs=None):
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        while self._writers:
+            self._writers.popitem()[1].close()
+
+    def _writer(self, folder: str) -> tf.summary.SummaryWriter:
+        if folder not in self._writers:
+            self._writers[folder] = tf.summary.create_file_writer(os.path.join(self.log_dir, folder))
+        return self._writers[folder]
 
     def _write_images(self) -> None:
         clean, labels = self.sample
@@ -178,12 +249,13 @@ class TensorBoard(EpochLog):
         panels = {"clean": clean, "adversarial": adversarial, "perturbation": perturbation}
         for name, images in panels.items():
             about = "1/2 + perturbation_factor * (adversarial - clean)" if name == "perturbation" else None
-            tf.summary.image(name, displayable(images), max_outputs=MAX_IMAGES, description=about)
-        tf.summary.scalar("perturbation_factor", factor)
+            shown = f"examples/{name}"
+            tf.summary.image(shown, displayable(images), max_outputs=MAX_IMAGES, description=about)
+        tf.summary.scalar("examples/perturbation_factor", factor)
 
     def _write_histograms(self) -> None:
         for weight in self.model.trainable_weights:
-            tf.summary.histogram(weight.path, keras.ops.convert_to_numpy(weight))
+            tf.summary.histogram(f"weights/{weight.path}", keras.ops.convert_to_numpy(weight))
 
 
 def _require_tensorboard() -> None:

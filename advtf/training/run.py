@@ -27,7 +27,7 @@ from advtf.training import methods
 from advtf.training.averaging import WeightAverage, WeightAveraging
 from advtf.training.checkpoint import Checkpoint, CheckpointFolder, stop_on_signals
 from advtf.training.directory import TrainingDirectory
-from advtf.training.logs import JsonLines, TensorBoard
+from advtf.training.logs import JsonLines, TensorBoard, truncate_events
 from advtf.training.optimizers import build_optimizer
 from advtf.training.schedules import strength_ramp
 from advtf.training.settings import RunOptions, TrainConfig
@@ -152,6 +152,7 @@ def train(
         )
         done = checkpoint.restore(trainer, report)
         jsonl.truncate(run.metrics, done // steps_per_epoch)
+        truncate_events(run.tensorboard, done // steps_per_epoch)
         if done:
             report(f"Continuing after step {done} of {config.epochs * steps_per_epoch}.")
         with runtime.training() if runtime else contextlib.nullcontext():

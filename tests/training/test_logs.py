@@ -134,23 +134,74 @@ def test_resumed_run_leaves_the_file_of_an_uninterrupted_one(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_tensorboard_holds_the_numbers_of_the_file_under_the_same_names(tmp_path):
+def shown(log_dir):
+    """The values by epoch of every tag, by the name that the number has in metrics.jsonl."""
+    prefixes = {"train": "", "validation": "val_"}
+    return {
+        prefix + tag.split("/")[-1]: values(entries)
+        for folder, prefix in prefixes.items()
+        if (log_dir / folder).exists()
+        for tag, entries in scalars(log_dir / folder).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "shown"),
+    [
+        ("robust_accuracy", "train", "robustness/robust_accuracy"),
+        ("val_robust_accuracy", "validation", "robustness/robust_accuracy"),
+        ("ema_val_robust_accuracy", "validation_ema", "robustness/robust_accuracy"),
+        ("swa_val_loss", "validation_swa", "optimization/loss"),
+        ("epsilon", "train", "schedule/epsilon"),
+        ("learning_rate", "train", "schedule/learning_rate"),
+        ("gradient_norm", "train", "optimization/gradient_norm"),
+        ("val_hs", "validation", "measures/hs"),
+        ("valuation", "train", "measures/valuation"),
+    ],
+)
+def test_tensorboard_shows_training_and_validation_in_one_chart(name, folder, shown):
+    assert logs.tag(name) == (folder, shown)
+
+
+def test_tensorboard_holds_the_numbers_of_the_file(tmp_path):
     model, path, board = tiny_model(), tmp_path / "m", tmp_path / "board"
     callbacks = [Report(), logs.JsonLines(path, 4), logs.TensorBoard(board, examples_per_step=4)]
     fit(model, callbacks, epochs=2)
     fit(model, callbacks, epochs=3, initial_epoch=2)
-    records, tensors = jsonl.read(path), scalars(board)
-    assert set(tensors) == set(records[0]) - {"epoch"}
-    for name in set(tensors) - {"seconds", "images_per_second"}:
+    records, found = jsonl.read(path), shown(board)
+    assert set(found) == set(records[0]) - {"epoch"}
+    for name in set(found) - {"seconds", "images_per_second"}:
         expected = {record["epoch"]: record[name] for record in records}
-        assert values(tensors[name]) == pytest.approx(expected, rel=1e-6), name
+        assert found[name] == pytest.approx(expected, rel=1e-6), name
+    assert {t.split("/")[0] for t in scalars(board / "train")} == {"schedule", "optimization", "speed"}
+
+
+def test_continued_run_repeats_no_epoch_in_tensorboard(tmp_path):
+    """A kill leaves epochs after the checkpoint and half a record; the next run makes these epochs again."""
+    board = logs.TensorBoard(tmp_path)
+    record = logs.epoch_record(1, 1, {"loss": 9.0, "val_loss": 8.0}, seconds=1)
+    for epoch in (1, 2, 3):
+        board.write(record | {"epoch": epoch, "loss": float(epoch)})
+    board.on_train_end()
+    for path in tmp_path.rglob(logs.EVENT_FILES):
+        whole = path.read_bytes()
+        path.write_bytes(whole + whole[-40:-7])
+    logs.truncate_events(tmp_path, 2)
+    board.write(record | {"epoch": 3, "loss": 30.0})
+    board.on_train_end()
+    for folder, name, expected in (("train", "loss", [1, 2, 30]), ("validation", "loss", [8, 8, 8])):
+        entries = scalars(tmp_path / folder)[f"optimization/{name}"]
+        assert [entry.step for entry in entries] == [1, 2, 3]
+        assert [float(tf.make_ndarray(entry.tensor_proto)) for entry in entries] == expected
+    assert not list(tmp_path.rglob("*.partial"))
+    logs.truncate_events(tmp_path / "none", 0)
 
 
 def test_tensorboard_skips_values_that_are_not_finite(tmp_path):
     board = logs.TensorBoard(tmp_path)
     board.write(logs.epoch_record(1, 1, {"loss": math.nan, "epsilon": 0.5}, seconds=1))
     board.on_train_end()
-    assert set(scalars(tmp_path)) == {"step", "epsilon", "seconds"}
+    assert set(shown(tmp_path)) == {"step", "epsilon", "seconds"}
 
 
 def test_tensorboard_images_and_histograms(tmp_path):
@@ -164,15 +215,15 @@ def test_tensorboard_images_and_histograms(tmp_path):
     )
     model = tiny_model()
     fit(model, [board], epochs=1)
-    tensors = scalars(tmp_path)
-    assert {weight.path for weight in model.trainable_weights} <= set(tensors)
-    assert values(tensors["perturbation_factor"]) == {1: pytest.approx(5.0)}
+    tensors = scalars(tmp_path / "train")
+    assert {f"weights/{weight.path}" for weight in model.trainable_weights} <= set(tensors)
+    assert values(tensors["examples/perturbation_factor"]) == {1: pytest.approx(5.0)}
     for name, expected in {
         "clean": np.full(8, 127.5),
         "adversarial": 255 * (0.5 + 0.1 * (np.arange(8) - 4) / 4),
         "perturbation": 255 * (0.5 + 0.5 * (np.arange(8) - 4) / 4),
     }.items():
-        _, _, *encoded = tf.make_ndarray(tensors[name][0].tensor_proto)
+        _, _, *encoded = tf.make_ndarray(tensors[f"examples/{name}"][0].tensor_proto)
         shown = [tf.io.decode_png(image).numpy() for image in encoded]
         assert [image.shape for image in shown] == 8 * [(2, 2, 1)]
         np.testing.assert_allclose([image[0, 0, 0] for image in shown], expected, atol=1)
