@@ -41,7 +41,9 @@ def test_two_class_adversarial_loss_in_closed_form(norm):
     dual = np.abs(w).sum() if norm == "linf" else np.linalg.norm(w)
     logits = model.logits(x)
     margin = logits[np.arange(20), y] - logits[np.arange(20), 1 - y]
-    np.testing.assert_allclose(model.loss(x_adv, y), np.log1p(np.exp(0.3 * dual - margin)), rtol=1e-5)
+    np.testing.assert_allclose(
+        model.loss(x_adv, y), np.log1p(np.exp(0.3 * dual - margin)), rtol=1e-5, atol=1e-6
+    )
     if norm == "l2":
         step = 0.3 * w / dual * np.where(y == 0, 1, -1)[:, None]
         np.testing.assert_allclose((x_adv - x).reshape(20, -1), step, atol=1e-6)

@@ -184,7 +184,7 @@ def test_the_library_call_returns_the_numbers(two):
     context = two[0].contexts[0]
     assert not context.folder.exists()
     losses = [cross_entropy(y, logits(x)).numpy() for logits in (model, context.classifiers[0].logits_fn)]
-    np.testing.assert_allclose(*losses, rtol=1e-5)
+    np.testing.assert_allclose(*losses, rtol=1e-5, atol=1e-6)
     advtf.analyze(model, np.round(255 * x).astype(np.uint8), y, study="first", epsilon=0.1)
     assert two[0].contexts[1].x.dtype == np.float32 and two[0].contexts[1].x.max() <= 1
 

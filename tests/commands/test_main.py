@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 from helpers import command
-from helpers.run import children_seconds, epoch_values, snapshot_bits, tree
+from helpers.run import children_seconds, epoch_values, reached, snapshot_bits, tree
 
 import advtf
 from advtf import main
@@ -173,15 +173,9 @@ def test_resuming_a_finished_run_says_so_at_once(finished, folder, repeated):
 # Kills
 
 
-def stop(process, checkpoints, step, number, delay=0.0):
+def stop(process, run, step, number, delay=0.0):
     """Sends a signal once the checkpoint of `step` is there; returns (exit code, stdout, stderr)."""
-    deadline = time.monotonic() + 240
-    while not any(int(path.stem[5:]) >= step for path in checkpoints.glob("step-*.npz")):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.002)
-    time.sleep(delay)
-    process.send_signal(number)
-    return command.finish(process)
+    return command.stop(process, lambda: reached(run.checkpoints, step), number, delay)
 
 
 @pytest.mark.slow
@@ -189,14 +183,12 @@ def test_killed_runs_resume_to_the_bits_of_one_that_was_not(finished, folder):
     whole, _ = finished
     run = TrainingDirectory(folder / "runs" / f"{NAME}-2")  # the quick start again: the next number
     hint = f"Continue with: python -m advtf.main --out_dir=runs/{NAME}-2 --resume"
-    code, out, error = stop(command.start(COMMAND, folder, *QUICK_START), run.checkpoints, 7, signal.SIGTERM)
+    code, out, error = stop(command.start(COMMAND, folder, *QUICK_START), run, 7, signal.SIGTERM)
     assert (code, error) == (143, "") and "SIGTERM" in out and hint in out
     saved = int(re.search(r"saved at step (\d+)", out)[1])
     assert run.state() == "unfinished" and run.checkpoints.joinpath(f"step-{saved:010d}.npz").exists()
 
-    code, out, error = stop(
-        command.start(COMMAND, folder, "--resume", *QUICK_START), run.checkpoints, 26, signal.SIGINT
-    )
+    code, out, error = stop(command.start(COMMAND, folder, "--resume", *QUICK_START), run, 26, signal.SIGINT)
     assert (code, error) == (130, "") and "SIGINT" in out and hint in out
     assert f"Continuing after step {saved} of 120." in out
 
@@ -204,7 +196,7 @@ def test_killed_runs_resume_to_the_bits_of_one_that_was_not(finished, folder):
     again = command.start(
         COMMAND, folder, f"--out_dir=runs/{NAME}-2", "--resume", "--checkpoint_minutes=1e-9"
     )
-    code, out, error = stop(again, run.checkpoints, 45, signal.SIGKILL, moment)
+    code, out, error = stop(again, run, 45, signal.SIGKILL, moment)
     assert (code, error) == (-signal.SIGKILL, ""), f"killed after {moment} s"
 
     code, out, error = command.run(COMMAND, folder, "--resume")

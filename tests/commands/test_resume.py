@@ -98,7 +98,7 @@ def test_when_no_checkpoint_can_be_read_nothing_is_lost(tmp_path, reference):
 @pytest.mark.parametrize(
     ("owner", "call", "saved"),
     [
-        (WeightStatistics, 7, "saved at step 7"),
+        pytest.param(WeightStatistics, 7, "saved at step 7", marks=pytest.mark.slow),
         (WeightStatistics, 10, "saved at step 10"),  # the last step of an epoch: its validation comes first
         (Snapshots, 4, "saved at step 20"),  # a signal while the last epoch ends
     ],

@@ -118,7 +118,7 @@ def test_square_carries_its_state_from_stage_to_stage():
         broken.append(result.broken)
     assert len(stages) == 4  # the start, queries 0-49, 50-99, 100-129
     assert sum(stage.forward for stage in stages) == 1 + 130 + 4  # one check each
-    whole = square(queries=130)(model, x, y, 0.05, tf.constant(seed)).numpy()
+    whole = tf.function(square(queries=130), autograph=False)(model, x, y, 0.05, tf.constant(seed)).numpy()
     found = np.any(broken, axis=0)
     np.testing.assert_array_equal(found, model.logits(whole).argmax(axis=1) != y)
     assert 0.1 < found.mean() < 0.9

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,19 @@ def finish(process):
     with process:
         out, error = process.communicate(timeout=60 * MINUTES)
     return process.returncode, out, error
+
+
+def stop(process, ready, number, delay=0.0):
+    """Sends a signal `delay` seconds after `ready()` has become true; returns (exit code, stdout, stderr)."""
+    deadline = time.monotonic() + 60 * MINUTES
+    while not ready() and process.poll() is None:
+        if time.monotonic() > deadline:
+            process.kill()
+            raise TimeoutError(finish(process))
+        time.sleep(0.002)
+    time.sleep(delay)
+    process.send_signal(number)
+    return finish(process)
 
 
 def run(module, folder, *arguments, first=()):

@@ -21,11 +21,11 @@ class Float64TensorFlow:
 
     @staticmethod
     def constant(value, dtype=None):
-        return _widened(tf.constant(value, dtype))
+        return _widened(tf.constant(_number(value), dtype))
 
     @staticmethod
     def convert_to_tensor(value, dtype=None):
-        tensor = _widened(tf.convert_to_tensor(value))
+        tensor = _widened(tf.convert_to_tensor(_number(value)))
         return tensor if dtype is None else tf.cast(tensor, dtype)
 
     @staticmethod

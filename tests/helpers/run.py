@@ -27,6 +27,11 @@ def epoch_values(path):
     return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
 
 
+def reached(checkpoints, step):
+    """Whether there is a checkpoint of this step or a later one."""
+    return any(int(path.stem[5:]) >= step for path in Path(checkpoints).glob("step-*.npz"))
+
+
 def tree(folder):
     """Every path below `folder` with its size and time of change."""
     found = sorted(Path(folder).rglob("*"))

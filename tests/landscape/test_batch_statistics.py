@@ -68,9 +68,8 @@ def test_a_second_estimate_has_the_same_bits():
 SIZED = {"resnet18": (8, 20), "preact_resnet18": (8, 17), "vgg": (32, 13)}  # image side, BatchNorm layers
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("preact_resnet18", "vgg"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZED)
 def test_every_norm_layer_of_an_architecture_sees_standardised_inputs(name):
     """With γ = 1, β = 0, every BatchNorm's output has mean 0 and variance 1 over the data."""
     side, norms = SIZED[name]

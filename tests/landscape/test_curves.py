@@ -93,7 +93,7 @@ def test_first_order_is_the_straight_line_for_both_kinds():
     for t in np.linspace(0, 1, 9):
         bezier, chain = (Curve(kind, np.stack([start, end])).at(t) for kind in KINDS)
         assert bezier.tobytes() == chain.tobytes()
-        np.testing.assert_allclose(bezier, (1 - t) * start + t * end, rtol=1e-6)
+        np.testing.assert_allclose(bezier, (1 - t) * start + t * end, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

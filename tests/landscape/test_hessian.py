@@ -11,6 +11,8 @@ from advtf.classifiers.classifier import as_classifier
 from advtf.classifiers.export import export_classifier
 from advtf.errors import UsageError
 from advtf.landscape.hessian import HessianOperator
+from advtf.landscape.lanczos import lanczos
+from advtf.landscape.power import power_iteration
 from advtf.models.layers import Layers
 
 SHAPE, CLASSES = (6, 6, 1), 3
@@ -191,6 +193,40 @@ def test_torch_double_backward():
     expected = np.concatenate([product.numpy().ravel() for product in products])
     assert operator.loss() == pytest.approx(loss.item(), rel=1e-6)
     assert distance(operator(vector), expected) < 1e-5
+
+
+@pytest.mark.slow
+def test_eigenvalues_are_those_of_the_dense_hessian_of_torch(float64):
+    torch = pytest.importorskip("torch")
+    shape, (x, y) = (4, 4, 1), data(9, shape=(4, 4, 1))
+    model = models.build("lenet", shape, CLASSES, width=1, activation="softplus")
+    classifier = as_classifier(model, movable=True)
+    classifier.parameters.assign(2 * classifier.parameters.value())
+    x = np.clip(x + 0.1 * np.sign(np.random.default_rng(9).normal(size=x.shape)), 0, 1).astype(np.float32)
+    F, theta = torch.nn.functional, torch.tensor(classifier.parameters.value())
+    shapes = [tuple(variable.shape) for variable in classifier.parameters.variables]
+
+    def loss(theta):
+        parts = theta.split([int(np.prod(shape)) for shape in shapes])
+        v = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        h = torch.tensor(x.astype(np.float64)).permute(0, 3, 1, 2)
+        for kernel, bias in (v[:2], v[2:4]):
+            h = F.softplus(F.conv2d(h, kernel.permute(3, 2, 0, 1), bias, padding=2))
+            h = F.max_pool2d(h, 2)
+        h = F.softplus(h.permute(0, 2, 3, 1).flatten(1) @ v[4] + v[5])
+        return F.cross_entropy(h @ v[6] + v[7], torch.tensor(y))
+
+    expected = np.linalg.eigvalsh(torch.autograd.functional.hessian(loss, theta).numpy())[::-1]
+    operator = HessianOperator(classifier, x, y, batch_size=4)
+    assert operator.dimension == len(expected) and operator.loss() == pytest.approx(loss(theta).item(), 1e-13)
+    shared, scale = {"tolerance": 1e-11, "dtype": np.float64}, expected[0]
+    largest = lanczos(operator, operator.dimension, 20, **shared).values
+    smallest = lanczos(operator, operator.dimension, 3, which="smallest", **shared).values
+    powered = power_iteration(operator, operator.dimension, 3, max_iterations=2000, **shared).values
+    np.testing.assert_allclose(largest, expected[:20], atol=1e-10 * scale)
+    np.testing.assert_allclose(smallest, expected[-3:], atol=1e-10 * scale)
+    strongest = np.sort(expected[np.argsort(-np.abs(expected))[:3]])[::-1]
+    np.testing.assert_allclose(powered, strongest, atol=1e-7 * scale)
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ def test_synchronized_moments_span_the_replicas():
             np.testing.assert_allclose(actual, wanted, atol=2e-4)
         for a, b in zip(single.weights, layer.weights):
             for copy in strategy.experimental_local_results(b.value):
-                np.testing.assert_allclose(a.numpy(), copy.numpy(), rtol=1e-5)
+                np.testing.assert_allclose(a.numpy(), copy.numpy(), rtol=1e-5, atol=1e-6)
     """
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False

@@ -1,8 +1,10 @@
 """Schedules against hand-computed numbers, exact rationals and the formulas of the paper."""
 
+import decimal
 import math
 import subprocess
 import sys
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -128,6 +130,79 @@ def test_no_milestone_is_missed_by_rounding():
                 reached = length * steps * tenths // 10
                 assert rate(reached / steps) == pytest.approx(0.1), (length, steps, tenths)
                 assert rate((reached - 1) / steps) == 1.0, (length, steps, tenths)
+
+
+PI = Decimal("3.1415926535897932384626433832795028841972")
+ROUNDING = Decimal("1.5e-16")  # less than a unit in the last place of a number just below 1
+
+
+def decimal_cosine(x):
+    """The Taylor series of the cosine, in the digits of the context."""
+    term = total = Decimal(1)
+    for k in range(1, 40):
+        term *= -x * x / (2 * k * (2 * k - 1))
+        total += term
+    return total
+
+
+def share_of_period(step, steps, periods):
+    """Progress d/D of a step within its period of whole epochs, as a decimal number, and D."""
+    start = max(edge for edge in periods[:-1] if edge * steps <= step)
+    length = periods[periods.index(start) + 1] - start
+    return (Decimal(step) / steps - start) / length, length
+
+
+@pytest.fixture
+def forty_digits():
+    with decimal.localcontext(prec=40):
+        yield
+
+
+# Tasks of Liu et al. 2020: the target, the maxima of the curves, the edges of the periods, steps per epoch.
+EPSILONS_OF_2020 = {
+    "mnist": ("0.4", {"cosine": "0.6", "linear": "0.8"}, (0, 100), 469),
+    "cifar10": ("8/255", {"cosine": "16/255", "linear": "16/255"}, (0, 200), 391),
+    "cifar10 periodic": ("8/255", {"cosine": "16/255", "linear": "16/255"}, (0, 100, 150, 200), 391),
+}
+
+
+def number(text):
+    top, _, bottom = text.partition("/")
+    return Decimal(top) / Decimal(bottom or 1)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+@pytest.mark.parametrize("task", EPSILONS_OF_2020)
+def test_epsilon_is_equation_5_to_the_last_digit(forty_digits, task, kind):
+    target, maxima, periods, steps = EPSILONS_OF_2020[task]
+    target, maximum = number(target), number(maxima[kind])
+    settings = {"boundaries": periods[1:-1], "epochs": periods[-1]}
+    epsilon = epsilon_schedule(kind, target=float(target), maximum=float(maximum), **settings)
+    for step in range(0, periods[-1] * steps, 197):
+        t, _ = share_of_period(step, steps, periods)
+        curve = (1 - decimal_cosine(PI * t)) / 2 if kind == "cosine" else t
+        expected = min(curve * maximum, target)
+        assert abs(Decimal(epsilon(step / steps)) - expected) <= ROUNDING, step
+
+
+@pytest.mark.parametrize("periods", [(0, 200), (0, 100, 150, 200)])
+@pytest.mark.parametrize("kind", ["step", "exponential", "cosine", "warmup"])
+def test_rates_are_their_formulas_to_the_last_digit(forty_digits, kind, periods):
+    rate, steps = Decimal("0.1"), 391
+    settings = {"step": {"milestones": (0.5, 0.75)}, "exponential": {"milestones": (0.5, 0.75)}}
+    settings["warmup"] = {"warmup": 10}
+    schedule = rate_schedule(
+        kind, 0.1, boundaries=periods[1:-1], epochs=periods[-1], **settings.get(kind, {})
+    )
+    for step in range(0, periods[-1] * steps, 197):
+        t, length = share_of_period(step, steps, periods)
+        share = {
+            "step": lambda t=t: Decimal(10) ** -((t >= Decimal("0.5")) + (t >= Decimal("0.75"))),
+            "exponential": lambda t=t: Decimal(10) ** -min(max(4 * t - 2, Decimal(0)), Decimal(1)),
+            "cosine": lambda t=t: (1 + decimal_cosine(PI * t)) / 2,
+            "warmup": lambda t=t, length=length: min(t * length / 10, Decimal(1)),
+        }[kind]()
+        assert abs(Decimal(schedule(step / steps)) - share * rate) <= ROUNDING, step
 
 
 INVALID_EPSILON = [
