@@ -99,7 +99,7 @@ _PUBLIC = {
     "spectral_density": "landscape.density",
     "square": "attacks.square",
     "standard": "training.objectives",
-    "StopOnNonFiniteLoss": "training.callbacks",
+    "StopOnNonFiniteLoss": "training.checks",
     "StrengthSchedule": "training.callbacks",
     "TensorBoard": "training.logs",
     "trades": "training.objectives",

@@ -79,8 +79,8 @@ def _train_and_finish(config, options, run):
     print(f"{'device':<10}{devices.device}", flush=True)
 
     from advtf.data import sets as images
-    from advtf.training.callbacks import NonFiniteLoss
     from advtf.training.checkpoint import TrainingInterrupted
+    from advtf.training.checks import NonFiniteLoss
     from advtf.training.results import finish
     from advtf.training.run import build_trainer, train
 

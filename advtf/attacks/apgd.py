@@ -16,10 +16,12 @@ from advtf.attacks.losses import get_loss, is_correct, target_class, targeted_dl
 from advtf.attacks.norms import TINY, Norm, get_norm, l2_norms
 from advtf.attacks.random import fold_in
 from advtf.errors import UsageError, require_real, require_whole
+from advtf.storage.recipes import recorded
 
 MOST_TARGETS = 9  # AutoAttack aims at the nine strongest wrong classes
 
 
+@recorded
 def apgd(
     norm: str = "linf",
     loss: str = "ce",
@@ -49,6 +51,7 @@ def apgd(
     return _build(norm, steps, restarts, rho, alpha, lambda logits_fn, x, y: climbed)
 
 
+@recorded
 def apgd_targeted(
     norm: str = "linf",
     target_rank: int | tf.Tensor = 1,

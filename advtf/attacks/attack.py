@@ -11,6 +11,7 @@ An `Attack` maps (logits_fn, x, y, epsilon, seed) to x_adv:
 
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 from advtf import runtime
@@ -40,6 +41,12 @@ def as_attack(perturb: Attack) -> Attack:
         return tf.stop_gradient(x_adv)
 
     return attack
+
+
+@keras.saving.register_keras_serializable("advtf")
+def no_attack(logits_fn, x, y, epsilon, seed):
+    """Returns `x` itself: the attack of a training without an adversary."""
+    return x
 
 
 def input_gradient(

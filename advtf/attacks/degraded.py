@@ -5,10 +5,12 @@ import tensorflow as tf
 from advtf.attacks.attack import Attack
 from advtf.attacks.random import fold_in, uniform
 from advtf.errors import require_real
+from advtf.storage.recipes import recorded
 
 FLIPS = 1_000_003  # folded into the seed: restarts fold in 1, 2, ...
 
 
+@recorded
 def scaled(attack: Attack, factor: float) -> Attack:
     """Multiplies an attack's perturbation: x + `factor`·δ, which stays in the ball and in [0, 1].
 
@@ -30,6 +32,7 @@ def scaled(attack: Attack, factor: float) -> Attack:
     return _degraded(attack, weaken)
 
 
+@recorded
 def flipped(attack: Attack, fraction: float) -> Attack:
     """Reverses the sign of a random part of the entries of an attack's perturbation δ, anew for each image.
 

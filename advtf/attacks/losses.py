@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 from advtf.errors import UsageError, one_of
@@ -9,6 +10,7 @@ from advtf.errors import UsageError, one_of
 TINY = 1e-12  # keeps equal logits from becoming NaN; the published constant
 
 
+@keras.saving.register_keras_serializable("advtf")
 def cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Computes the softmax cross-entropy, g(x, θ) of Liu et al. 2020.
 
@@ -22,6 +24,7 @@ def cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(logits, tf.float32))
 
 
+@keras.saving.register_keras_serializable("advtf")
 def kl_divergence(p: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Computes KL(p ‖ softmax(logits)), which TRADES climbs; `p` stands where other losses have the classes.
 
@@ -36,6 +39,7 @@ def kl_divergence(p: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.math.xlogy(p, p) - p * tf.nn.log_softmax(logits), axis=-1)
 
 
+@keras.saving.register_keras_serializable("advtf")
 def margin(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Computes how far the strongest wrong class leads: max_{i≠y} z_i − z_y, positive when misclassified.
 
@@ -56,6 +60,7 @@ def margin(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.where(y_is_first, strongest.values[:, 1], strongest.values[:, 0]) - _logit_of(y, logits)
 
 
+@keras.saving.register_keras_serializable("advtf")
 def dlr(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Computes the difference of logits ratio (Croce & Hein 2020, eq. 6).
 

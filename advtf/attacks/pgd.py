@@ -11,8 +11,10 @@ from advtf.attacks.norms import Norm, get_norm
 from advtf.attacks.random import fold_in
 from advtf.errors import UsageError, one_of, require_whole
 from advtf.settings.threat import NEGLIGIBLE_EPSILON, RANDOM_STARTS
+from advtf.storage.recipes import recorded
 
 
+@recorded
 def pgd(
     norm: str = "linf",
     steps: int = 10,
@@ -71,6 +73,7 @@ def pgd(
     return as_attack(perturb)
 
 
+@recorded
 def pgd_from_gradient(
     norm: str = "linf", steps: int = 10, relative_step: float = 0.25, loss: Callable = cross_entropy
 ) -> Callable:
@@ -95,6 +98,7 @@ def pgd_from_gradient(
     return continue_attack
 
 
+@recorded
 def fgsm(norm: str = "linf", random_start: str = "none", loss: Callable = cross_entropy) -> Attack:
     """Builds the fast gradient sign method: PGD with one step of ε (Goodfellow et al. 2015).
 
@@ -112,6 +116,7 @@ def fgsm(norm: str = "linf", random_start: str = "none", loss: Callable = cross_
     return pgd(norm, steps=1, relative_step=1.0, random_start=random_start, loss=loss)
 
 
+@recorded
 def noisy(norm: str = "linf") -> Callable:
     """Builds the noised clean image of `fgsm_n`: x plus uniform noise of the ε-ball, clipped to [0, 1].
 
@@ -134,6 +139,7 @@ def noisy(norm: str = "linf") -> Callable:
     return view
 
 
+@recorded
 def fgsm_n(norm: str = "linf", loss: Callable = cross_entropy) -> Attack:
     """Builds FGSM centred on noise (de Jorge et al. 2022): one step of ε from x̃ = x + U(−ε, ε).
 

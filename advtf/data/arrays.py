@@ -35,12 +35,32 @@ def class_count(labels: list[np.ndarray], num_classes: int | None = None) -> int
     lowest = min(int(part.min()) for part in labels)
     highest = max(int(part.max()) for part in labels)
     classes = highest + 1 if num_classes is None else num_classes
+    require_classes(lowest, highest, classes)
+    return classes
+
+
+def require_classes(lowest: int, highest: int, classes: int) -> None:
+    """Raises UsageError unless labels from `lowest` to `highest` number some of `classes` classes from 0."""
     if lowest < 0 or highest >= classes:
         raise UsageError(
             f"labels must be in [0, {classes}). Received: labels in [{lowest}, {highest}]. "
             "Number the classes from 0 and drop unlabelled examples (-1)."
         )
-    return classes
+
+
+def require_unit_range(name: str, low: float, high: float, hint: str = "") -> None:
+    """Raises UsageError unless `low` and `high`, the extremes of the images `name`, are within [0, 1].
+
+    Args:
+        name: what the message calls the images.
+        low, high: their smallest and largest value; NaN where a value is NaN.
+        hint: what the message adds to the advice where the values are above 1.
+    """
+    if not (low >= 0 and high <= 1):  # a NaN fails this, too
+        advice = f" Divide by 255{hint}." if low >= 0 and high > 1 else ""
+        raise UsageError(
+            f"{name} must be finite and in [0, 1]. Received: values in [{low:g}, {high:g}].{advice}"
+        )
 
 
 def held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
@@ -69,12 +89,7 @@ def _images(name: str, values: np.ndarray) -> np.ndarray:
             f"{name} must be uint8 (0..255) or float in [0, 1]. Received: dtype={images.dtype}. "
             f"If the values are 0..255, use {name}.astype('uint8')."
         )
-    low, high = float(images.min()), float(images.max())
-    if not (low >= 0 and high <= 1):  # a NaN fails this, too
-        hint = " Divide by 255, or pass uint8." if low >= 0 and high > 1 else ""
-        raise UsageError(
-            f"{name} must be finite and in [0, 1]. Received: values in [{low:g}, {high:g}].{hint}"
-        )
+    require_unit_range(name, float(images.min()), float(images.max()), ", or pass uint8")
     return images.astype(np.float32, copy=False)
 
 

@@ -15,7 +15,7 @@ from advtf.figures.connectivity import path_between_minima
 from advtf.landscape.curves import CurveScan, CurveScanner, barrier, straight
 from advtf.settings.threat import format_epsilon
 from advtf.studies.context import STATE, StudyContext
-from advtf.training.callbacks import NonFiniteLoss
+from advtf.training.checks import NonFiniteLoss
 from advtf.training.curve import CurveSettings, TrainedCurve, require_connectable, train_curve
 
 BATCH_SIZE = 128  # of the curve's training where that of the models' is unknown; the paper's

@@ -8,6 +8,8 @@ to its end.
 settings, presets      the settings of a run and their checks, and the values for a data set and a model
 methods                the registries of objectives and training adversaries, by the names of their flags
 trainer                the Keras model whose compiled step attacks a batch and then updates the weights
+checks                 what a trainer refuses before the first step, and the loss that ends a training
+image_metrics          the metrics of `compile`, on clean and on attacked images
 objectives             what a step minimises: adversarial training, TRADES, MART
 regularizers           adversarial training with a penalty: AdvLC, IGR, CURE, GradAlign and others
 weight_perturbation    adversarial weight perturbation (AWP)

@@ -10,6 +10,7 @@ from advtf.classifiers.parameters import unchanged
 from advtf.errors import UsageError, one_of, require_real, require_whole
 from advtf.landscape.batch_statistics import BatchStatistics
 from advtf.training.callbacks import Snapshots
+from advtf.training.optimizers import batches_seen
 from advtf.training.settings import AVERAGES
 
 
@@ -112,7 +113,7 @@ class WeightAveraging(keras.callbacks.Callback):
         self.snapshots.set_model(model)
 
     def on_train_batch_end(self, batch, logs=None):
-        steps = int(self.model.optimizer.iterations.numpy()) - self.start
+        steps = int(batches_seen(self.model.optimizer).numpy()) - self.start
         if steps >= 0 and steps % self.every == 0:
             self.average.update()
 

@@ -3,9 +3,8 @@
 A callback decides nothing about the numbers: it carries a value that a function computes into a variable, a
 log or a file. In the order of this file they drive a schedule (`EpsilonSchedule`, `RateSchedule`,
 `StrengthSchedule`), reset the optimizer (`PeriodicReset`), measure (`WeightStatistics`, `GradientDynamics`,
-`InputLandscape`), stop (`StopOnNonFiniteLoss`) and save (`Snapshots`). `advtf.training.averaging`,
-`checkpoint` and `logs` hold the others; `advtf.training.run.build_callbacks` lists all of them in the order
-in which they act.
+`InputLandscape`) and save (`Snapshots`). `advtf.training.averaging`, `checkpoint`, `checks` and `logs` hold
+the others; `advtf.training.run.build_callbacks` lists all of them in the order in which they act.
 """
 
 import math
@@ -22,7 +21,7 @@ from advtf.landscape.inputs import InputMeter
 from advtf.landscape.objective import require_pairs
 from advtf.storage.files import write_atomically
 from advtf.training.checkpoint import assign, load_state, save_state
-from advtf.training.optimizers import require_resettable, reset_slots
+from advtf.training.optimizers import batches_seen, require_resettable, reset_slots
 from advtf.training.schedules import UNITS
 from advtf.training.trainer import full_precision
 
@@ -30,10 +29,6 @@ from advtf.training.trainer import full_precision
 DYNAMICS_FIELDS = ("step", "epsilon", "gradient_norm", "robust_error", "distance")
 # The measures of `InputLandscape`, see `advtf.landscape.inputs.InputMeasures`.
 LANDSCAPE_MEASURES = ("ig", "hs", "av", "effectiveness", "ga")
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss of a training became NaN or infinite; the message says where, and what to try."""
 
 
 class _Scheduled(keras.callbacks.Callback):
@@ -52,6 +47,13 @@ class _Scheduled(keras.callbacks.Callback):
         if unit == "step" and not steps_per_epoch:
             raise UsageError("steps_per_epoch is required with unit='step'. Received: steps_per_epoch=None.")
 
+    def on_train_begin(self, logs=None):
+        if self.unit == "step" and self.model.steps_per_execution != 1:
+            raise UsageError(
+                "a schedule that moves at every step needs one step per execution. "
+                f"Received: steps_per_execution={self.model.steps_per_execution}. Compile with 1."
+            )
+
     def on_epoch_begin(self, epoch, logs=None):
         if self.unit == "epoch":
             self._variable().assign(self.schedule(float(epoch)))
@@ -60,7 +62,7 @@ class _Scheduled(keras.callbacks.Callback):
         if self.unit == "step":
             # Keras counts the batches of a resumed epoch from 0 again, so the optimizer's count is used.
             self._variable().assign(
-                self.schedule(int(self.model.optimizer.iterations.numpy()) / self.steps_per_epoch)
+                self.schedule(int(batches_seen(self.model.optimizer).numpy()) / self.steps_per_epoch)
             )
 
     def on_epoch_end(self, epoch, logs=None):
@@ -206,7 +208,7 @@ class GradientDynamics(keras.callbacks.Callback):
                 "GradientDynamics needs one update per execution. "
                 f"Received: steps_per_execution={self.model.steps_per_execution}. Compile with 1."
             )
-        self._step = int(self.model.optimizer.iterations.numpy())
+        self._step = int(batches_seen(self.model.optimizer).numpy())
 
     def on_train_batch_begin(self, batch, logs=None):
         # The count at the end of the last step would be wrong where the metrics were reset or restored since.
@@ -322,21 +324,6 @@ class InputLandscape(keras.callbacks.Callback):
         classifier = self._measured()
         with full_precision(classifier):
             return classifier(x, training=False)
-
-
-class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Ends training with `NonFiniteLoss` at the first step whose loss is NaN or infinite."""
-
-    def on_train_batch_end(self, batch, logs=None):
-        loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss):
-            optimizer, epsilon = self.model.optimizer, float(self.model.epsilon.numpy())
-            step, rate = int(optimizer.iterations.numpy()), float(optimizer.learning_rate.numpy())
-            raise NonFiniteLoss(
-                f"the loss must stay finite. Received: loss={loss} at step {step} "
-                f"(learning_rate={rate:g}, epsilon={epsilon:g}). "
-                "Lower --lr, or raise ε gradually with --eps_sched=cosine."
-            )
 
 
 class Snapshots(keras.callbacks.Callback):

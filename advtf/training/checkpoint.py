@@ -17,6 +17,7 @@ import numpy as np
 
 from advtf.errors import UsageError, first_line
 from advtf.storage.files import write_atomically
+from advtf.training.optimizers import batches_seen
 
 META = "__meta__"
 KEPT = 2  # the newest checkpoint, and one to fall back to where it is damaged
@@ -239,7 +240,7 @@ class Checkpoint(keras.callbacks.Callback):
         # Keras and the other callbacks have just reset the sums of the epoch, which the checkpoint had saved.
         if self.resumed is not None:
             metrics, states = self.resumed
-            if int(self.model.optimizer.iterations.numpy()) % self.steps_per_epoch:
+            if int(batches_seen(self.model.optimizer).numpy()) % self.steps_per_epoch:
                 assign(self.model.metrics_variables, metrics, "the checkpoint's metrics")
                 self._restore_callbacks(states)
             self.resumed = None
@@ -248,7 +249,7 @@ class Checkpoint(keras.callbacks.Callback):
         stop = self.stop_requested()
         due = self.minutes is not None and time.monotonic() - self.saved_at >= 60 * self.minutes
         # After the last step of an epoch its validation is still to come; then the end of the epoch saves.
-        if (stop or due) and int(self.model.optimizer.iterations.numpy()) % self.steps_per_epoch:
+        if (stop or due) and int(batches_seen(self.model.optimizer).numpy()) % self.steps_per_epoch:
             self._save()
             self._stop_if(stop)
 
@@ -258,7 +259,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _stop_if(self, stop):
         if stop:
-            raise TrainingInterrupted(f"saved at step {int(self.model.optimizer.iterations.numpy())}")
+            raise TrainingInterrupted(f"saved at step {int(batches_seen(self.model.optimizer).numpy())}")
 
     def _save(self):
         variables = {
@@ -268,7 +269,7 @@ class Checkpoint(keras.callbacks.Callback):
             **self.extra,
         }
         states = {name: callback.state() for name, callback in self.stateful.items()}
-        self.folder.save(int(self.model.optimizer.iterations.numpy()), variables, {"callbacks": states})
+        self.folder.save(int(batches_seen(self.model.optimizer).numpy()), variables, {"callbacks": states})
         self.saved_at = time.monotonic()
 
     def _restore_callbacks(self, states):

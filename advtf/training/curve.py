@@ -26,8 +26,8 @@ from advtf.landscape.batch_statistics import norm_layers, of_the_batch
 from advtf.landscape.curves import Curve, straight
 from advtf.runtime import progress, true_float32
 from advtf.storage.cache import ResultCache, fingerprint
-from advtf.training.callbacks import NonFiniteLoss
 from advtf.training.checkpoint import assign
+from advtf.training.checks import NonFiniteLoss
 from advtf.training.optimizers import build_optimizer
 from advtf.training.schedules import cosine_rate
 

@@ -20,6 +20,7 @@ import tensorflow as tf
 from advtf.errors import UsageError
 from advtf.figures.style import amplified, displayable
 from advtf.storage import jsonl
+from advtf.training.optimizers import batches_seen
 
 # The metrics that come first in a record, in this order.
 LEADING = (
@@ -108,7 +109,7 @@ class EpochLog(keras.callbacks.Callback):
         self.write(epoch_record(epoch + 1, step, logs or {}, seconds=seconds, images_per_second=speed))
 
     def _step(self) -> int:
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        return int(keras.ops.convert_to_numpy(batches_seen(self.model.optimizer)))
 
 
 class JsonLines(EpochLog):

@@ -8,7 +8,7 @@ a penalty to adversarial training.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import keras
@@ -17,6 +17,7 @@ import tensorflow as tf
 from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence, target_class
 from advtf.errors import UsageError, require_real
 from advtf.models.layers import BatchNormalization
+from advtf.storage.recipes import recorded, serialized
 
 
 class Batch(NamedTuple):
@@ -44,6 +45,7 @@ class Batch(NamedTuple):
     second_view_adv: tf.Tensor | None = None
 
 
+@keras.saving.register_keras_serializable("advtf")
 @dataclass(frozen=True)
 class Objective:
     """A loss, and what the training step has to prepare for it.
@@ -66,6 +68,19 @@ class Objective:
     second_view: Callable | None = None
     views: int = 1
     second_order: bool = False
+
+    def get_config(self) -> dict:
+        """Returns the fields in the form of Keras; every function must be registered with it.
+
+        Raises:
+            UsageError: a function is not registered, so that the objective cannot be saved.
+        """
+        return {field.name: serialized("objective", getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Objective":
+        """Returns the objective of a configuration."""
+        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
 
 
 def as_objective(objective: "Objective | Callable") -> Objective:
@@ -94,11 +109,13 @@ def require_exact_derivatives(classifier: keras.Model) -> None:
             )
 
 
+@keras.saving.register_keras_serializable("advtf", "adversarial")
 def _adversarial(logits_fn, batch: Batch):
     logits = logits_fn(batch.x_adv)
     return cross_entropy(batch.y, logits), {"robust_accuracy": is_correct(batch.y, logits)}
 
 
+@keras.saving.register_keras_serializable("advtf", "standard")
 def _standard(logits_fn, batch: Batch):
     logits = logits_fn(batch.x)
     return cross_entropy(batch.y, logits), {"clean_accuracy": is_correct(batch.y, logits)}
@@ -110,6 +127,7 @@ adversarial = Objective(_adversarial)
 standard = Objective(_standard, attacks=False)
 
 
+@recorded
 def adversarial_minus_standard(alpha: float = 0.5) -> Objective:
     """L(x + δ) − α L(x): adversarial training minus a part of the clean loss (Li & Spratling 2023, eq. 9).
 
@@ -126,6 +144,7 @@ def adversarial_minus_standard(alpha: float = 0.5) -> Objective:
     return Objective(losses)
 
 
+@recorded
 def trades(beta: float = 6.0) -> Objective:
     """TRADES: L(x) + β KL(f(x) ‖ f(x')), where x' maximises that divergence (Zhang et al. 2019, eq. 5).
 
@@ -146,6 +165,7 @@ def trades(beta: float = 6.0) -> Objective:
     return Objective(losses, attack_target=lambda logits_fn, x, y: tf.nn.softmax(logits_fn(x)))
 
 
+@recorded
 def mart(beta: float = 5.0) -> Objective:
     """MART: BCE(f(x'), y) + λ KL(f(x) ‖ f(x'))·(1 − p_y(x)) (Wang et al. 2020, eq. 11).
 

@@ -112,7 +112,9 @@ class Adam(keras.optimizers.Adam):
         """Applies one update to `variable`; Keras calls it after the sum of gradients over replicas."""
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = _penalised(gradient, variable, self.l2)
-        steps = ops.cast(self.iterations - self.slots_zeroed_at + 1, variable.dtype)
+        # With gradient accumulation Keras' iterations are a tensor, and count updates instead of batches.
+        updates = ops.cast(self.iterations, "int64") - ops.cast(self.slots_zeroed_at, "int64")
+        steps = ops.cast(updates + 1, variable.dtype)
         index = self._get_variable_index(variable)
         mean = _averaged(self._momentums[index], gradient, self.beta_1)
         square = _averaged(self._velocities[index], tf.square(gradient), self.beta_2)
@@ -166,8 +168,19 @@ def build_optimizer(
     return Adam(float(learning_rate), **decay)
 
 
+def batches_seen(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """Returns the variable that counts the batches trained on, whether each was an update of its own or not.
+
+    ``optimizer.iterations`` is the same variable, but with gradient accumulation it becomes a tensor that
+    counts the updates. Seeds, schedules and checkpoints need the batches.
+    """
+    return optimizer._iterations
+
+
 def reset_slots(optimizer: keras.optimizers.Optimizer) -> None:
-    """Zeroes the slots (momentum and moments) in place; iterations, learning rate and weight averages stay.
+    """Zeroes the slots (momentum and moments) in place.
+
+    Iterations, the learning rate, weight averages and gradients that are being accumulated stay.
 
     The bias correction of `Adam` starts anew with its moments. If it counted from the first iteration of the
     run, as in Keras' own Adam, the steps after a reset would be up to 6.6 times too long.
@@ -177,7 +190,8 @@ def reset_slots(optimizer: keras.optimizers.Optimizer) -> None:
     """
     optimizer = require_resettable(optimizer)
     averages = getattr(optimizer, "_model_variables_moving_average", [])
-    kept = {id(v) for v in (optimizer._iterations, optimizer._learning_rate, *averages)}
+    pending = getattr(optimizer, "_accumulated_gradients", [])
+    kept = {id(v) for v in (optimizer._iterations, optimizer._learning_rate, *averages, *pending)}
     for slot in optimizer.variables:
         if id(slot) not in kept:
             slot.assign(ops.zeros_like(slot))

@@ -14,12 +14,14 @@ from advtf.attacks.attack import input_gradient, input_gradient_and_logits
 from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence
 from advtf.attacks.pgd import noisy
 from advtf.errors import one_of, require_real
+from advtf.storage.recipes import recorded
 from advtf.training.objectives import Batch, Objective, accuracies
 
 # The least squared length in a cosine. The derivative takes its power −3/2, which is still a float32 number.
 TINY = 1e-24
 
 
+@recorded
 def advlc(strength: float = 0.4, fraction: float = 0.1, distance: str = "top") -> Objective:
     """AdvLC: L(x') + λ Σ_j w_ij o_ij with o_ij = |f_j(x'_i) − f_j(x_i)| (eqs. 13–16, algorithm 1).
 
@@ -45,6 +47,7 @@ def advlc(strength: float = 0.4, fraction: float = 0.1, distance: str = "top") -
     return Objective(losses)
 
 
+@recorded
 def igr(strength: float = 10.0) -> Objective:
     """Input gradient regularisation: L(x') + β ‖∇ₓ L(x)‖₂² (eq. 10 is the case without an attack, x' = x).
 
@@ -60,6 +63,7 @@ def igr(strength: float = 10.0) -> Objective:
     return _penalised(strength, penalty)
 
 
+@recorded
 def cure(strength: float = 15.0) -> Objective:
     """CURE: L(x') + λ ‖∇ₓ L(x + h) − ∇ₓ L(x)‖₂², h = ε·sign ∇ₓ L(x) (Moosavi-Dezfooli et al. 2019).
 
@@ -76,6 +80,7 @@ def cure(strength: float = 15.0) -> Objective:
     return _penalised(strength, penalty)
 
 
+@recorded
 def gradalign(strength: float = 6.0) -> Objective:
     """GradAlign: L(x') + λ (1 − cos(∇ₓ L(x), ∇ₓ L(x + η))), η ~ U(−ε, ε) (Andriushchenko & Flammarion 2020).
 
@@ -94,6 +99,7 @@ def gradalign(strength: float = 6.0) -> Objective:
     return _penalised(strength, penalty)
 
 
+@recorded
 def logitalign(strength: float = 50.0) -> Objective:
     """LogitAlign: L(x') + λ KL(f(x') ‖ f(x'')), x'' the adversarial example of x + η, η ~ U(−ε, ε).
 
@@ -111,6 +117,7 @@ def logitalign(strength: float = 50.0) -> Objective:
     return Objective(losses, second_view=noisy("linf"))
 
 
+@recorded
 def consistency(strength: float = 50.0, temperature: float = 1.0) -> Objective:
     """Consistency: ½(L(x'₁) + L(x'₂)) + λ JS(f(x'₁)/τ, f(x'₂)/τ) of two augmentations (Tack et al. 2022).
 
@@ -131,6 +138,7 @@ def consistency(strength: float = 50.0, temperature: float = 1.0) -> Objective:
     return Objective(losses, views=2)
 
 
+@recorded
 def kdsa(teachers: Sequence[Callable], weights: tuple = (0.1, 0.6), temperature: float = 2.0) -> Objective:
     """KDSA: (1 − a − b) L(x') + T² (a KL(s ‖ f) + b KL(r ‖ f)) (Chen et al. 2021).
 

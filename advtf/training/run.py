@@ -26,6 +26,7 @@ from advtf.training import callbacks as cb
 from advtf.training import methods
 from advtf.training.averaging import WeightAverage, WeightAveraging
 from advtf.training.checkpoint import Checkpoint, CheckpointFolder, stop_on_signals
+from advtf.training.checks import StopOnNonFiniteLoss
 from advtf.training.directory import TrainingDirectory
 from advtf.training.logs import JsonLines, TensorBoard, truncate_events
 from advtf.training.optimizers import build_optimizer
@@ -202,7 +203,7 @@ def build_callbacks(
         *_schedule_callbacks(config, steps_per_epoch),
         statistics,
         *dynamics.values(),
-        cb.StopOnNonFiniteLoss(),
+        StopOnNonFiniteLoss(),
         *averaging.values(),  # this one and the next add to the logs that are then written
         *_input_landscape(config, options, data),
         JsonLines(run.metrics, examples_per_step=config.batch_size),

@@ -7,17 +7,28 @@ below it in that order. `test_step` measures clean and robust accuracy in the sa
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from types import MappingProxyType
 
 import keras
 import tensorflow as tf
 
 from advtf.attacks.attack import Attack
-from advtf.attacks.losses import cross_entropy, is_correct
+from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence
 from advtf.errors import UsageError, one_of
 from advtf.runtime import true_float32
-from advtf.settings.threat import require_radius
+from advtf.settings.threat import NORMS, require_radius
+from advtf.storage.recipes import recipe_of, serialized
+from advtf.training.checks import (
+    checked,
+    ready_callbacks,
+    reported,
+    require_class_weight,
+    require_logits_shape,
+)
+from advtf.training.image_metrics import ImageMetrics
 from advtf.training.methods import ATTACK_MODES
 from advtf.training.objectives import Batch, Objective, adversarial, as_objective, require_exact_derivatives
+from advtf.training.optimizers import batches_seen
 from advtf.training.weight_perturbation import gradients_at_worst_weights, require_gamma
 
 TRAIN_STREAM, TEST_STREAM = 0, 1  # separate random streams of one run seed
@@ -98,6 +109,8 @@ class AdversarialTrainer(keras.Model):
         self.objective = as_objective(objective)
         if self.objective.second_order:
             require_exact_derivatives(classifier)
+        if self.objective.attack_target:
+            _require_targets(attack, eval_attack)
         self.clean_view = clean_view
         self.attack_mode = one_of("attack_mode", attack_mode, ATTACK_MODES)
         self.awp = require_gamma(awp)
@@ -108,10 +121,12 @@ class AdversarialTrainer(keras.Model):
                 f"Received: attack_mode={attack_mode}, awp={awp}, second_order={self.objective.second_order}."
             )
         self.seed = int(seed)
-        target = require_radius("epsilon", epsilon)
-        eval_target = target if eval_epsilon is None else require_radius("eval_epsilon", eval_epsilon)
+        target = require_radius("epsilon", epsilon, _norm_of(attack))
+        if eval_epsilon is not None:
+            eval_epsilon = require_radius("eval_epsilon", eval_epsilon, _norm_of(self.eval_attack))
+        self._targets = target, eval_epsilon
         self.epsilon = self._scalar("epsilon", target)
-        self.eval_epsilon = self._scalar("eval_epsilon", eval_target)
+        self.eval_epsilon = self._scalar("eval_epsilon", target if eval_epsilon is None else eval_epsilon)
         self.strength = self._scalar("strength", 1.0)
         self.gradient_norm = self._scalar("gradient_norm", 0.0)
         self.clean_accuracy = keras.metrics.Mean(name="clean_accuracy")
@@ -133,23 +148,284 @@ class AdversarialTrainer(keras.Model):
         """Returns the classifier's logits."""
         return self.classifier(x, training=training)
 
-    def compile(self, optimizer="adam", *, jit_compile="auto", steps_per_execution=1, run_eagerly=False):
-        """Sets the optimizer; the objective is the loss, so there is no `loss` or `metrics` argument.
+    def compile(
+        self,
+        optimizer="adam",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        run_eagerly=False,
+        steps_per_execution=1,
+        jit_compile="auto",
+    ):
+        """Sets the optimizer and what is measured besides the loss and the two accuracies.
 
         Args:
-            optimizer: a Keras optimizer; `advtf.SGD` and `advtf.Adam` have PyTorch's weight decay.
-            jit_compile: "auto" (XLA on one GPU, a plain graph on a CPU and under a strategy), True or False.
-            steps_per_execution: must stay 1 where a callback changes ε or the rate within an epoch.
+            optimizer: a Keras optimizer or its name; `advtf.SGD` and `advtf.Adam` have PyTorch's weight
+                decay. With ``gradient_accumulation_steps=k`` every k-th batch is an update, by the mean
+                gradient.
+            loss, loss_weights: must be None, because the objective is the loss.
+            metrics: sparse metrics of Keras, such as "sparse_top_k_categorical_accuracy", or functions
+                ``(y, logits) -> (B,)``. Each is measured on the clean images as ``clean_<name>`` and on the
+                attacked ones as ``robust_<name>``, in inference mode, during training after the update, which
+                costs up to two more forward passes.
+            weighted_metrics: the same, weighted by the sample weights.
             run_eagerly: gives the same numbers, more slowly, for debugging.
+            steps_per_execution: must stay 1 where a callback changes ε or the rate within an epoch.
+            jit_compile: "auto" (XLA on one GPU, a plain graph on a CPU and under a strategy), True or False.
+
+        Raises:
+            UsageError: a loss is given, a metric does not fit class numbers and logits, or the optimizer or
+                the classifier is for float16.
         """
+        if loss is not None or loss_weights is not None:
+            raise UsageError(
+                "the objective of a trainer is its loss. Received: a loss in compile. Give "
+                "AdversarialTrainer(..., objective=...) a function of (logits_fn, batch), or leave it out."
+            )
+        self._image_metrics = ImageMetrics(metrics, weighted_metrics)
+        optimizer = keras.optimizers.get(optimizer)
+        _require_no_float16(self.classifier, optimizer)
         super().compile(
             optimizer=optimizer,
             jit_compile=jit_compile,
             steps_per_execution=steps_per_execution,
             run_eagerly=run_eagerly,
+            auto_scale_loss=False,
         )
+        self._compiled_with = MappingProxyType(
+            {
+                "optimizer": self.optimizer,
+                "metrics": metrics,
+                "weighted_metrics": weighted_metrics,
+                "run_eagerly": run_eagerly,
+                "steps_per_execution": steps_per_execution,
+                "jit_compile": jit_compile,  # as given: "auto" may mean something else where it is loaded
+            }
+        )  # Keras would track a dictionary, and the metrics in it
         # If the slots were made inside the first trace, the step would be traced twice.
         self.optimizer.build(self.classifier.trainable_variables)
+
+    @property
+    def metrics(self):
+        """The running metrics: loss, clean and robust accuracy, and those of `compile`."""
+        return [*super().metrics, *(self._image_metrics.all if self.compiled else [])]
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        **settings,
+    ):
+        """Trains as `keras.Model.fit` does, after `advtf.training.checks` has looked at the data.
+
+        Args:
+            x: images, floating point (N, H, W, C) in [0, 1], or a source of batches, as Keras takes them.
+            y: classes, integers (N,).
+            batch_size, epochs, verbose, validation_split, shuffle: as in Keras.
+            callbacks: any of Keras or `advtf`. A loss that is not finite ends the training with an error.
+            validation_data: is attacked at `eval_epsilon` after every epoch.
+            class_weight, sample_weight: numbers of at least 0 that multiply the losses.
+            **settings: the further arguments of `keras.Model.fit`.
+
+        Returns:
+            The `keras.callbacks.History` of the metrics.
+
+        Raises:
+            UsageError: the data, the weights or a callback do not fit this trainer; before the first step.
+            NonFiniteLoss: the loss became NaN or infinite.
+        """
+        if self.compiled:  # else Keras says so
+            callbacks = self._ready(callbacks, class_weight)
+            x = checked((x, y, sample_weight), self.classifier, (self.objective.views,))
+            validation_data = self._checked_validation(validation_data)
+        with reported():
+            return super().fit(
+                x,
+                y,
+                batch_size,
+                epochs,
+                verbose,
+                callbacks,
+                validation_split,
+                validation_data,
+                shuffle,
+                class_weight,
+                sample_weight,
+                **settings,
+            )
+
+    def _ready(self, callbacks, class_weight):
+        if not self.classifier.trainable_variables:
+            raise UsageError(
+                "classifier must have weights to train. Received: all of them are frozen. "
+                "Set trainable=True on some layer and compile again."
+            )
+        if class_weight is not None:
+            require_class_weight(class_weight, self.classifier)
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            return callbacks
+        callbacks = ready_callbacks(callbacks)
+        for callback in callbacks:
+            if isinstance(callback, keras.callbacks.ModelCheckpoint) and not callback.save_weights_only:
+                self._require_savable(callback.filepath)  # now, and not after the first epoch
+        return callbacks
+
+    def _checked_validation(self, data):
+        if data is None:
+            return None
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = self._checked_evaluation(x, y, sample_weight)
+        return x if y is None else keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+
+    def _checked_evaluation(self, x, y, sample_weight):
+        return checked((x, y, sample_weight), self.classifier, (1, self.objective.views))
+
+    @true_float32()
+    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **settings):
+        """Measures the loss and both accuracies at `eval_epsilon` in float32, as `keras.Model.evaluate` does.
+
+        Args:
+            x, y, batch_size, verbose, sample_weight: as in `fit`.
+            **settings: the further arguments of `keras.Model.evaluate`, such as ``return_dict=True``.
+
+        Raises:
+            UsageError: the data do not fit this trainer.
+        """
+        # `fit` has checked the data of its validation.
+        if self.compiled and not settings.get("_use_cached_eval_dataset"):
+            x = self._checked_evaluation(x, y, sample_weight)
+        with reported():
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, **settings)
+
+    def predict(self, x, *arguments, **settings):
+        """Returns the classifier's logits (N, K) of images, which are not attacked, as `keras.Model.predict`.
+
+        Args:
+            x: images, floating point (N, H, W, C) in [0, 1], or a source of batches.
+            *arguments: the further arguments of `keras.Model.predict`.
+            **settings: the same by name.
+
+        Raises:
+            UsageError: the images do not fit the classifier.
+        """
+        x = checked((x, None, None), self.classifier, (1, self.objective.views), labelled=False)
+        with reported():
+            return super().predict(x, *arguments, **settings)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+        """Trains on one batch, as `keras.Model.train_on_batch` does, after the checks of `fit`."""
+        if self.compiled:
+            checked((x, y, sample_weight), self.classifier, (self.objective.views,))
+        return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
+
+    @true_float32()
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """Measures one batch, as `keras.Model.test_on_batch` does, after the checks of `evaluate`."""
+        if self.compiled:
+            self._checked_evaluation(x, y, sample_weight)
+        return super().test_on_batch(x, y, sample_weight, return_dict)
+
+    def save(self, filepath, *arguments, **settings):
+        """Saves all that a training continues from, as `keras.Model.save` does, in a file ``.keras``.
+
+        Args:
+            filepath: the file. Import `AdversarialTrainer` before `keras.models.load_model` reads it.
+            *arguments: the further arguments of `keras.Model.save`.
+            **settings: the same by name.
+
+        Raises:
+            UsageError: another kind of file, or a part of the trainer that is not registered with Keras.
+        """
+        self._require_savable(filepath)  # Keras would have opened, and so emptied, the file before it fails
+        super().save(filepath, *arguments, **settings)
+
+    def _require_savable(self, filepath):
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise UsageError(
+                f"a trainer must be saved as a .keras file. Received: {filepath}. "
+                "Use .keras, or trainer.save_weights for .weights.h5."
+            )
+        self.get_config()
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments in the form of Keras, by registered names.
+
+        Raises:
+            UsageError: a function or a layer is not registered with Keras, so that it cannot be saved.
+        """
+        _require_known_layers(self.classifier)
+        epsilon, eval_epsilon = self._targets
+        functions = {
+            "attack": self.attack,
+            "objective": self.objective,
+            "clean_view": self.clean_view,
+            "attack_from_gradient": self.attack_from_gradient,
+            "eval_attack": None if self.eval_attack is self.attack else self.eval_attack,
+        }
+        return {
+            "classifier": keras.saving.serialize_keras_object(self.classifier),
+            **{name: serialized(name, function) for name, function in functions.items()},
+            "epsilon": epsilon,
+            "eval_epsilon": eval_epsilon,
+            "attack_mode": self.attack_mode,
+            "awp": self.awp,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Returns the trainer of a configuration, with new weights."""
+        return cls(
+            **{
+                name: keras.saving.deserialize_keras_object(value, custom_objects)
+                for name, value in config.items()
+            }
+        )
+
+    def get_build_config(self):
+        """Returns None, because the constructor builds everything."""
+        return None
+
+    def get_compile_config(self) -> dict:
+        """Returns the arguments of `compile`."""
+        return dict(self._compiled_with) if self.compiled else {}
+
+    def compile_from_config(self, config: dict) -> None:
+        """Compiles as the saved trainer was."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def save_own_variables(self, store) -> None:
+        """Saves ε and the like, and the random states of layers such as Dropout, which Keras leaves out."""
+        super().save_own_variables(store)
+        for number, state in enumerate(self._random_states()):
+            store[f"random_{number}"] = state.numpy()
+
+    def load_own_variables(self, store) -> None:
+        """Loads what `save_own_variables` saved; a file without random states leaves them as they are."""
+        names = list(store.keys())
+        for number, state in enumerate(self._random_states()):
+            if f"random_{number}" in names:
+                state.assign(store[f"random_{number}"])
+        super().load_own_variables({name: store[name] for name in names if not name.startswith("random_")})
+
+    def _random_states(self):
+        weights = {id(weight) for weight in self.weights}
+        return [variable for variable in self.variables if id(variable) not in weights]
+
+    def export(self, filepath, *arguments, **settings):
+        """Exports the classifier as ``classifier.export`` does; `advtf.export_classifier` adds a manifest."""
+        return self.classifier.export(filepath, *arguments, **settings)
 
     def train_step(self, data):
         """Attacks one batch, updates the weights once and returns the running metrics of the epoch.
@@ -169,7 +445,7 @@ class AdversarialTrainer(keras.Model):
                 else:
                     batch, logits_fn = attacked, self._logits_in_training
                 losses, accuracies = self.objective.losses(logits_fn, batch)
-                losses = losses * sample_weight
+                losses = _weighted(losses, sample_weight)
                 loss = self._mean_over_examples(losses)
             return tape.gradient(loss, weights), losses, accuracies, batch
 
@@ -181,17 +457,7 @@ class AdversarialTrainer(keras.Model):
 
         self.gradient_norm.assign(tf.linalg.global_norm(_sum_over_replicas(gradients)))
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        return self._record(losses, accuracies, x, batch.x_adv, y)
-
-    @true_float32()
-    def evaluate(self, *args, **kwargs):
-        """Measures the loss and the accuracies as `keras.Model.evaluate` does; `fit` validates by it, too."""
-        return super().evaluate(*args, **kwargs)
-
-    @true_float32()
-    def test_on_batch(self, *args, **kwargs):
-        """Measures one batch as `keras.Model.test_on_batch` does."""
-        return super().test_on_batch(*args, **kwargs)
+        return self._record(losses, accuracies, x, batch.x_adv, y, sample_weight)
 
     def test_step(self, data):
         """Measures one batch at `eval_epsilon`, in float32 and inference mode."""
@@ -203,12 +469,15 @@ class AdversarialTrainer(keras.Model):
             seed = self._seed(TEST_STREAM, self._loss_tracker.count)
             x_adv = self.eval_attack(self._logits_in_inference, x, y, self.eval_epsilon.value, seed)
             logits, adversarial_logits = self._logits_in_inference(x), self._logits_in_inference(x_adv)
-        losses = cross_entropy(y, adversarial_logits)[:examples] * sample_weight
+        losses = _weighted(cross_entropy(y, adversarial_logits)[:examples], sample_weight)
         clean = is_correct(y, logits)[:examples]
         # As in RobustError, an attack that mends a wrong prediction does not make the example robust.
         robust = clean * is_correct(y, adversarial_logits)[:examples]
-        accuracies = {"clean_accuracy": clean, "robust_accuracy": robust}
-        return self._record(losses, accuracies, x, x_adv, y)
+        self._measure(losses, clean, robust)
+        self._image_metrics.update(
+            y[:examples], logits[:examples], adversarial_logits[:examples], sample_weight
+        )
+        return self.get_metrics_result()
 
     def _attack_batch(self, x, second_view, y) -> Batch:
         """Makes the adversarial examples of one batch, outside any gradient tape."""
@@ -265,7 +534,7 @@ class AdversarialTrainer(keras.Model):
         return self.classifier(x, training=True)
 
     def _step_seed(self):
-        return self._seed(TRAIN_STREAM, self.optimizer.iterations.value)
+        return self._seed(TRAIN_STREAM, batches_seen(self.optimizer).value)
 
     def _seed(self, stream, count):
         seed = tf.stack([tf.constant(2 * self.seed + stream, tf.int64), tf.cast(count, tf.int64)])
@@ -283,16 +552,28 @@ class AdversarialTrainer(keras.Model):
         penalties = self.classifier.losses  # the user's own kernel_regularizer and the like
         return mean + tf.add_n(penalties) / replicas if penalties else mean
 
-    def _record(self, losses, accuracies, x, x_adv, y):
-        """Adds one batch to the epoch's metrics; an accuracy that the objective did not give is measured."""
-        if "clean_accuracy" not in accuracies:
-            accuracies["clean_accuracy"] = is_correct(y, self._logits_in_inference(x))
-        if "robust_accuracy" not in accuracies:
-            accuracies["robust_accuracy"] = is_correct(y, self._logits_in_inference(x_adv))
-        self._loss_tracker.update_state(losses)
-        self.clean_accuracy.update_state(accuracies["clean_accuracy"])
-        self.robust_accuracy.update_state(accuracies["robust_accuracy"])
+    def _record(self, losses, accuracies, x, x_adv, y, sample_weight):
+        """Adds one training batch to the epoch's metrics; what the objective did not give is measured."""
+        measures_more = bool(self._image_metrics.all)
+        logits = adversarial_logits = None
+        if measures_more or "clean_accuracy" not in accuracies:
+            logits = self._logits_in_inference(x)
+        if measures_more or "robust_accuracy" not in accuracies:
+            adversarial_logits = self._logits_in_inference(x_adv)
+        clean = accuracies.get("clean_accuracy")
+        robust = accuracies.get("robust_accuracy")
+        self._measure(
+            losses,
+            is_correct(y, logits) if clean is None else clean,
+            is_correct(y, adversarial_logits) if robust is None else robust,
+        )
+        self._image_metrics.update(y, logits, adversarial_logits, sample_weight)
         return self.get_metrics_result()
+
+    def _measure(self, losses, clean, robust):
+        self._loss_tracker.update_state(losses)
+        self.clean_accuracy.update_state(clean)
+        self.robust_accuracy.update_state(robust)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Everything is built already. Under a strategy Keras would draw a batch here, which would then be
@@ -301,30 +582,47 @@ class AdversarialTrainer(keras.Model):
 
 
 def _unpack(data):
-    """Returns images float32 (B, H, W, C), a second view of them or None, labels int32 (B,), sample weights.
+    """Returns images float32 (B, H, W, C), a second view of them, labels int32 (B,) and sample weights (B,).
 
-    Raises:
-        UsageError: the images are not floating point, or the labels are not one integer per image.
+    The second view and the weights are None where there are none.
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     x, second_view = x if isinstance(x, tuple | list) else (x, None)
-    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
-    if not x.dtype.is_floating:
-        raise UsageError(
-            f"images must be floating point in [0, 1]. Received: dtype {x.dtype.name}. Divide by 255."
-        )
-    if y.shape.rank not in (None, 1) and y.shape[1:].num_elements() != 1:
-        raise UsageError(
-            f"labels must be integers (batch,). Received: y of shape {tuple(y.shape)}. "
-            "Use argmax(axis=1) of one-hot labels."
-        )
-    weight = 1.0 if sample_weight is None else tf.cast(tf.reshape(sample_weight, [-1]), tf.float32)
     second_view = None if second_view is None else tf.cast(second_view, tf.float32)
+    weight = None if sample_weight is None else tf.cast(tf.reshape(sample_weight, [-1]), tf.float32)
     return tf.cast(x, tf.float32), second_view, tf.cast(tf.reshape(y, [-1]), tf.int32), weight
 
 
+def _weighted(losses, sample_weight):
+    return losses if sample_weight is None else losses * sample_weight
+
+
+def _norm_of(attack) -> str | None:
+    """Returns the norm that an attack was built with; None for an attack of another origin."""
+    recipe = recipe_of(attack)
+    norm = recipe.arguments.get("norm") if recipe else None
+    return norm if norm in NORMS else None
+
+
+def _require_targets(attack, eval_attack):
+    """Refuses attacks on classes for an objective that gives its attack something else to compare with."""
+    for name, given in {"attack": attack, "eval_attack": eval_attack or attack}.items():
+        loss = recipe.arguments.get("loss") if (recipe := recipe_of(given)) else None
+        if name == "attack" and loss is cross_entropy:
+            raise UsageError(
+                "attack must climb a divergence, as this objective gives it clean probabilities in place "
+                "of classes. Received: an attack on the cross-entropy. "
+                "Use advtf.pgd(loss=advtf.attacks.losses.kl_divergence)."
+            )
+        if name == "eval_attack" and loss is kl_divergence:
+            raise UsageError(
+                "eval_attack must climb a loss of the classes. Received: a divergence. "
+                "Give eval_attack=advtf.pgd()."
+            )
+
+
 def _require_logits(classifier: keras.Model) -> None:
-    """Refuses a classifier that is not a built Keras model from images to logits."""
+    """Refuses a classifier that is not a built Keras model from images in [0, 1] to logits."""
     if not isinstance(classifier, keras.Model):
         raise UsageError(
             f"classifier must be a keras.Model from images to logits. Received: {type(classifier).__name__}."
@@ -334,9 +632,12 @@ def _require_logits(classifier: keras.Model) -> None:
             "classifier must have its weights. Received: a model that is not built. "
             "Begin it with keras.Input, or call it on one batch."
         )
+    inputs = getattr(classifier, "inputs", None)
+    if inputs is not None and len(inputs) != 1:
+        raise UsageError(f"classifier must have one input, images. Received: {len(inputs)} inputs.")
     shape = getattr(classifier, "output_shape", None)
-    if shape is not None and (not isinstance(shape, tuple) or len(shape) != 2):
-        raise UsageError(f"classifier must return (batch, classes) logits. Received: output shape {shape}.")
+    if shape is not None:
+        require_logits_shape(shape)
     last = _last_layer(classifier)
     activation = getattr(last, "activation", None)
     if activation is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
@@ -344,6 +645,45 @@ def _require_logits(classifier: keras.Model) -> None:
             "classifier must return logits: cross-entropy on probabilities hides gradients from attacks. "
             "Received: a model ending in softmax. Build it without the last activation."
         )
+    _require_unit_pixels(classifier)
+
+
+def _require_unit_pixels(classifier):
+    """Refuses a layer that divides by 255 where nothing multiplies: the images are in [0, 1] already."""
+    layers = [layer for layer in classifier._flatten_layers() if isinstance(layer, keras.layers.Rescaling)]
+    scales = [float(scale) for layer in layers for scale in tf.nest.flatten(layer.scale)]
+    if scales and min(scales) < 0.01 and max(scales) < 100:
+        raise UsageError(
+            "classifier must take pixels in [0, 1], so that ε means the same for everybody. Received: a "
+            f"Rescaling layer with scale {min(scales):.3g}, for pixels up to 255. Leave it out, or put "
+            "keras.layers.Rescaling(255.0) before it."
+        )
+
+
+def _require_no_float16(classifier, optimizer):
+    """Refuses float16 and its loss scaling: gradients of attacks would underflow."""
+    layers = [layer for layer in classifier._flatten_layers() if layer.compute_dtype == "float16"]
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.loss_scale_factor
+    if layers or scaled:
+        received = f"layer {layers[0].name} in float16" if layers else "an optimizer that scales the loss"
+        raise UsageError(
+            "a trainer computes in float32 or bfloat16: the gradients of an attack underflow in float16. "
+            f'Received: {received}. Use the dtype policy "mixed_bfloat16".'
+        )
+
+
+def _require_known_layers(classifier):
+    """Refuses a classifier with layers that Keras could write but not read again."""
+    for layer in classifier._flatten_layers():
+        kind = type(layer)
+        name = keras.saving.get_registered_name(kind)
+        own = not kind.__module__.startswith("keras.")
+        if own and keras.saving.get_registered_object(name) is not kind:
+            raise UsageError(
+                "classifier must consist of layers known to Keras to be saved. "
+                f"Received: layer {layer.name}, a {kind.__name__}, which is not. Decorate the class with "
+                "keras.saving.register_keras_serializable(), or call trainer.save_weights."
+            )
 
 
 def _last_layer(layer):

@@ -171,7 +171,7 @@ class Trainings:
         return load_snapshot(run.snapshots / f"{snapshot}.npz", self._classifier)
 
     def _trained(self, run, config):
-        from advtf.training.callbacks import NonFiniteLoss
+        from advtf.training.checks import NonFiniteLoss
         from advtf.training.run import build_trainer, train
 
         trainer = build_trainer(config, self._data, self._runtime)

@@ -18,7 +18,7 @@ from advtf.data.sets import Split
 from advtf.errors import UsageError
 from advtf.landscape.curves import Curve
 from advtf.landscape.hessian import softmax_cross_entropy
-from advtf.training.callbacks import NonFiniteLoss
+from advtf.training.checks import NonFiniteLoss
 from advtf.training.curve import CurveSettings, CurveTrainer, require_connectable, train_curve
 from advtf.training.optimizers import SGD
 
