@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
     options = ConvertOptions.of(commands.given_flags(flags.FLAGS, ConvertOptions))
     path = Path(options.checkpoint)
     content = read_checkpoint(path)  # this and the next answer before TensorFlow starts
-    require_replaceable(Path(options.out_dir), options.overwrite)
+    require_replaceable(Path(options.out_dir), options.overwrite, "out_dir")
 
     from advtf import runtime
 

@@ -240,12 +240,13 @@ def choose_folder(folder: Path, names: Iterable[str], owner: Identity | None, *,
     return folder
 
 
-def require_replaceable(path: Path, overwrite: bool) -> None:
+def require_replaceable(path: Path, overwrite: bool, name: str = "path") -> None:
     """Checks that a classifier may be exported to a path: it is free, or an earlier export may be replaced.
 
     Args:
         path: of the export.
         overwrite: whether an earlier export may be replaced; other files never are.
+        name: the name of the setting, for the message.
 
     Raises:
         UsageError: it is not, or the folder above cannot be written.
@@ -254,17 +255,20 @@ def require_replaceable(path: Path, overwrite: bool) -> None:
     if path.is_symlink() or (path.exists() and not (path.is_dir() and not holds_files(path))):
         if not is_export(path):
             raise UsageError(
-                f"path must be free or hold an earlier export. Received: path={path}. Choose another."
+                f"{name} must be free or hold an earlier export. Received: {name}={path}. Choose another."
             )
         added = foreign_files(path)
         if added:
             raise UsageError(
-                f"an export is replaced with all that it holds. Received: {path}, which holds {added[0]} "
-                "besides. Choose another path, or move that away."
+                f"an export is replaced with all that it holds. Received: {name}={path}, which holds "
+                f"{added[0]} besides. Choose another {name}, or move that away."
             )
         if not overwrite:
-            raise UsageError(f"{path} holds an export already; choose another path or pass overwrite=True")
-    require_writable(path.parent, "path")
+            raise UsageError(
+                f"{name} must be free. Received: {name}={path}, which holds an export. "
+                f"Choose another {name}, or pass overwrite=True."
+            )
+    require_writable(path.parent, name)
 
 
 def require_own(folder: Path, owner: Identity | None) -> None:

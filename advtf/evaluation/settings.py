@@ -14,7 +14,7 @@ from advtf.settings.threat import NORMS, require_radius, require_step
 
 def _names(value: Any) -> tuple[str, ...]:
     names = tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else tuple(value)
-    if not names:
+    if not names or not all(names):
         raise ValueError("no attack")
     return tuple(dict.fromkeys(names))
 

@@ -1,12 +1,11 @@
 """What a user can get wrong on a command line, in one table: each mistake is answered by one line, at once.
 
-The commands run in forks of one process (`helpers.worker`), in a folder with the files that `prepared` makes. A mistake
-must end in exit code 2 and one line on stderr that says what was received, must not import TensorFlow, and must
-change nothing on the disk.
+The commands run in forks of one process (`helpers.worker`), in a folder with the files that `prepared` makes.
+A mistake must end in exit code 2 and one line on stderr that says what was received, must not import
+TensorFlow, and must change nothing on the disk.
 """
 
 import json
-import os
 import re
 
 import numpy as np
@@ -20,6 +19,7 @@ from advtf.training.settings import RunOptions, TrainConfig
 
 HUGE = str(10**20)
 LONG = "x" * 3000
+EMPTY = "''"  # how a message shows an empty text
 MODEL = "--model=exports/good"
 ATTACK = (MODEL, "--attacks=pgd")
 HESSIAN = (MODEL, "--study=hessian")
@@ -29,7 +29,7 @@ CHECKPOINT = ("--checkpoint=state.npz", "--out_dir=converted")
 def received(argument):
     """The pattern of a message about one flag: its name, and what was given."""
     name, _, value = argument.removeprefix("--").partition("=")
-    return rf"{name} must be .*Received: {name}={re.escape(value)}[ .,]"
+    return rf"{name} must be .*Received: {name}={re.escape(value) or EMPTY}[ .,]"
 
 
 def each(*arguments, beside=()):
@@ -92,7 +92,9 @@ MAIN = [
     *each("--val_fraction=50%", "--strength=-1", "--temperature=0", "--advlc_fraction=0", "--swa_start=-1"),
     *each("--advlc_fraction=1.1", "--ema_decay=1", "--swa_every=0", "--checkpoint_minutes=0"),
     *each("--dynamics_steps=0", "--input_every=0", "--input_examples=0"),
-    *each("--attack_step_size=0", "--attack_step_size=-eps", "--attack_step_size=eps*3", "--attack_step_size="),
+    *each(
+        "--attack_step_size=0", "--attack_step_size=-eps", "--attack_step_size=eps*3", "--attack_step_size="
+    ),
     (["--attack_step_size=3"], "attack_step_size must be at most 2.5 times ε. Received: attack_step_size=3"),
     # Names
     *each("--model=resnet-18", "--model=ResNet18", "--norm=L2", "--norm=l1", "--objective=AT", "--jit=yes"),
@@ -118,11 +120,20 @@ MAIN = [
     (["--momentum=0.9", "--optimizer=adam"], "momentum needs optimizer=sgd"),
     (["--nesterov", "--optimizer=sgd", "--momentum=0"], "nesterov needs momentum above 0"),
     (["--decoupled_weight_decay"], "decoupled_weight_decay needs weight_decay above 0"),
-    (["--eps_max=0.1", "--eps_sched=constant"], "eps_max needs eps_sched=linear or cosine. Received: eps_max=0.1"),
-    (["--lr_milestones=0.5"], "lr_milestones needs lr_sched=step or exponential. Received: lr_milestones=0.5"),
+    (
+        ["--eps_max=0.1", "--eps_sched=constant"],
+        "eps_max needs eps_sched=linear or cosine. Received: eps_max=0.1",
+    ),
+    (
+        ["--lr_milestones=0.5"],
+        "lr_milestones needs lr_sched=step or exponential. Received: lr_milestones=0.5",
+    ),
     (["--teachers=a,b"], "teachers needs objective=kdsa. Received: teachers=a,b"),
     (["--objective=kdsa"], "kdsa needs two teachers. Received: no --teachers"),
-    (["--objective=kdsa", "--teachers=exports/good,a"], "teachers must be the folder of a SavedModel.*teachers=a"),
+    (
+        ["--objective=kdsa", "--teachers=exports/good,a"],
+        "teachers must be the folder of a SavedModel.*teachers=a",
+    ),
     (["--objective=consistency"], "consistency compares .*augment=False"),
     (["--objective=at", "--adversary=none"], "at needs an adversary. Received: adversary=none"),
     (["--objective=trades", "--random_start=none"], "trades needs a random start.*random_start=none"),
@@ -179,20 +190,23 @@ EVALUATE = [
     ([], "model must be given. Received: no --model"),
     (["--model=missing"], "model must be the folder of a SavedModel. Received: model=missing"),
     (["--model=exports"], "model must be the folder of a SavedModel.*exports has .*good"),
-    (["--model=exports/gud"], r"Did you mean 'good'\?"),
+    (["--model=exports/goood"], r"Did you mean 'good'\?"),
     (["--model=foreign/thesis.tex"], "model must be the folder of a SavedModel"),
     (["--model="], "model must be a non-empty text"),
     (["--model=exports/plain"], "dataset must be given.*Received: no --dataset"),
     (["--model=exports/damaged"], "exports/damaged/manifest.json must be"),
     (["--model=exports/wrong"], "exports/wrong/manifest.json must be .*num_classes"),
-    *each("--attacks=", "--attacks=autoatack", "--attacks=pgd,square,fba", "--attacks=,", beside=[MODEL]),
+    *each("--attacks=", "--attacks=autoatack", "--attacks=,", "--attacks=pgd,", beside=[MODEL]),
+    ([MODEL, "--attacks=pgd,square,fba"], r"attacks must be .*Received: attacks=fba\. Did you mean 'fab'\?"),
     ([MODEL, "--attacks=autoatack"], r"Did you mean 'autoattack'\?"),
     ([MODEL, "--attacks=pgd,squar"], r"Did you mean 'square'\?"),
     ([MODEL, "--attack=pgd"], r"Did you mean --attacks\?"),
     ([MODEL, "--epsilon=0.1"], r"Did you mean --eps\?"),
     ([*ATTACK, "--eps=8"], "eps must be .*Received: eps=8; 8 probably means 8/255"),
     *each("--eps=-1", "--eps=nan", "--eps=8/0", "--steps=0", "--restarts=0", "--queries=0", beside=ATTACK),
-    *each("--targets=0", "--targets=10", "--pgd_steps=0", "--pgd_step_size=0", "--batch_size=0", beside=ATTACK),
+    *each(
+        "--targets=0", "--targets=10", "--pgd_steps=0", "--pgd_step_size=0", "--batch_size=0", beside=ATTACK
+    ),
     *each(f"--queries={HUGE}", f"--batch_size={HUGE}", f"--num_examples={HUGE}", beside=ATTACK),
     *each("--num_examples=0", "--num_examples=-5", "--num_examples=1e3", "--seed=-1", beside=ATTACK),
     *each("--norm=l1", "--outputs=softmax", "--jit=maybe", beside=ATTACK),
@@ -221,7 +235,10 @@ ANALYZE = [
     (["--study=hessian,,surface"], "Received: study=hessian,,surface"),
     (["--study=hessian,surfaces"], r"Did you mean 'surface'\?"),
     (["--study=hessian"], "model"),
-    (["--study=hessian", "--model=missing"], "model must be the folder of a SavedModel. Received: model=missing"),
+    (
+        ["--study=hessian", "--model=missing"],
+        "model must be the folder of a SavedModel. Received: model=missing",
+    ),
     (["--study=connectivity", MODEL], "connectivity"),
     (["--study=dynamics"], "run_dirs|model"),
     (["--study=dynamics", "--run_dirs=missing"], "missing"),
@@ -231,7 +248,9 @@ ANALYZE = [
     *each("--split=val", "--random_start=zero", "--jit=1", beside=HESSIAN),
     *each("--eigenvalues=0", f"--eigenvalues={HUGE}", "--eigenvalues=20000", beside=HESSIAN),
     *each("--max_products=0", "--basis_size=1", "--normalise_draws=-1", beside=HESSIAN),
-    *each("--surface_points=2", "--surface_points=100000", "--surface_dims=3", beside=[MODEL, "--study=surface"]),
+    *each(
+        "--surface_points=2", "--surface_points=100000", "--surface_dims=3", beside=[MODEL, "--study=surface"]
+    ),
     *each("--surface_radius=0", "--surface_radius=nan", beside=[MODEL, "--study=surface"]),
     *each("--density_probes=0", f"--density_steps={HUGE}", beside=[MODEL, "--study=density"]),
     *each("--curve_order=1", "--curve_order=11", "--curve_points=1", "--curve_epochs=0", "--curve_lr=0"),
@@ -243,6 +262,7 @@ ANALYZE = [
     (["--resume", "--overwrite"], "exclude each other"),
     (["--out_dir=missing", "--resume"], "--resume requires"),
     (["--out_dir=damaged", "--resume"], "damaged"),
+    ([MODEL, "--order=published", "--study=hessian", "--dataset=cifar100"], "order|Received: "),
     ([MODEL, "--studys=hessian"], r"Did you mean --study\?"),
     ([MODEL, "--epochs=3"], "Received: --epochs"),
 ]
@@ -255,12 +275,13 @@ CONVERT = [
     (["--checkpoint=foreign/thesis.tex", "--out_dir=converted"], "checkpoint .*thesis.tex"),
     (["--checkpoint=empty.npz", "--out_dir=converted"], "empty.npz"),
     (["--checkpoint=cut.npz", "--out_dir=converted"], "cut.npz"),
-    (["--checkpoint=empty.pt", "--out_dir=converted"], "empty.pt"),
     (["--checkpoint=", "--out_dir=converted"], "checkpoint must be a non-empty text"),
     *each("--activation=swish", "--activation=", "--mean=a", "--std=1,,2", "--mean=nan", beside=CHECKPOINT),
-    *each("--image_size=0", "--image_size=-3", f"--image_size={HUGE}", "--image_size=32x32", beside=CHECKPOINT),
+    *each(
+        "--image_size=0", "--image_size=-3", f"--image_size={HUGE}", "--image_size=32x32", beside=CHECKPOINT
+    ),
     ([*CHECKPOINT, "--image_size=10000000"], "must fit into memory.*Received: image_size=10000000"),
-    ([*CHECKPOINT, "--out_dir=foreign"], "out_dir|foreign"),
+    ([*CHECKPOINT, "--out_dir=foreign"], "out_dir must be free .*Received: out_dir=foreign"),
     ([*CHECKPOINT, "--resume"], "Received: --resume"),
     ([*CHECKPOINT, "--file=x"], "Received: --file"),
 ]
@@ -302,16 +323,15 @@ def prepared(folder):
     write("circle.flags", "--flagfile=circle.flags")
     write("words.flags", "# one\neps=0.1")
     write("unknown.flags", "--frobnicate")
-    for name in ("empty.npz", "empty.pt"):
-        write(name, "")
+    write("empty.npz", "")
     np.savez(folder / "state.npz", weight=np.zeros((2, 2), np.float32))
     write("cut.npz", (folder / "state.npz").read_bytes()[:50])
     return folder
 
 
 def identify(case):
-    name, arguments, _ = case
-    return f"{name} {' '.join(arguments)}"[:70]
+    """Returns the name of a test."""
+    return f"{case[0]} {' '.join(case[1])}"[:70]
 
 
 @pytest.fixture(scope="module")
@@ -319,15 +339,16 @@ def results(tmp_path_factory):
     folder = prepared(tmp_path_factory.mktemp("work"))
     cases = [(name, arguments) for name, arguments, _ in TABLE]
     done = worker.run_all(cases, folder, tmp_path_factory.mktemp("poison"))
-    return {identify((*case, None)): result for case, result in zip(cases, done, strict=True)}
+    return {(name, *arguments): result for (name, arguments), result in zip(cases, done, strict=True)}
 
 
 @pytest.mark.parametrize("case", TABLE, ids=identify)
 def test_a_mistake_is_answered_by_one_line_and_changes_nothing(results, case):
-    result = results[identify(case)]
+    name, arguments, message = case
+    result = results[name, *arguments]
     assert (result["code"], result["out"]) == (2, ""), result
     error = result["error"]
     assert error.startswith("error: ") and error.endswith("\n") and error.count("\n") == 1, error
-    assert re.search(case[2], error), error
+    assert re.search(message, error), error
     assert len(error) < 700 or LONG in error
     assert result["changed"] == []

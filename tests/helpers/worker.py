@@ -1,15 +1,15 @@
 """Runs commands one after another in forks of one process, which has imported them but not TensorFlow.
 
-A fork costs milliseconds where a process of its own costs half a second. The flags of absl are global, so that
-every command line needs a process; and what a mistake must not do (start TensorFlow, write files) is watched.
-
-As a script it reads a JSON list of [command, arguments] from stdin, and writes one result for each to stdout.
+A fork costs milliseconds where a process of its own costs half a second. The flags of absl are global, so
+that every command line needs a process; and what a mistake must not do (start TensorFlow, write files) is
+watched. As a script it reads a JSON list of [command, arguments] from stdin, and writes their results.
 """
 
 import importlib
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from helpers import command
 
+HEAVY = ("tensorflow", "keras", "tensorflow_datasets")
 COMMANDS = ("main", "evaluate", "analyze", "convert")
 
 
@@ -28,13 +29,15 @@ def run_all(cases, folder, poison):
     Args:
         cases: (command, arguments) each; a command is one of `COMMANDS`.
         folder: the working directory.
-        poison: where `helpers.command.poisoned` makes the TensorFlow that ends whoever imports it.
+        poison: a folder for the TensorFlow of `helpers.command.poisoned`, which ends whoever imports it.
 
     Returns:
-        A dict for each case: exit `code`, `out`, `error`, `seconds`, and `changed`, the paths that the command
-        made, removed or wrote.
+        A dict for each case: exit `code`, `out`, `error`, `seconds`, and `changed`, the paths that the
+        command made, removed or wrote.
     """
-    environment = command.environment(command.poisoned(poison), command.ROOT / "tests")
+    command.poisoned(poison)
+    shutil.rmtree(poison / "tensorflow_datasets")  # whose files are looked at, but not imported
+    environment = command.environment(poison, command.ROOT / "tests")
     done = subprocess.run(
         [sys.executable, "-m", "helpers.worker", str(folder)],
         input=json.dumps(cases),
@@ -92,6 +95,8 @@ def _code(module, arguments):
     except BaseException:
         traceback.print_exc()
         code = 1
+    if sys.modules.keys() & set(HEAVY):
+        print("imported too early:", *sys.modules.keys() & set(HEAVY), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     return code
