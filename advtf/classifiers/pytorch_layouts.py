@@ -1,8 +1,8 @@
 """Published PyTorch networks: which of their modules is which layer of our models.
 
-Liu et al. 2020 (lenet, vgg, resnet18), and RobustBench's PreActResNet18, WideResNet and DeepMind's two
-networks. A layout is recognised by the names in a state dict. The variants that are no model of
-`advtf.models` are assembled here from the same layers.
+Liu et al. 2020 (lenet, vgg, resnet18), Li & Spratling 2023 (PreActResNet18, Wide-ResNet), and RobustBench's
+PreActResNet18, WideResNet and DeepMind's two networks. A layout is recognised by the names in a state dict.
+The variants that are no model of `advtf.models` are assembled here from the same layers.
 """
 
 import dataclasses
@@ -14,10 +14,14 @@ import keras
 import numpy as np
 
 from advtf.errors import UsageError, one_of
-from advtf.models import describe_network, features_of, preact_resnet, resnet, vgg
+from advtf.models import describe_network, features_of, model_settings, preact_resnet, resnet, vgg
 from advtf.models.layers import Layers
 
 State = Mapping[str, np.ndarray]
+SHORTCUTS = {  # of PreActResNet18, whose published codes share their names -> who has them
+    "raw": "Li & Spratling 2023, Wong et al. 2020",
+    "activated": "He et al. 2016, Rice et al. 2020",
+}
 HEADS = ("linear", "classifier", "fc")  # what the published ResNets call their last layer
 
 
@@ -34,6 +38,7 @@ class Layout:
         one_sided: whether strided convolutions pad on the right and below only.
         unused: prefix of parameters that the published code creates and never applies.
         note: how the network differs from the model, for people.
+        origin: who has published it, where several networks have its parameters.
     """
 
     model: str
@@ -44,6 +49,7 @@ class Layout:
     one_sided: bool = False
     unused: str | None = None
     note: str = ""
+    origin: str = ""
 
     def __str__(self) -> str:
         return describe_network(self.model, self.size) + self.note
@@ -78,12 +84,16 @@ class OneSidedLayers(Layers):
         return keras.layers.Conv2D(filters, size, stride, "valid", use_bias=bias, name=name)(x)
 
 
-def recognise(state: State, model: str | None = None) -> Layout:
-    """Returns the layout whose names `state` has.
+def recognise(
+    state: State, model: str | None = None, variant: Mapping[str, str | None] | None = None
+) -> list[Layout]:
+    """Returns the layouts whose names `state` has: several where it does not tell them apart.
 
     Args:
         state: parameter name -> array, without prefixes such as ``module.``.
         model: the expected key of `advtf.models.MODELS`; None accepts every layout.
+        variant: "shortcut" and "stride_in" as the user chose them, None or absent where nobody did. They
+            stand in the place of the published ones.
 
     Raises:
         UsageError: no layout, or one of another model, or sizes that no such network has.
@@ -94,12 +104,25 @@ def recognise(state: State, model: str | None = None) -> Layout:
     found = [(name, read) for name, parameter, read in SIGNATURES if parameter in state]
     for name, read in found:
         if model in (None, name):
-            return read(state)
+            return _chosen(read(state), variant or {})
     received = f"those of {found[0][0]}" if found else f"{', '.join(list(state)[:4])}, ..."
     raise UsageError(
         f"checkpoint must have the parameter names of {model or 'one of ' + ', '.join(names)} as published. "
         f"Received: {received}{f'; use model={found[0][0]}' if found else ''}."
     )
+
+
+def _chosen(layout: Layout, variant: Mapping[str, str | None]) -> list[Layout]:
+    """Returns the layout with the variant that was chosen; without a choice, with every one that is open."""
+    given = {name: value for name, value in variant.items() if value is not None}
+    model_settings(layout.model, **given)
+    layout = dataclasses.replace(layout, size=layout.size | given)
+    if layout.size.get("shortcut", "") is not None:
+        return [layout]
+    return [
+        dataclasses.replace(layout, size=layout.size | {"shortcut": shortcut}, origin=origin)
+        for shortcut, origin in SHORTCUTS.items()
+    ]
 
 
 def sizes(state: State, module: str) -> tuple[int, ...]:
@@ -156,26 +179,32 @@ def _resnet18(state: State) -> Layout:
 
 
 def _preact_resnet18(state: State) -> Layout:
-    size = _width(state, "preact_resnet18", "conv1", 4) | {"shortcut": "activated"}
+    size = _width(state, "preact_resnet18", "conv1", 4) | {"shortcut": None}
     parts = {"bn": "bn1", "conv1": "conv1", "conv1_bn": "bn2", "conv2": "conv2", "shortcut": "shortcut.0"}
     modules = {"stem": "conv1", "last_bn": "bn"} | _blocks("layer{stage}.{block}", 4, 2, parts) | _head(state)
     if any(key.startswith("bn.") for key in state):
         return Layout("preact_resnet18", size, modules)
-    note = " (no last BatchNorm)"
     features = functools.partial(_preact_variant, deepmind=False)
-    return Layout("preact_resnet18", size | {"shortcut": "raw"}, modules, features=features, note=note)
+    return Layout("preact_resnet18", size, modules, features=features, note=" (no last BatchNorm)")
 
 
 def _wide_resnet(state: State) -> Layout:
-    size = _wide_size(state, "block1.layer.{}.conv1")
+    size = _wide_size(state, "block1.layer.{}.conv1") | {"shortcut": "activated", "stride_in": "first"}
     parts = {"bn": "bn1", "conv1": "conv1", "conv1_bn": "bn2", "conv2": "conv2", "shortcut": "convShortcut"}
     modules = {"stem": "conv1"} | _blocks("block{stage}.layer.{block}", 3, (size["depth"] - 4) // 6, parts)
     modules |= {"last_bn": "bn1", "logits": "fc"}
     return Layout("wide_resnet", size, modules, unused="sub_block1.")
 
 
+def _li2023_wide_resnet(state: State) -> Layout:
+    size = _wide_size(state, "layer1.block{}.conv1") | {"shortcut": "raw", "stride_in": "second"}
+    parts = {"bn": "bn1", "conv1": "conv1", "conv1_bn": "bn2", "conv2": "conv2", "shortcut": "shortcut.0"}
+    modules = {"stem": "conv1"} | _blocks("layer{stage}.block{block}", 3, (size["depth"] - 4) // 6, parts)
+    return Layout("wide_resnet", size, modules | {"last_bn": "bn1", "logits": "fc0"})
+
+
 def _deepmind_wide_resnet(state: State) -> Layout:
-    size = _wide_size(state, "layer.0.block.{}.conv_0")
+    size = _wide_size(state, "layer.0.block.{}.conv_0") | {"shortcut": "activated", "stride_in": "first"}
     parts = _deepmind_block("conv_0", "conv_1")
     blocks = _blocks("layer.{index}.block.{block}", 3, (size["depth"] - 4) // 6, parts)
     modules = {"stem": "init_conv"} | blocks | {"last_bn": "batchnorm", "logits": "logits"}
@@ -198,6 +227,7 @@ SIGNATURES = (  # (model, a parameter that no other layout has, reader); a Batch
     ("preact_resnet18", "layer2.0.shortcut.0.weight", _preact_resnet18),
     ("preact_resnet18", "conv_2d.weight", _deepmind_preact_resnet18),
     ("wide_resnet", "block1.layer.0.conv1.weight", _wide_resnet),
+    ("wide_resnet", "layer1.block0.conv1.weight", _li2023_wide_resnet),
     ("wide_resnet", "init_conv.weight", _deepmind_wide_resnet),
 )
 
@@ -227,7 +257,7 @@ def _wide_size(state: State, path: str) -> dict[str, int]:
     while f"{path.format(blocks)}.weight" in state:
         blocks += 1
     size = _width(state, "wide_resnet", path.format(0), 16)
-    return size | {"depth": 6 * blocks + 4, "shortcut": "activated", "stride_in": "first"}
+    return size | {"depth": 6 * blocks + 4}
 
 
 def _preact_variant(layers: Layers, x, *, width: int, shortcut: str, deepmind: bool):

@@ -6,12 +6,17 @@ The networks are written here with torch.nn.functional under the parameter names
 import json
 import subprocess
 import sys
+import warnings
+from collections import OrderedDict
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from advtf.classifiers.pytorch import convert_state_dict, load_torch
+from advtf.classifiers.pytorch import AmbiguousNetwork, convert_state_dict, load_torch
 from advtf.errors import UsageError
+from advtf.models import parameter_count
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 PREACT = {"bn1": "bn1", "conv1": "conv1", "bn2": "bn2", "conv2": "conv2", "shortcut": "shortcut.0"}
@@ -107,14 +112,20 @@ class Network:
             x = self.conv(out, f"{block}.{names['conv2']}", filters) + x
         return x
 
-    def preact_resnet18(self, x, last_norm=True):
+    def preact_resnet18(self, x, last_norm=True, raw=False):
         x = self.conv(x, "conv1", 4)
-        x = self.preact(x, "layer{stage}.{block}", (4, 8, 16, 32), 2, 1, PREACT, raw=not last_norm)
+        x = self.preact(x, "layer{stage}.{block}", (4, 8, 16, 32), 2, 1, PREACT, raw=raw)
         x = self.act(self.norm(x, "bn")) if last_norm else x
         return self.dense(self.F.avg_pool2d(x, 4).flatten(1), "linear", 10)
 
+    def raw_preact_resnet18(self, x):
+        return self.preact_resnet18(x, raw=True)
+
     def fast_preact_resnet18(self, x):
         return self.preact_resnet18(x, last_norm=False)
+
+    def raw_fast_preact_resnet18(self, x):
+        return self.preact_resnet18(x, last_norm=False, raw=True)
 
     def deepmind_preact_resnet18(self, x):
         x = self.conv(self.normalised(x), "conv_2d", 4)
@@ -150,6 +161,9 @@ def blocks(path, stages, count, width):
             yield path.format(stage=index + 1, index=index, block=block), factor * width, stride
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:the checkpoint stores no normalisation")
+
+
 def images(shape=(4, 32, 32, 3)):
     return np.random.default_rng(1).random(shape, dtype=np.float32)
 
@@ -159,27 +173,230 @@ def torch_logits(network, name, x):
 
 
 @pytest.mark.parametrize(
-    ("name", "model", "layers"),
+    ("name", "model", "layers", "variant"),
     [
-        ("lenet", "lenet", {}),
-        ("vgg", "vgg", {}),
-        ("resnet18", "resnet18", {}),
-        ("preact_resnet18", "preact_resnet18", {}),
-        ("fast_preact_resnet18", "preact_resnet18", {}),
-        ("wide_resnet", "wide_resnet", {}),
-        ("narrow_wide_resnet", "wide_resnet", {}),
-        ("deepmind_wide_resnet", "wide_resnet", {"activation": "silu", "one_sided": True}),
-        ("deepmind_preact_resnet18", "preact_resnet18", {"activation": "silu", "one_sided": True}),
+        ("lenet", "lenet", {}, {}),
+        ("vgg", "vgg", {}, {}),
+        ("resnet18", "resnet18", {}, {}),
+        ("preact_resnet18", "preact_resnet18", {}, {"shortcut": "activated"}),
+        ("raw_preact_resnet18", "preact_resnet18", {}, {"shortcut": "raw"}),
+        ("fast_preact_resnet18", "preact_resnet18", {}, {"shortcut": "activated"}),
+        ("raw_fast_preact_resnet18", "preact_resnet18", {}, {"shortcut": "raw"}),
+        ("wide_resnet", "wide_resnet", {}, {}),
+        ("narrow_wide_resnet", "wide_resnet", {}, {}),
+        ("deepmind_wide_resnet", "wide_resnet", {"activation": "silu", "one_sided": True}, {}),
+        ("deepmind_preact_resnet18", "preact_resnet18", {"activation": "silu", "one_sided": True}, {}),
     ],
 )
-def test_logits_equal_torch(name, model, layers):
+def test_logits_equal_torch(name, model, layers, variant):
     x = images((4, 28, 28, 1) if name == "lenet" else (4, 32, 32, 3))
     parameters = Parameters()
     expected = torch_logits(Network(parameters, **layers), name, x)
     settings = {"activation": layers["activation"], "mean": MEAN, "std": STD} if layers else {}
-    classifier = convert_state_dict(parameters, **settings)
+    classifier = convert_state_dict(parameters, **settings, **variant)
     assert classifier.name == model and np.ptp(expected) > 0.5
     np.testing.assert_allclose(classifier(x, training=False), expected, atol=1e-4, rtol=1e-5)
+
+
+# --- Li & Spratling 2023: both networks as modules, with PyTorch's own initial weights
+
+
+def blocks_module(torch, shortcut, stride_in):
+    nn = torch.nn
+
+    class Block(nn.Module):
+        def __init__(self, source, filters, stride):
+            super().__init__()
+            first, second = (stride, 1) if stride_in == "first" else (1, stride)
+            self.bn1, self.bn2 = nn.BatchNorm2d(source), nn.BatchNorm2d(filters)
+            self.conv1 = nn.Conv2d(source, filters, 3, first, 1, bias=False)
+            self.conv2 = nn.Conv2d(filters, filters, 3, second, 1, bias=False)
+            changes = stride > 1 or source != filters
+            projection = [nn.Conv2d(source, filters, 1, stride, bias=False)] if changes else []
+            self.shortcut = nn.Sequential(*projection)
+
+        def forward(self, x):
+            activated = self.bn1(x).relu()
+            branch = activated if shortcut == "activated" and len(self.shortcut) else x
+            return self.conv2(self.bn2(self.conv1(activated)).relu()) + self.shortcut(branch)
+
+    return Block
+
+
+def published(kind, width, depth=None, shortcut="raw", stride_in="first", seed=0):
+    """PreActResNet18, or Wide-ResNet with the names of Li & Spratling, in float64 and inference mode."""
+    torch = pytest.importorskip("torch")
+    nn, Block = torch.nn, blocks_module(torch, shortcut, stride_in)
+    wide = kind == "wide_resnet"
+    stages = [16 * width, 32 * width, 64 * width] if wide else [width * factor for factor in (4, 8, 16, 32)]
+    count, source = ((depth - 4) // 6, 16) if wide else (2, 4 * width)
+    torch.manual_seed(seed)
+    layers = {"conv1": nn.Conv2d(3, source, 3, 1, 1, bias=False)}
+    for stage, filters in enumerate(stages, start=1):
+        stage_blocks = {}
+        for block in range(count):
+            stride = 2 if stage > 1 and block == 0 else 1
+            stage_blocks[f"block{block}" if wide else f"{block}"] = Block(source, filters, stride)
+            source = filters
+        layers[f"layer{stage}"] = nn.Sequential(OrderedDict(stage_blocks))
+    layers["bn1" if wide else "bn"] = nn.BatchNorm2d(source)
+    layers |= {"act": nn.ReLU(), "aap": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    layers["fc0" if wide else "linear"] = nn.Linear(source, 10)
+    network = nn.Sequential(OrderedDict(layers))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # all of its parameters must matter
+            for values, low, high in (
+                (module.weight.data, 0.5, 1.5),
+                (module.bias.data, -0.5, 0.5),
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.5, 2),
+            ):
+                values.uniform_(low, high)
+    return network.double().eval()
+
+
+PUBLISHED = [
+    ("preact_resnet18", {"width": 2}, {"shortcut": "raw"}),
+    ("preact_resnet18", {"width": 2}, {"shortcut": "activated"}),
+    ("wide_resnet", {"width": 2, "depth": 16}, {}),
+    *[
+        ("wide_resnet", {"width": 1, "depth": 10}, {"shortcut": shortcut, "stride_in": stride_in})
+        for shortcut in ("raw", "activated")
+        for stride_in in ("first", "second")
+    ],
+]
+
+
+@pytest.mark.parametrize(("model", "size", "variant"), PUBLISHED)
+def test_published_networks_and_the_textbooks_in_float64(model, size, variant, float64):
+    whole = variant or {"shortcut": "raw", "stride_in": "second"}  # what the published names mean
+    network = published(model, **size, **whole)
+    state = network.state_dict()
+    assert f"layer2.{'block0' if model == 'wide_resnet' else '0'}.shortcut.0.weight" in state
+    classifier = convert_state_dict(state, **variant, mean=0, std=1)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert parameter_count(model, (32, 32, 3), 10, **size, **whole) == count
+    rng = np.random.default_rng(3)
+    x, cotangent = rng.random((3, 32, 32, 3)), rng.normal(size=(3, 10))
+    theirs = x.transpose(0, 3, 1, 2)
+    theirs = network.conv1.weight.new_tensor(theirs).requires_grad_()
+    wanted = network(theirs)
+    (wanted * wanted.new_tensor(cotangent)).sum().backward()
+    ours = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(ours)
+        logits = classifier(ours, training=False)
+    gradient = tape.gradient(logits, ours, output_gradients=tf.constant(cotangent))
+    np.testing.assert_allclose(logits, wanted.detach(), rtol=1e-6, atol=1e-6)  # weights carry float32
+    np.testing.assert_allclose(gradient, theirs.grad.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def float64():
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+
+
+def float32_state(network):
+    return {name: value.float().numpy() for name, value in network.state_dict().items()}
+
+
+def test_names_that_several_networks_have_need_a_choice():
+    state = float32_state(published("preact_resnet18", 1))
+    with pytest.raises(AmbiguousNetwork) as caught:
+        convert_state_dict(state)
+    assert caught.value.choices == [{"shortcut": "raw"}, {"shortcut": "activated"}]
+    message = str(caught.value)
+    assert "\n" not in message and "preact_resnet18, width 1, which do not tell" in message
+    assert "Give shortcut='raw' or shortcut='activated', or check_images" in message
+    for bad in ({"stride_in": "first"}, {"shortcut": "row"}):
+        with pytest.raises(UsageError, match=r"no choice of where it strides|Did you mean 'raw'"):
+            convert_state_dict(state, **bad)
+    with pytest.raises(UsageError, match="lenet model has no choice of shortcuts"):
+        convert_state_dict(lenet_state(), shortcut="raw")
+
+
+# --- reference logits
+
+
+def write_reference(file, network, x):
+    logits = network(network.conv1.weight.new_tensor(x)).detach().numpy()
+    np.savez(file, images=x, logits=logits)
+    return file
+
+
+def test_reference_logits_decide(tmp_path):
+    network, x = published("preact_resnet18", 1, shortcut="activated"), images((3, 32, 32, 3))
+    state = float32_state(network)
+    file = write_reference(tmp_path / "x.npz", network, x.transpose(0, 3, 1, 2))
+    expected = convert_state_dict(state, shortcut="activated", mean=0, std=1)(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # logits that agree leave nothing to hint at
+        np.testing.assert_allclose(convert_state_dict(state, check_images=file)(x), expected, atol=1e-6)
+    with pytest.raises(UsageError, match=r"must differ by at most .*Received: .* raw shortcuts\. Check"):
+        convert_state_dict(state, shortcut="raw", check_images=file)
+    with pytest.raises(UsageError, match=r"raw shortcuts; .* activated shortcuts\. Check activation"):
+        convert_state_dict(state, check_images=file, mean=0.5, std=0.5)
+
+
+def test_eight_bit_images_and_shortcuts_that_do_not_matter(tmp_path):
+    network = published("preact_resnet18", 1)
+    for stage in (network.layer2, network.layer3, network.layer4):
+        stage[0].shortcut[0].weight.data.zero_()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    file = write_reference(tmp_path / "x.npz", network, pixels.transpose(0, 3, 1, 2) / 255)
+    with np.load(file) as stored:
+        np.savez(file, images=pixels, logits=stored["logits"])
+    state = float32_state(network)
+    convert_state_dict(state, check_images=file, shortcut="raw")
+    with pytest.raises(AmbiguousNetwork, match="agree with both"):
+        convert_state_dict(state, check_images=file)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.zeros(3)}, r"with the arrays images and logits.* Received: .*x\.npz with x\."),
+        ({"images": np.zeros((2, 8, 8, 1)), "logits": np.zeros((2, 3))}, "finite and not all 0"),
+        (
+            {"images": np.zeros((2, 8, 8, 1)), "logits": np.ones(2)},
+            r"shape \(N, K\)\. Received: float64 \(2,\)",
+        ),
+        ({"images": np.full((2, 8, 8, 1), 255.0), "logits": np.ones((2, 3))}, "in .*from 255 to 255"),
+        ({"images": np.zeros((2, 64)), "logits": np.ones((2, 3))}, r"on 4 axes.*\(2, 64\)"),
+        ({"images": np.full((2, 8, 8, 1), np.nan), "logits": np.ones((2, 3))}, "before any normalisation"),
+        ({"images": np.zeros((2, 9, 9, 1)), "logits": np.ones((2, 3))}, r"\(N, 8, 8, 1\) or \(N, 1, 8, 8\)"),
+        ({"images": np.zeros((2, 8, 8, 1)), "logits": np.ones((2, 4))}, "of 3 classes for 2 images"),
+        ({"images": np.zeros((2, 8, 8, 1)), "logits": np.ones((3, 3))}, "of 3 classes for 2 images"),
+        ({"images": np.zeros((2, 8, 8, 1)), "logits": np.ones((2, 3))}, "must differ by at most 0.001 "),
+    ],
+)
+def test_references_that_are_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(UsageError, match=message) as caught:
+        convert_state_dict(lenet_state(), check_images=tmp_path / "x.npz")
+    assert "\n" not in str(caught.value)
+    for name, content in {"absent": None, "text": b"images", "pickled": np.array([{}], object)}.items():
+        file = tmp_path / f"{name}.npz"
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        elif content is not None:
+            np.savez(file, images=content, logits=content)
+        with pytest.raises(UsageError, match="must be an NPZ file with the arrays images and logits"):
+            convert_state_dict(lenet_state(), check_images=file)
+
+
+def test_the_library_hints_at_a_missing_normalisation():
+    with pytest.warns(UserWarning, match="stores no normalisation: give mean and std") as caught:
+        convert_state_dict(lenet_state())
+    assert [warning.filename for warning in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        convert_state_dict(lenet_state(), mean=0, std=1)
 
 
 def test_a_checkpoint_of_torch_save(tmp_path):
@@ -284,7 +501,8 @@ def without(name):
         (lenet_state(), {"mean": 0.5, "std": 0}, "std > 0"),
         (lenet_state(), {"mean": MEAN, "std": STD}, "must have 1 value each"),
         ({"layer.weight": np.zeros((2, 2))}, {}, r"Received: layer\.weight"),
-        ({"epoch": 3}, {}, "none in the checkpoint"),
+        ({"epoch": 3}, {}, r"such as conv1\.weight\. Received: epoch; write it with torch\.save"),
+        ({}, {}, "Received: nothing; write it with"),
         ([1, 2], {}, "none in the checkpoint"),
     ],
 )
@@ -302,8 +520,18 @@ def test_files_that_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="git lfs pull"):
         load_torch(file)
     file.write_bytes(b"PK damaged")
-    with pytest.raises(UsageError, match="state dict alone"):
+    with pytest.raises(UsageError, match=r"a file of numpy\.savez, .*Write it with numpy\.savez"):
         load_torch(file)
+    np.savez(file, weights=np.array([{}], object))
+    with pytest.raises(UsageError, match=r"a file of numpy\.savez, of numbers"):
+        load_torch(file)
+    np.savez(file, clean=np.zeros((2, 8, 8, 1)), labels=np.zeros(2))  # as in the examples of a run
+    with pytest.raises(UsageError, match=r"must hold a state dict.* Received: clean, labels; write it with"):
+        load_torch(file)
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes(b"PK damaged")
+    with pytest.raises(UsageError, match="state dict alone"):
+        load_torch(damaged)
     monkeypatch.setitem(sys.modules, "torch", None)  # import torch now fails
     with pytest.raises(UsageError, match="pip install torch"):
         load_torch(file.rename(tmp_path / "x.pt"))
@@ -331,5 +559,38 @@ def test_command(tmp_path):
     expected = convert_state_dict(state, activation="gelu", mean=0.25, std=0.5)(x)
     np.testing.assert_allclose(saved(x), expected, atol=1e-5)
     manifest = json.loads((tmp_path / "out" / "lenet" / "manifest.json").read_text())
-    assert manifest["settings"] == {"image_size": None, "activation": "gelu", "mean": [0.25], "std": [0.5]}
+    settings = {"image_size": None, "activation": "gelu", "mean": [0.25], "std": [0.5], "width": 1}
+    assert manifest["settings"] == settings
     assert manifest["converted_from"]["file"] == "x.npz"
+
+
+@pytest.mark.slow
+def test_command_with_a_choice(tmp_path):
+    def command(*arguments):
+        given = ["--checkpoint=my net.npz", "--out_dir=out/net", *arguments]
+        run = [sys.executable, "-m", "advtf.convert", *given]
+        return subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    network, x = published("preact_resnet18", 1), images((3, 32, 32, 3))
+    np.savez(tmp_path / "my net.npz", **float32_state(network))
+    write_reference(tmp_path / "ref.npz", network, x.transpose(0, 3, 1, 2))
+    unclear = command()
+    assert (unclear.returncode, unclear.stdout, unclear.stderr.count("\n")) == (2, "", 1)
+    for shortcut in ("raw", "activated"):
+        line = f"python -m advtf.convert '--checkpoint=my net.npz' --out_dir=out/net --shortcut={shortcut}"
+        assert line in unclear.stderr
+    wrong = command("--shortcut=activated", "--check_images=ref.npz")
+    assert (wrong.returncode, wrong.stdout) == (2, "") and "must differ by at most" in wrong.stderr
+    assert not (tmp_path / "out").exists()
+    done = command("--check_images=ref.npz")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "preact_resnet18, width 1, raw shortcuts, relu" in done.stdout
+    assert (
+        "not           preact_resnet18, width 1, activated shortcuts, whose logits differ by" in done.stdout
+    )
+    manifest = json.loads((tmp_path / "out" / "net" / "manifest.json").read_text())
+    assert manifest["network"] == "preact_resnet18, width 1, raw shortcuts"
+    assert manifest["settings"]["shortcut"] == "raw"
+    record = manifest["reference_logits"]
+    assert (record["file"], record["images"]) == ("ref.npz", 3)
+    assert record["largest_difference"] < record["tolerance"]
