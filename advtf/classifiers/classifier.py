@@ -168,8 +168,11 @@ def _tried(function, name, x):
             f"classifier must accept images {x.shape[1:]}. Received: {first_line(error)}"
         ) from error
     if values.ndim != 2 or len(values) != len(x) or values.shape[1] < 2:
+        single = values.ndim == 2 and values.shape[1] == 1
+        remedy = " Return [0, z] for a single logit z; its softmax is the sigmoid of z." if single else ""
         raise UsageError(
-            f"classifier must return logits (batch, classes). Received: {values.shape} from {name}."
+            "classifier must return logits (batch, classes) of at least 2 classes. "
+            f"Received: {values.shape} from {name}.{remedy}"
         )
     return values
 

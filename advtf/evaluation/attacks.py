@@ -181,6 +181,8 @@ class EvaluationAttack:
         label: its name in tables.
         stages: builds its stages for one classifier, in the order in which they run.
         fewest_classes: the smallest number of classes that it is defined for.
+        because: why it is not defined for fewer.
+        stand_in: the attack that suites run in its place where there are fewer; none if it is None.
         black_box: whether it sees logits only. It can then attack what has no gradient, and it should not
             find what gradients miss.
     """
@@ -188,6 +190,8 @@ class EvaluationAttack:
     label: str
     stages: Callable[[StageBuilder], list[Stage]]
     fewest_classes: int = 2
+    because: str = ""
+    stand_in: str | None = None
     black_box: bool = False
 
 
@@ -309,8 +313,19 @@ ATTACKS: dict[str, EvaluationAttack] = {
     "pgd": EvaluationAttack("PGD", _pgd),
     "pgd100": EvaluationAttack("PGD100", _pgd100),
     "apgd_ce": EvaluationAttack("APGD-CE", _apgd("ce")),
-    "apgd_dlr": EvaluationAttack("APGD-DLR", _apgd("dlr"), fewest_classes=3),
-    "apgd_t": EvaluationAttack("APGD-T", _apgd_targeted, fewest_classes=4),
+    "apgd_dlr": EvaluationAttack(
+        "APGD-DLR",
+        _apgd("dlr"),
+        fewest_classes=3,
+        because="DLR is divided by a gap to the third largest logit",
+    ),
+    "apgd_t": EvaluationAttack(
+        "APGD-T",
+        _apgd_targeted,
+        fewest_classes=4,
+        because="targeted DLR is divided by a gap to the third and the fourth largest logit",
+        stand_in="apgd_dlr",
+    ),
     "fab": EvaluationAttack("FAB", _fab),
     "fab_t": EvaluationAttack("FAB-T", _fab_targeted),
     "square": EvaluationAttack("Square", _square, black_box=True),
@@ -342,21 +357,86 @@ SUITES: dict[str, Suite] = {
 NAMES: Mapping[str, EvaluationAttack | Suite] = ChainMap(SUITES, ATTACKS)
 
 
-def components_of(name: str) -> tuple[str, ...]:
-    """Returns the attacks that a name of `NAMES` stands for: those of a suite, or the attack itself."""
-    return SUITES[name].attacks if name in SUITES else (name,)
+class LeftOut(NamedTuple):
+    """An attack that a suite leaves out, because it is not defined for the classes of a classifier.
+
+    Attributes:
+        suite: name in `SUITES`.
+        attack: name in `ATTACKS`.
+        stand_in: the attack that runs in its place; None if none does.
+        classes: the number of classes.
+    """
+
+    suite: str
+    attack: str
+    stand_in: str | None
+    classes: int
+
+    def __str__(self) -> str:
+        entry = ATTACKS[self.attack]
+        change = f"with {self.stand_in} in place of" if self.stand_in else "without"
+        return (
+            f"{SUITES[self.suite].label} {change} {self.attack}, which requires {entry.fewest_classes} "
+            f"classes and not {self.classes}: {entry.because}."
+        )
+
+    def to_json(self) -> dict:
+        """Returns the record of `evaluation.json`."""
+        return self._asdict() | {"reason": str(self)}
 
 
-def require_classes(names: Sequence[str], classes: int) -> None:
-    """Refuses attacks that are not defined for so few classes.
+class LineUp(NamedTuple):
+    """What is to run on a classifier.
+
+    Attributes:
+        suites: name in `NAMES` -> the attacks that it stands for, itself or those of a suite.
+        left_out: the attacks of suites that are not defined for the classes of the classifier.
+    """
+
+    suites: dict[str, tuple[str, ...]]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Every attack that is to run, once."""
+        return tuple(dict.fromkeys(name for suite in self.suites.values() for name in suite))
+
+
+def line_up(names: Sequence[str], classes: int) -> LineUp:
+    """Returns what runs where `names` are asked for on a classifier with so many classes.
+
+    A suite goes without the attacks that are not defined there, or with what stands in for them.
+
+    Args:
+        names: of `NAMES`.
+        classes: the number of classes K.
 
     Raises:
-        UsageError: an attack needs more classes; the message names the ones that do not.
+        UsageError: an attack asked for by its own name is not defined for so few classes, or none of a suite
+            is; the message names the attacks that are.
     """
+    suites, left_out = {}, []
     for name in names:
-        fewest = ATTACKS[name].fewest_classes
-        if classes < fewest:
-            usable = ",".join(known for known, entry in ATTACKS.items() if entry.fewest_classes <= classes)
-            raise UsageError(
-                f"{name} requires at least {fewest} classes. Received: {classes}. Use --attacks={usable}."
-            )
+        attacks = SUITES[name].attacks if name in SUITES else (name,)
+        chosen = {attack: _defined(attack, classes) if name in SUITES else attack for attack in attacks}
+        suites[name] = tuple(dict.fromkeys(filter(None, chosen.values())))
+        for attack in suites[name] or attacks:
+            _require_classes(attack, classes)
+        left_out += [LeftOut(name, *change, classes) for change in chosen.items() if change[0] != change[1]]
+    return LineUp(suites, tuple(left_out))
+
+
+def _defined(name, classes):
+    """Returns the attack, or the first of its stand-ins that is defined for so many classes, or None."""
+    while name is not None and ATTACKS[name].fewest_classes > classes:
+        name = ATTACKS[name].stand_in
+    return name
+
+
+def _require_classes(name, classes):
+    fewest = ATTACKS[name].fewest_classes
+    if classes < fewest:
+        usable = ",".join(known for known, entry in ATTACKS.items() if entry.fewest_classes <= classes)
+        raise UsageError(
+            f"{name} requires at least {fewest} classes. Received: {classes}. Use --attacks={usable}."
+        )

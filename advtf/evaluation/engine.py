@@ -24,7 +24,7 @@ from advtf.classifiers.classifier import Classifier
 from advtf.data.sets import Split
 from advtf.errors import UsageError
 from advtf.evaluation import sanity_checks
-from advtf.evaluation.attacks import ATTACKS, NAMES, Batch, Stage, StageBuilder, require_classes
+from advtf.evaluation.attacks import ATTACKS, NAMES, Batch, Stage, StageBuilder, line_up
 from advtf.evaluation.report import AttackResult, ComponentRecord, Evaluation, Spent
 from advtf.evaluation.settings import AttackSettings
 from advtf.settings.threat import NEGLIGIBLE_EPSILON
@@ -64,14 +64,13 @@ def evaluate_classifier(
         UsageError: attacks that do not fit the classifier, or state of another evaluation.
     """
     runtime.require_deterministic(settings.deterministic)
-    require_classes(settings.components, classifier.num_classes)
-    _require_gradient(classifier, x, settings)
+    _require_gradient(classifier, x, line_up(settings.attacks, classifier.num_classes).components)
     engine = Engine(classifier.logits_fn, x, y, classifier.num_classes, settings)
     identity = fingerprint(settings.identity(), x, y, engine.clean_correct)
     engine.cache = ResultCache(state_dir, identity)
     clean = AttackResult(~engine.clean_correct, np.zeros(len(x), bool), engine.clean_loss)
-    worst, results, runs = _attack_all(engine, settings, say or (lambda line: None))
-    curve = _curve(engine, settings, worst, epsilon_grid)
+    worst, results, runs = _attack_all(engine, settings.eps, say or (lambda line: None))
+    curve = _curve(engine, settings.eps, worst, epsilon_grid)
     warnings = [PROBABILITIES] if classifier.ends_in_softmax else []
     if checks:
         correct = engine.clean_correct
@@ -87,11 +86,12 @@ def evaluate_classifier(
         adversarial=worst.x_adv,
         curve=curve,
         warnings=tuple(warnings),
+        left_out=engine.line_up.left_out,
     )
 
 
-def _require_gradient(classifier, x, settings):
-    if all(ATTACKS[name].black_box for name in settings.components):
+def _require_gradient(classifier, x, components):
+    if all(ATTACKS[name].black_box for name in components):
         return
     if not sanity_checks.is_differentiable(classifier.logits_fn, tf.constant(x[:2])):
         usable = ",".join(name for name, entry in ATTACKS.items() if entry.black_box)
@@ -101,12 +101,14 @@ def _require_gradient(classifier, x, settings):
         )
 
 
-def _attack_all(engine, settings, say):
+def _attack_all(engine, epsilon, say):
     worst, results, runs = Points.unattacked(engine.x, engine.clean_loss), {}, []
+    for change in engine.line_up.left_out:
+        say(str(change))
     say(f"{'clean':<12}{_percent(~engine.clean_correct)} error")
-    for name, components in settings.suites.items():
+    for name, components in engine.line_up.suites.items():
         points, entry_runs = engine.attack(
-            name, components, settings.eps, finished=_reporter(engine, say) if len(components) > 1 else None
+            name, components, epsilon, finished=_reporter(engine, say) if len(components) > 1 else None
         )
         worst.update(np.arange(len(engine.x)), points)
         results[name] = result = _result(engine, points, entry_runs)
@@ -134,14 +136,14 @@ def _result(engine, points, runs):
     return AttackResult(~engine.clean_correct | points.broken, points.broken, points.loss, records)
 
 
-def _curve(engine, settings, worst, grid):
+def _curve(engine, at, worst, grid):
     """Returns the robust accuracy in percent by ε; what is found at one ε counts at every larger one."""
-    accuracy = {0.0: engine.clean_correct, settings.eps: engine.clean_correct & ~worst.broken}
+    accuracy = {0.0: engine.clean_correct, at: engine.clean_correct & ~worst.broken}
     everyone, smaller = np.arange(len(engine.x)), Points.unattacked(engine.x, engine.clean_loss)
     for epsilon in sorted(set(map(float, grid)) - accuracy.keys()):
         known = np.flatnonzero(worst.broken & engine.inside(everyone, worst.x_adv, epsilon))
         smaller.update(known, worst.select(known))
-        smaller, _ = engine.attack(f"epsilon{epsilon!r}", settings.components, epsilon, start=smaller)
+        smaller, _ = engine.attack(f"epsilon{epsilon!r}", engine.line_up.components, epsilon, start=smaller)
         accuracy[epsilon] = engine.clean_correct & ~smaller.broken
     return {epsilon: 100.0 * float(accuracy[epsilon].mean()) for epsilon in sorted(accuracy)}
 
@@ -265,6 +267,7 @@ class Engine:
         clean_correct: (N,) bool.
         clean_loss: (N,) float32, cross-entropy without attack.
         cache: where finished batches are kept; at first nowhere.
+        line_up: the attacks that the settings stand for with so many classes.
     """
 
     def __init__(
@@ -276,6 +279,7 @@ class Engine:
         settings: AttackSettings,
     ):
         self.x, self.y, self._settings = x, y, settings
+        self.line_up = line_up(settings.attacks, num_classes)
         self._keys = image_keys(x).astype(np.uint32).view(np.int32)
         self._size = min(settings.batch_size, len(x))
         self._compiled = runtime.compiles(settings.jit)
@@ -325,7 +329,7 @@ class Engine:
         # A suite begins with the same attack on the same examples as that attack on its own.
         key = name, epsilon, rows.tobytes()
         run = self._remembered.get(key) or self._confirmed(_Task(f"{entry}-{name}", name, epsilon, rows))
-        if sum(name in suite for suite in self._settings.suites.values()) > 1:
+        if sum(name in suite for suite in self.line_up.suites.values()) > 1:
             self._remembered[key] = run
         return run
 

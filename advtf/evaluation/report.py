@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from advtf.evaluation.attacks import NAMES
+from advtf.evaluation.attacks import NAMES, LeftOut
 from advtf.evaluation.settings import AttackSettings
 from advtf.settings.threat import format_epsilon
 from advtf.storage.files import provenance, write_atomically
@@ -100,6 +100,7 @@ class Evaluation:
         adversarial: float32 (N, H, W, C), the worst point of each example.
         curve: ε -> robust accuracy in percent, at ε = 0, at the ε of the settings and at those of the grid.
         warnings: signs that the numbers flatter the classifier.
+        left_out: attacks of suites that are not defined for so few classes, and what ran in their place.
     """
 
     model: str
@@ -111,6 +112,7 @@ class Evaluation:
     adversarial: np.ndarray
     curve: Mapping[float, float]
     warnings: Sequence[str]
+    left_out: Sequence[LeftOut] = ()
 
     @property
     def clean_error(self) -> float:
@@ -138,6 +140,7 @@ class Evaluation:
                 "wrong": np.flatnonzero(self.clean.wrong).tolist(),
             },
             "attacks": {name: result.to_json() for name, result in self.attacks.items()},
+            "left_out": [change.to_json() for change in self.left_out],
             "worst_case": {
                 "error": self.robust_error,
                 "mean_loss": _finite_mean(self.worst_case.loss),
@@ -162,7 +165,7 @@ class Evaluation:
         row = f"{self.model:<{width}}" + "".join(f"{v:>{wide[name]}.2f}" for name, v in columns.items())
         ball = f"{settings.norm}, ε {format_epsilon(settings.eps)}"
         title = f"Error in % of {len(self.clean.wrong):,} images ({ball})"
-        return "\n".join([title, head, row])
+        return "\n".join([title, head, row, *map(str, self.left_out)])
 
 
 def _cost(spent):

@@ -6,7 +6,7 @@ from typing import Any
 
 from advtf.classifiers.manifest import OUTPUTS
 from advtf.errors import UsageError, one_of
-from advtf.evaluation.attacks import NAMES, components_of
+from advtf.evaluation.attacks import NAMES
 from advtf.settings import compute
 from advtf.settings.fields import Parser, Settings, choice, number, real, setting, step_size, whole
 from advtf.settings.threat import NORMS, require_radius, require_step
@@ -63,16 +63,6 @@ class AttackSettings(Settings):
         require_radius("eps", self.eps, self.norm)
         require_step("pgd_step_size", self.pgd_step_size, self.eps)
         compute.check(self)
-
-    @property
-    def suites(self) -> dict[str, tuple[str, ...]]:
-        """Name in `attacks` -> the attacks it stands for, itself or those of a suite."""
-        return {name: components_of(name) for name in self.attacks}
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """Every attack that is to run, once."""
-        return tuple(dict.fromkeys(name for suite in self.suites.values() for name in suite))
 
 
 def require_grid(name: str, radii: Iterable | str, norm: str) -> tuple[float, ...]:

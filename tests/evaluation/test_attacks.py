@@ -12,8 +12,9 @@ from advtf.evaluation.attacks import (
     SUITES,
     Batch,
     StageBuilder,
+    Suite,
+    line_up,
     pgd100_step,
-    require_classes,
     square_pieces,
 )
 from advtf.evaluation.settings import AttackSettings
@@ -23,11 +24,44 @@ EPSILON = {"linf": 0.06, "l2": 0.12}
 
 
 def test_too_few_classes_name_what_works():
-    require_classes(tuple(ATTACKS), 4)
+    assert line_up(tuple(ATTACKS), 4).components == tuple(ATTACKS)
     with pytest.raises(UsageError, match=r"apgd_t requires at least 4 classes. Received: 3. .*apgd_dlr"):
-        require_classes(SUITES["autoattack"].attacks, 3)
+        line_up(("autoattack", "apgd_t"), 3)
     with pytest.raises(UsageError, match="--attacks=pgd,pgd100,apgd_ce,fab,fab_t,square"):
-        require_classes(("apgd_dlr",), 2)
+        line_up(("apgd_dlr",), 2)
+
+
+FOUR, THREE = ("apgd_ce", "apgd_t", "fab_t", "square"), ("apgd_ce", "apgd_dlr", "fab_t", "square")
+FEWER = "which requires 4 classes and not"
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "runs", "said"),
+    [
+        ("autoattack", 4, FOUR, []),
+        (
+            "autoattack",
+            3,
+            ("apgd_ce", "apgd_dlr", *FOUR[2:]),
+            [f"with apgd_dlr in place of apgd_t, {FEWER} 3"],
+        ),
+        ("autoattack", 2, ("apgd_ce", *FOUR[2:]), [f"without apgd_t, {FEWER} 2"]),
+        ("screen", 2, ("apgd_ce",), [f"without apgd_t, {FEWER} 2"]),
+    ],
+)
+def test_a_suite_on_few_classes_runs_what_is_defined_and_says_so(name, classes, runs, said):
+    found = line_up((name, "pgd"), classes)
+    assert found.suites == {name: runs, "pgd": ("pgd",)} and found.components == (*runs, "pgd")
+    assert len(found.left_out) == len(said)
+    for change, words in zip(found.left_out, said, strict=True):
+        assert str(change).startswith(f"{SUITES[name].label} {words}: targeted DLR is divided by")
+
+
+def test_a_suite_of_which_nothing_is_defined_is_refused(monkeypatch):
+    monkeypatch.setitem(SUITES, "mine", Suite("Mine", ("apgd_t", "apgd_dlr")))
+    assert line_up(("mine",), 3).suites["mine"] == ("apgd_dlr",)  # once
+    with pytest.raises(UsageError, match="apgd_t requires at least 4 classes"):
+        line_up(("mine",), 2)
 
 
 def test_steps_of_pgd100_are_the_published_ones():

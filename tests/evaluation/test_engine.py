@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 from helpers.attack import Linear, digits_network, norms
 
-from advtf.evaluation.attacks import components_of
 from advtf.evaluation.engine import Engine, Points, Stored
 from advtf.evaluation.report import Spent
 from advtf.evaluation.settings import AttackSettings
@@ -32,7 +31,7 @@ def engine_of(**settings):
 @functools.cache
 def autoattack():
     engine = engine_of(attacks=["autoattack"])
-    points, runs = engine.attack("autoattack", components_of("autoattack"), EPSILON)
+    points, runs = engine.attack("autoattack", engine.line_up.components, EPSILON)
     return engine, points, runs
 
 
@@ -128,7 +127,7 @@ def test_outcomes_of_a_network_do_not_depend_on_batches():
 def test_order_of_the_attacks_makes_the_error():
     def error(name, **settings):
         engine = engine_of(attacks=[name], **settings)
-        return engine.attack(name, components_of(name), EPSILON)[0].broken
+        return engine.attack(name, engine.line_up.components, EPSILON)[0].broken
 
     once, thrice = error("pgd"), error("pgd", restarts=3)
     assert not (once & ~thrice).any()  # the first start is the same

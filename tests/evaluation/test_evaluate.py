@@ -165,6 +165,10 @@ def test_only_square_attacks_what_has_no_gradient():
         ({"classifier": "nowhere/model"}, "must be the folder of a SavedModel"),
         ({"classifier": 3}, "must be a Keras model"),
         ({"classifier": lambda x: x}, "must return"),
+        (
+            {"classifier": lambda x: tf.reshape(x, [-1, 64])[:, :1]},
+            r"\(4, 1\) .* Return \[0, z\] for a single",
+        ),
         ({"classifier": lambda x: tf.reshape(x, [-1, 64])[:, :3], "attacks": "apgd_t"}, "at least 4 classes"),
     ],
 )
@@ -175,17 +179,40 @@ def test_bad_calls(changes, message):
         evaluate(**{**call, **changes})
 
 
-def test_linear_models_reach_the_closed_form():
-    model = Linear(shape=(3, 3, 1), classes=4, seed=2)
+def reach_of(model, x, y, epsilon, dual):
+    """Returns max_k z_k − z_y + ε‖w_k − w_y‖, the lead of a wrong class in the ball, away from 0 and 1."""
+    kernel, rows = model.kernel.astype(np.float64), np.arange(len(y))
+    lead = model.logits(x) - model.logits(x)[rows, y][:, None]
+    reach = lead + epsilon * np.linalg.norm(kernel[:, None, :] - kernel[:, y][:, :, None], ord=dual, axis=0)
+    reach[rows, y] = -np.inf
+    return reach.max(axis=1)
+
+
+@pytest.mark.parametrize("classes", [4, 3])
+@pytest.mark.parametrize(("norm", "dual", "epsilon"), [("linf", 1, 0.05), ("l2", 2, 0.12)])
+def test_linear_models_reach_the_closed_form(classes, norm, dual, epsilon):
+    model = Linear(shape=(3, 3, 1), classes=classes, seed=2)
     x, _ = model.batch(200, low=0.3, high=0.7)
     y = model.logits(x).argmax(axis=1).astype(np.int32)
-    kernel = model.kernel.astype(np.float64)
-    for norm, dual, epsilon in (("linf", 1, 0.05), ("l2", 2, 0.12)):
-        lead = model.logits(x) - model.logits(x)[np.arange(len(y)), y][:, None]
-        slope = np.linalg.norm(kernel[:, None, :] - kernel[:, y][:, :, None], ord=dual, axis=0)
-        reach = lead + epsilon * slope
-        reach[np.arange(len(y)), y] = -np.inf
-        clear = np.abs(reach.max(axis=1)) > 1e-3
-        found = evaluate(model, x, y, "screen", epsilon, norm, checks=False, steps=20)
-        np.testing.assert_array_equal(found.worst_case.broken[clear], (reach.max(axis=1) > 0)[clear])
-        assert 20 < found.robust_error < 80
+    reach = reach_of(model, x, y, epsilon, dual)
+    clear = np.abs(reach) > 1e-3
+    found = evaluate(model, x, y, "screen", epsilon, norm, checks=False, steps=20)
+    np.testing.assert_array_equal(found.worst_case.broken[clear], (reach > 0)[clear])
+    assert 20 < found.robust_error < 80
+
+
+def test_autoattack_on_two_classes_reaches_the_closed_form():
+    model = Linear(shape=(3, 3, 1), classes=2, seed=10)
+    x, _ = model.batch(60, low=0.3, high=0.7)
+    y = model.logits(x).argmax(axis=1).astype(np.int32)
+    reach = reach_of(model, x, y, 0.05, 1)
+    clear, said = np.abs(reach) > 1e-3, []
+    few = {"checks": False, "steps": 10, "queries": 60}
+    found = evaluate(model, x, y, "autoattack", 0.05, epsilon_grid=[0.02], say=said.append, **few)
+    np.testing.assert_array_equal(found.worst_case.broken[clear], (reach > 0)[clear])
+    assert 20 < found.robust_error < 80
+    assert [part.name for part in found.attacks["autoattack"].components] == ["apgd_ce", "fab_t", "square"]
+    assert found.curve[0.02] == pytest.approx(100 * np.mean(reach_of(model, x, y, 0.02, 1) <= 0))
+    (change,) = found.to_json()["left_out"]
+    assert (change["suite"], change["attack"], change["stand_in"]) == ("autoattack", "apgd_t", None)
+    assert said[0] == change["reason"] == str(found).splitlines()[-1]

@@ -98,7 +98,7 @@ def test_its_name_is_read_from_the_command_line(register):
     values = flags.FlagValues()
     define_flags(AttackSettings, flag_values=values)
     values(["evaluate", "--attacks=mine,pgd"])
-    assert AttackSettings(**given_flags(values, AttackSettings)).components == ("mine", "pgd")
+    assert AttackSettings(**given_flags(values, AttackSettings)).attacks == ("mine", "pgd")
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from advtf.errors import UsageError
-from advtf.evaluation.attacks import SUITES
+from advtf.evaluation.attacks import SUITES, line_up
 from advtf.evaluation.settings import AttackSettings
 
 
@@ -13,7 +13,7 @@ def test_autoattack_is_the_standard_version():
     # Croce & Hein 2020, section 5: APGD-CE, targeted APGD-DLR and FAB of 9 targets, 100 iterations each,
     # one start, and Square of 5000 queries.
     settings = AttackSettings()
-    assert settings.suites == {"autoattack": ("apgd_ce", "apgd_t", "fab_t", "square")}
+    assert line_up(settings.attacks, 10).suites == {"autoattack": ("apgd_ce", "apgd_t", "fab_t", "square")}
     assert SUITES["screen"].attacks == SUITES["autoattack"].attacks[:2]
     assert (settings.steps, settings.targets, settings.restarts, settings.queries) == (100, 9, 1, 5000)
 
@@ -21,7 +21,7 @@ def test_autoattack_is_the_standard_version():
 def test_names_are_split_and_kept_once():
     settings = AttackSettings(attacks="pgd, screen,apgd_ce,pgd")
     assert settings.attacks == ("pgd", "screen", "apgd_ce")
-    assert settings.components == ("pgd", "apgd_ce", "apgd_t")
+    assert line_up(settings.attacks, 10).components == ("pgd", "apgd_ce", "apgd_t")
 
 
 @pytest.mark.parametrize(
