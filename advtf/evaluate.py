@@ -20,6 +20,7 @@ from advtf.evaluation.run import EvaluateOptions
 from advtf.evaluation.settings import AttackSettings, require_grid
 from advtf.settings import commands
 from advtf.settings.commands import CallableModule
+from advtf.settings.threat import read_radius
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +71,8 @@ def evaluate(
     """
     if "eps" in settings:
         raise UsageError(f"the radius must be given as epsilon. Received: eps={settings['eps']}.")
-    chosen = AttackSettings.of({"attacks": attacks, "eps": epsilon, "norm": norm, **settings})
+    radius = read_radius("epsilon", epsilon, norm)
+    chosen = AttackSettings.of({"attacks": attacks, "eps": radius, "norm": norm, **settings})
     epsilon_grid = require_grid("epsilon_grid", epsilon_grid, chosen.norm)
     from advtf.classifiers.classifier import as_classifier
     from advtf.data import arrays

@@ -65,7 +65,7 @@ class Curve:
     points: np.ndarray
 
     def __post_init__(self) -> None:
-        one_of("curve", self.kind, COEFFICIENTS)
+        one_of("kind", self.kind, COEFFICIENTS)
         points = np.asarray(self.points)
         if points.ndim != 2 or len(points) < 2 or not np.issubdtype(points.dtype, np.floating):
             raise UsageError(
@@ -153,7 +153,7 @@ def straight(kind: str, start: np.ndarray, end: np.ndarray, order: int) -> Curve
             "the ends of a curve must have equal shapes and dtypes. "
             f"Received: {start.dtype} {start.shape} and {end.dtype} {end.shape}."
         )
-    line = Curve(one_of("curve", kind, COEFFICIENTS), np.stack([start, end]))
+    line = Curve(one_of("kind", kind, COEFFICIENTS), np.stack([start, end]))
     return Curve(kind, np.stack([line.at(i / order) for i in range(order + 1)]))
 
 

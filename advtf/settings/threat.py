@@ -6,7 +6,8 @@ TensorFlow.
 
 import math
 
-from advtf.errors import UsageError, count
+from advtf.errors import UsageError, count, one_of, show_text
+from advtf.settings.fields import number
 
 # The norms of a perturbation, with the largest radius that can be meant for pixels in [0, 1].
 NORMS = {"linf": 1.0, "l2": 50.0}
@@ -38,6 +39,28 @@ def require_radius(name: str, value: float, norm: str | None = None, *, times: f
         f"{name} must be in [0, {ceiling:g}] for {norm}, as pixels are in [0, 1]. "
         f"Received: {name}={value:g}; {value:g} probably means {value:g}/255."
     )
+
+
+def read_radius(name: str, value: float | str, norm: str | None) -> float:
+    """Returns a radius from a number or a text such as ``"8/255"``, after checking its range.
+
+    Args:
+        name: of the argument, for the message.
+        value: the radius, for pixels in [0, 1].
+        norm: a key of `NORMS`; None where it is not known yet.
+
+    Raises:
+        UsageError: an unknown norm, or not a radius that can be meant.
+    """
+    if norm is not None:
+        one_of("norm", norm, NORMS)
+    try:
+        radius = number(value)
+    except (TypeError, ValueError, ArithmeticError):
+        raise UsageError(
+            f"{name} must be a finite radius of at least 0. Received: {name}={show_text(value)}."
+        ) from None
+    return require_radius(name, radius, norm)
 
 
 def require_step(name: str, step: str, epsilon: float) -> None:

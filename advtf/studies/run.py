@@ -24,7 +24,7 @@ from advtf.data.registry import require_known, require_order
 from advtf.errors import UsageError, one_of
 from advtf.runtime import require_deterministic, true_float32
 from advtf.settings.commands import default_directory, plan_table
-from advtf.settings.threat import describe_pgd
+from advtf.settings.threat import describe_pgd, read_radius
 from advtf.storage.cache import earlier_fingerprint, is_earlier
 from advtf.storage.files import provenance, write_json
 from advtf.storage.run_directory import RunDirectory
@@ -378,6 +378,7 @@ def analyze(
                 f"{name} is a setting of the command. Received: {name}={settings[name]}. "
                 "Pass classifier, x and y instead."
             )
+    epsilon = None if epsilon is None else read_radius("epsilon", epsilon, norm)
     given = {**settings, "study": (study,), "eps": epsilon, "norm": norm}
     chosen = settings_class([study]).of(given)
     require_deterministic(chosen.deterministic)
@@ -389,6 +390,8 @@ def analyze(
             f"epsilon must be given, as {classifiers[0].name} does not tell what it was trained with. "
             "Received: epsilon=None."
         )
+    if epsilon is not None:
+        read_radius("epsilon", epsilon, norm or training.get("norm", "linf"))
     chosen = completed(chosen, training)
     source = {"classifiers": [each.name for each in classifiers]}
     source |= _record_of(*arrays)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from advtf.attacks.attack import input_gradient, input_gradient_and_logits
 from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence
 from advtf.attacks.pgd import noisy
-from advtf.errors import one_of, require_real
+from advtf.errors import UsageError, count, one_of, require_real
 from advtf.storage.recipes import recorded
 from advtf.training.objectives import Batch, Objective, accuracies
 
@@ -35,7 +35,7 @@ def advlc(strength: float = 0.4, fraction: float = 0.1, distance: str = "top") -
         distance: "top", or one of table 3: "l1" (all weights are 1), "l2" (squares), "kl", "js", "nuclear".
     """
     require_real("strength", strength, 0.0)
-    require_real("fraction", fraction, 0.0, 1.0)
+    require_real("fraction", fraction, 1e-9, 1.0)
     one_of("distance", distance, DISTANCES)
 
     def losses(logits_fn, batch):
@@ -150,6 +150,11 @@ def kdsa(teachers: Sequence[Callable], weights: tuple = (0.1, 0.6), temperature:
         weights: a and b; 0.1 and 0.6 as published.
         temperature: T; 2 as published.
     """
+    if len(teachers) != 2:
+        raise UsageError(
+            "teachers must be two, the standard and the robust one. "
+            f"Received: {count(len(teachers), 'teacher')}."
+        )
     for weight in weights:
         require_real("weights", weight, 0.0, 1.0)
     require_real("temperature", temperature, 1e-6)
