@@ -54,7 +54,7 @@ def path_between_minima(paths: Mapping[str, str | Path], output: str | Path) -> 
             _mark_models(axes, max(len(result["curve_train_loss"]) for result in results.values()))
         for axes in panels[:-1]:
             axes.tick_params(labelbottom=False)
-        panels[-1].set_xlabel(_axis_label(list(results.values())))
+        panels[-1].set_xlabel(_axis_label(list(results.values())), fontsize=7)
         panels[-1].figure.align_ylabels(panels)
         looks = {label: (color, line) for label, (_, _, color, line) in drawn.items()}
         legend_above(panels[0], line_handles(looks))
@@ -62,12 +62,11 @@ def path_between_minima(paths: Mapping[str, str | Path], output: str | Path) -> 
 
 
 def _axis_label(results):
-    """Names the position on the path, and the classifiers at its ends where one pair is shown."""
-    ends = results[0]["names"].tolist()
-    if len(results) > 1 or len(ends) != 2:
+    """Names the position on the path, and where it is one path, the classifiers on it."""
+    if len(results) > 1:
         return "position t on the path\n(a classifier at each whole number)"
-    names = [short_label(name) for name in ends]
-    return f"position t on the path\n0: {names[0]}\n1: {names[1]}"
+    names = [f"{number}: {short_label(name)}" for number, name in enumerate(results[0]["names"].tolist())]
+    return "\n".join(["position t on the path, with the classifiers at", *names])
 
 
 def _looks(results):

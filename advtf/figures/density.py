@@ -54,9 +54,9 @@ def spectral_densities(paths_by_label: Mapping[str, str | Path], output: str | P
         axes.set_xlabel("eigenvalue λ (nats)")
         axes.set_ylabel("density of eigenvalues\n(1/nats, log scale)")
         handles = [line_handles({label: look})[0] for label, look in zip(labels, looks, strict=True)]
-        handles += line_handles({"height of one eigenvalue": (BLACK, ":")})
-        handles.append(Patch(color="0.6", alpha=0.5, linewidth=0, label="± 1 standard error"))
-        legend_above(axes, handles)
+        marks = line_handles({"height of one eigenvalue": (BLACK, ":")})
+        marks.append(Patch(color="0.6", alpha=0.5, linewidth=0, label="± 1 standard error"))
+        legend_above(axes, handles, marks)
     return Path(output)
 
 

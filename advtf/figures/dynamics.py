@@ -65,7 +65,7 @@ def training_dynamics(paths: Mapping[str, str | Path], output: str | Path) -> Pa
         panels[4].set_xlabel(f"update (first {longest:,})")
         panels[5].set_xlabel(f"update (last {longest:,})")
         pale = Line2D([], [], color=BLACK, alpha=0.3, linewidth=0.4, label="pale: single updates")
-        legend_above(panels[0], [*line_handles(looks), pale])
+        legend_above(panels[0], line_handles(looks), [pale])
     return Path(output)
 
 
@@ -149,7 +149,7 @@ def dead_units(path: str | Path, output: str | Path) -> Path:
             Line2D([], [], label="adversarial images", **dot),
             Line2D([], [], label="clean images", markerfacecolor="white", **dot),
         ]
-        legend_above(axes, [*line_handles(looks), *kinds])
+        legend_above(axes, line_handles(looks), kinds)
     return Path(output)
 
 

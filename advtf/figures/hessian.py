@@ -66,7 +66,7 @@ def spectra(paths_by_label: Mapping[str, str | Path], output: str | Path) -> Pat
             panels[0].tick_params(labelbottom=False)
             panels[1].set_ylabel(NORMALISED_LABEL)
             panels[0].figure.align_ylabels(panels)
-        legend_above(panels[0], _handles(models, kinds))
+        legend_above(panels[0], *_handles(models))
     return Path(output)
 
 
@@ -139,16 +139,16 @@ def _look(number: int) -> dict:
     return {"color": RUN_COLORS[place], "marker": MARKERS[(place + turn) % len(MARKERS)]}
 
 
-def _handles(models: list[tuple[str, dict]], kinds: list[str]) -> list[Line2D]:
+def _handles(models: list[tuple[str, dict]]) -> tuple[list[Line2D], list[Line2D]]:
     """Returns a legend entry for each classifier, and those of the signs and the failures that occur."""
     handles = [Line2D([], [], label=label, **_look(number)) for number, (label, _) in enumerate(models)]
-    shown = [model for _, model in models]
+    shown, marks = [model for _, model in models], []
     mark = {"linestyle": "", "color": BLACK}
     if any(value is not None and value < 0 for model in shown for value in model["values"]):
-        handles.append(Line2D([], [], label="negative", marker="o", markerfacecolor="white", **mark))
+        marks.append(Line2D([], [], label="negative", marker="o", markerfacecolor="white", **mark))
     if not all(all(model["converged"]) for model in shown):
-        handles.append(Line2D([], [], label="not converged", marker="x", **mark))
-    return handles
+        marks.append(Line2D([], [], label="not converged", marker="x", **mark))
+    return handles, marks
 
 
 def _end(path) -> str | None:

@@ -96,7 +96,8 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
     low, high = np.percentile(values, (2, 98)) if values.size else (0, 0)
     if low > 0 and high > 10 * low:
         log_axis(axes.xaxis)
-        axes.set_xlabel(axes.get_xlabel().replace("(nats)", "(nats, log scale)"))
+        label = axes.xaxis.label
+        label.set_text(label.get_text().replace("(nats)", "(nats, log scale)"))
 
 
 def _legend(panels: list[Axes], splits: list[str]) -> None:
@@ -111,7 +112,7 @@ def _legend(panels: list[Axes], splits: list[str]) -> None:
         Line2D([], [], color=BLACK, linewidth=5, alpha=0.35, label="middle half"),
         Line2D([], [], color=BLACK, linewidth=0.7, label="5th to 95th percentile"),
     ]
-    legend_above(panels[0], [*marks, *bars], columns=2)
+    legend_above(panels[0], marks, bars)
 
 
 def _values(data: Mapping, name: str) -> np.ndarray:

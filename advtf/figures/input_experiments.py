@@ -49,7 +49,7 @@ def degraded_training(path: str | Path, output: str | Path) -> Path:
     before = _records(path, "hs", only="before")
     labels = {"scaled": "factor on the\nperturbation", "flipped": "share of its signs\nreversed"}
     title = "Training on degraded perturbations: strength of attacks and input curvature after it"
-    heading = _heading(path, title, "Fig. 4b and c")
+    heading = _heading(path, title, "Fig. 4b and c", "train", "test")
     with sheet(output, heading, rows=2, columns=2, height=3.5, shared=False) as panels:
         for column, (kind, label) in enumerate(labels.items()):
             found = _series(records, kind)
@@ -103,7 +103,7 @@ def weight_noise(path: str | Path, output: str | Path) -> Path:
     """
     records, correlations = _records(path, "scale"), _content(path).get("correlations", {})
     title = "Strength of attacks against slope and curvature, of noisy variants of a classifier"
-    heading = _heading(path, title, "Fig. 4a")
+    heading = _heading(path, title, "Fig. 4a", "train", "test")
     with sheet(output, heading, rows=2, height=4.4, shared=False) as panels:
         for axes, (measure, label) in zip(panels, MEASURES.items(), strict=True):
             for name, (_, color) in ATTACKS.items():
@@ -112,11 +112,11 @@ def weight_noise(path: str | Path, output: str | Path) -> Path:
                 x, y, own = zip(*pairs, strict=True) if pairs else ([], [], [])
                 rims = [BLACK if mine else "none" for mine in own]
                 axes.scatter(x, y, s=10, color=color, edgecolors=rims, linewidths=0.8, zorder=3)
-            axes.set_xlabel(label)
+            axes.set_xlabel(label, fontsize=7, loc="right")
             axes.set_title(_correlation_title(correlations, measure), fontsize=7)
             axes.set_ylabel(EFFECTIVENESS)
             if _logarithmic(axes.xaxis, x):
-                axes.set_xlabel(label.replace("(nats)", "(nats, log scale)"))
+                axes.xaxis.label.set_text(label.replace("(nats)", "(nats, log scale)"))
         _share(panels)
         points = {shown: (color, "o") for shown, color in ATTACKS.values()}
         own = {"marker": "o", "markerfacecolor": "white", "linestyle": ""}
@@ -167,7 +167,8 @@ def pgd_convergence(path: str | Path, output: str | Path) -> Path:
         panels[1].set_xlabel("steps of PGD, each ε/4 (log scale)")
         panels[0].figure.align_ylabels(panels)
         points = {shown: (color, "o") for shown, color in SPLITS.values()}
-        _legend(panels, points, {"50 steps": ("0.6", ":")})
+        bars = Line2D([], [], color=BLACK, marker="|", linestyle="", label="bars: ± 1 standard error")
+        _legend(panels, points, {"50 steps": ("0.6", ":")}, [bars])
     return Path(output)
 
 
@@ -198,7 +199,7 @@ def sampling_faithfulness(path: str | Path, output: str | Path) -> Path:
             _logarithmic(axes.xaxis, sizes)
             axes.set_title(f"{title},\nof {len(values):,} images", fontsize=7)
         for axes in panels[2:]:
-            axes.set_xlabel("images averaged")
+            axes.set_xlabel("images averaged\n(log scale)")
         looks = {"mean of all images": (BLACK, "-"), "±10 % of it": ("0.4", ":")}
         bands = {"all means of subsets": 0.35, "95 % of them": 0.8}
         patches = [Patch(color=ORANGE, alpha=alpha, lw=0, label=label) for label, alpha in bands.items()]
@@ -231,8 +232,10 @@ def _logarithmic(axis, values):
     return wide
 
 
-def _heading(path, title, figure):
-    return Heading(title, str(conditions([path])), f"cf. {PAPER}, {figure}")
+def _heading(path, title, figure, *splits):
+    """Returns the heading; of the images only the first split that there is, where splits are given."""
+    told = conditions([path])
+    return Heading(title, str(told.only(*splits) if splits else told), f"cf. {PAPER}, {figure}")
 
 
 def _legend(panels, points, lines=None, handles=()):
@@ -240,7 +243,7 @@ def _legend(panels, points, lines=None, handles=()):
         Line2D([], [], color=color, marker=marker, linestyle="", label=label)
         for label, (color, marker) in points.items()
     ]
-    legend_above(panels[0], [*marks, *line_handles(lines or {}), *handles])
+    legend_above(panels[0], marks, [*line_handles(lines or {}), *handles])
 
 
 def _content(path):

@@ -77,14 +77,14 @@ def _finish(panels, looks, offsets):
     panels[0].set_ylim(1.1 * low, 1.03)
     scale = ", log scale" if panels[-1].get_xscale() == "symlog" else ""
     panels[-1].set_xlabel(f"distance a from θ (l2 norm{scale})")
-    handles = color_handles({label: color for label, color in looks.items() if label})
-    handles += line_handles({LABELS[name]: (BLACK, LINES[name]) for name in LINES})
+    classifiers = color_handles({label: color for label, color in looks.items() if label})
+    handles = line_handles({LABELS[name]: (BLACK, LINES[name]) for name in LINES})
     hollow = {"marker": "o", "markerfacecolor": "white", "linestyle": ""}
     handles += [
         Line2D([], [], color=BLACK, linestyle=":", linewidth=0.8, label="two random starts at θ"),
         Line2D([], [], color=BLACK, label=f"training error above {NEIGHBOURHOOD:g} %", **hollow),
     ]
-    legend_above(panels[0], handles, columns=2)
+    legend_above(panels[0], classifiers, handles, columns=2)
     panels[0].figure.align_ylabels(panels)
 
 

@@ -141,8 +141,9 @@ def _make_room(figure: Figure, headed: float) -> None:
     """Moves the legend below the heading, and makes the figure higher by both: panels keep their size."""
     room = headed
     for legend in figure.legends:
-        legend.set_bbox_to_anchor((0.006, 1), transform=_below_top(figure, headed))
-        room += _size(figure, legend).height / figure.dpi + 0.06
+        legend.set_bbox_to_anchor((0.006, 1), transform=_below_top(figure, room))
+        room += _size(figure, legend).height / figure.dpi
+    room += 0.06 if figure.legends else 0
     height = figure.get_figheight() + room
     figure.set_figheight(height)
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - room / height))
@@ -191,9 +192,10 @@ def log_axis(axis: Axis) -> None:
 
 
 def scale_rate(axes: Axes, rates: np.ndarray) -> None:
-    """Makes an axis of learning rates logarithmic where they span more than a factor of ten, else linear."""
+    """Makes an axis of learning rates logarithmic where they span more than a factor of ten, and says so."""
     if len(rates) and rates.min() > 0 and rates.max() > 10 * rates.min():
         axes.set_yscale("log")
+        axes.set_ylabel(f"{axes.get_ylabel()}\n(log scale)")
     else:
         from_zero(axes)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
@@ -240,27 +242,31 @@ def color_handles(colors: Mapping[str, str]) -> list[Patch]:
     return [Patch(color=color, linewidth=0, label=label) for label, color in colors.items()]
 
 
-def legend_above(axes: Axes, handles: Sequence[Artist], title: str | None = None, columns: int = 4) -> None:
-    """Puts the one legend of a figure between its heading and its panels, where it cannot hide a curve.
+def legend_above(axes: Axes, *groups: Sequence[Artist], columns: int = 4) -> None:
+    """Puts the legend of a figure between its heading and its panels, where it cannot hide a curve.
 
     Args:
         axes: a panel.
-        handles: labelled artists; long labels are shortened.
-        title: of the legend, in small type. Defaults to none.
+        *groups: labelled artists, such as those of the classifiers and those of the line styles; each group
+            begins a new row. Long labels are shortened.
         columns: the largest number of columns; there are fewer where they do not fit. Defaults to 4.
     """
-    if not handles:
-        return
-    for handle in handles:
-        handle.set_label(short_label(handle.get_label()))
-    look = {"loc": "upper left", "alignment": "left", "handlelength": 1.6, "columnspacing": 1}
-    look |= {"title": title, "title_fontsize": 7, "borderaxespad": 0, "borderpad": 0.2}
+    look = {
+        "loc": "upper left",
+        "handlelength": 1.6,
+        "columnspacing": 1,
+        "borderaxespad": 0,
+        "borderpad": 0.2,
+    }
     figure = axes.figure
-    for count in range(min(columns, len(handles)), 0, -1):
-        legend = figure.legend(handles=handles, ncols=count, **look)
-        if count == 1 or _size(figure, legend).width <= figure.bbox.width:
-            return
-        legend.remove()
+    for handles in filter(None, groups):
+        for handle in handles:
+            handle.set_label(short_label(handle.get_label()))
+        for count in range(min(columns, len(handles)), 0, -1):
+            legend = figure.legend(handles=handles, ncols=count, **look)
+            if count == 1 or _size(figure, legend).width <= figure.bbox.width:
+                break
+            legend.remove()
 
 
 def short_label(name: str, longest: int = LONGEST_LABEL) -> str:

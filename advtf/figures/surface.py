@@ -5,7 +5,6 @@ The page needs Plotly, the extra ``interactive`` of this package.
 
 import importlib.util
 import itertools
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -92,10 +91,10 @@ def _lines(slices, output, heading):
         error_axis(error, "error (%)")
         loss.tick_params(labelbottom=False)
         error.set_xlabel(short_label(_axis_labels(slices)[0], 54), fontsize=7)
-        handles = color_handles({label: color for label, color in looks.items() if label})
-        handles += line_handles({"adversarial": (BLACK, "-"), "clean": (BLACK, "--")})
+        classifiers = color_handles({label: color for label, color in looks.items() if label})
+        handles = line_handles({"adversarial": (BLACK, "-"), "clean": (BLACK, "--")})
         handles += line_handles({"a classifier": (BLACK, ":")})
-        legend_above(loss, handles, columns=3)
+        legend_above(loss, classifiers, handles)
         loss.figure.align_ylabels([loss, error])
 
 
@@ -110,7 +109,7 @@ def _contours(slices, output, heading):
     with sheet(output, heading, rows=rows, columns=2, height=0.2 + 1.35 * rows, shared=False) as cells:
         for axes, (title, data, grid) in zip(cells, panels, strict=False):
             drawn = _contour(axes, data, grid, scale)
-            axes.set_title(short_label(title, 24), fontsize=7)
+            axes.set_title(short_label(title, 22), fontsize=6)
         for axes in cells[len(panels) :]:
             axes.set_visible(False)
         figure = cells[0].figure
@@ -120,16 +119,16 @@ def _contours(slices, output, heading):
         bar.ax.tick_params(labelsize=6)
         first, second = _axis_labels(slices)
         figure.supxlabel(_wrapped(first, 60), fontsize=7)
-        figure.supylabel(_wrapped(second, 26 * rows), fontsize=7)
+        figure.supylabel(_wrapped(second, 22 * rows), fontsize=7)
         dot = {"marker": "o", "color": "white", "markeredgecolor": BLACK, "markeredgewidth": 0.5}
         legend_above(cells[0], [Line2D([], [], linestyle="", label="a classifier", **dot)])
 
 
 def _wrapped(label, width):
-    """Breaks a label that is longer than the figure is high, first at its comma."""
+    """Breaks a label that is longer than the figure is high at its comma, and shortens the parts."""
     if len(label) <= width:
         return label
-    return ",\n".join(textwrap.fill(part, width) for part in label.split(", "))
+    return ",\n".join(short_label(part, width) for part in label.split(", "))
 
 
 def _scale(grids):
@@ -211,7 +210,8 @@ def interactive_surface(path: str | Path, output: str | Path) -> Path:
         raise UsageError(f"an interactive figure's file must end in .html. Received: output={output}.")
     data = _read(path)
     figure = _plotly_lines(data) if data["adversarial_loss"].ndim == 1 else _plotly_surface(data)
-    title = f"Loss around the weights of {data['model']}<br><sup>{conditions([path])}; {SOURCE}</sup>"
+    about = conditions([path]).only("train", "test")
+    title = f"Loss around the weights of {data['model']}<br><sup>{about}; {SOURCE}</sup>"
     figure.update_layout(title=title, template="plotly_white", margin={"l": 20, "r": 20, "b": 20})
     page = figure.to_html(include_plotlyjs=True, div_id="surface", default_height="95vh", config=CONFIG)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,7 @@ def learning_curves(metrics_path: str | Path, output: str | Path, validated_on: 
         loss.set_ylabel("loss (nats)")
         error_axis(error, "error (%)")
         colors = color_handles({"clean images": BLUE, "attacked images": VERMILLION})
-        legend_above(loss, [*colors, *line_handles(looks)], columns=2)
+        legend_above(loss, colors, line_handles(looks))
     return Path(output)
 
 

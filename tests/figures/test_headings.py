@@ -28,8 +28,8 @@ SIZES = {"usual": 1.0, "tiny": 1e-150, "huge": 1e150, "missing": np.nan, "zero":
 
 
 def numbers(size, *shape):
-    """Numbers of a size with some variation, one of which is missing."""
-    values = size * np.linspace(0.5, 1.5, int(np.prod(shape)))
+    """Numbers of a size within two decades, one of which is missing."""
+    values = size * np.geomspace(0.1, 10, int(np.prod(shape)))
     values[0] = np.nan
     return values.reshape(shape)
 
@@ -140,7 +140,7 @@ def texts_outside(figure):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("count", [1, 2, 6])
+@pytest.mark.parametrize("count", [1, 6])
 @pytest.mark.parametrize("name", DRAWN)
 def test_figures_tell_what_they_show_and_hold_long_names(tmp_path, monkeypatch, name, count):
     draw, title, about = DRAWN[name]
@@ -231,7 +231,7 @@ def test_experiments_spell_their_measures(tmp_path, monkeypatch):
     figure = drawn_figure(monkeypatch, lambda: input_experiments.weight_noise(path, tmp_path / "w.png"))
     slope, curvature = (axes.get_xlabel() for axes in figure.axes)
     assert "norm of the input gradient" in slope and "eigenvalues\nof the input Hessian" in curvature
-    assert TOLD in heading(figure) and texts_outside(figure) == []
+    assert TRAIN_ONLY in heading(figure) and texts_outside(figure) == []
     assert legend_labels(figure) == ["FGSM", "PGD-10", "without noise (black rim)"]
 
 

@@ -51,6 +51,5 @@ def heading(figure):
 
 
 def legend_labels(figure):
-    """The labels in the one legend of a figure."""
-    (legend,) = figure.legends
-    return [text.get_text() for text in legend.get_texts()]
+    """The labels in the legend of a figure."""
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
