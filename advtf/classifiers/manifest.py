@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from advtf.errors import UsageError, first_line, nearest
+from advtf.errors import UsageError, first_line, nearest, show_text
 from advtf.storage.files import jsonable, remove_folder, require_writable, versions
 from advtf.storage.identity import Identity
 
@@ -18,9 +18,10 @@ OUTPUTS = ("logits", "probabilities")  # what its user may say that a SavedModel
 ENTRIES = {"name": str, "kind": str, "output": str, "input": dict, "num_classes": int}  # what all have
 TRAINING = {  # what is read of the training's settings in the entry "config", where there is one
     **dict.fromkeys(("dataset", "model", "norm", "random_start", "activation"), str),
-    **dict.fromkeys(("eps", "attack_step_size"), int | float | str),
+    **dict.fromkeys(("shortcut", "stride_in"), str | None),
+    **dict.fromkeys(("eps", "val_fraction"), int | float),
+    "attack_step_size": int | float | str,
     "attack_steps": int,
-    "val_fraction": int | float,
     **dict.fromkeys(("image_size", "width", "depth"), int | None),
 }
 EXPORTS = Path("saved_models")
@@ -112,11 +113,13 @@ def _wrong(manifest):
     for entries, types in ((manifest, ENTRIES), (config, TRAINING)):
         for name in sorted(types.keys() & entries.keys()):
             value = entries[name]
-            if not isinstance(value, types[name]) or isinstance(value, bool):
-                return f"{name}={json.dumps(value)}"
+            huge = isinstance(value, int) and abs(value) >= 2**31
+            if not isinstance(value, types[name]) or isinstance(value, bool) or huge:
+                return f"{name}={show_text(json.dumps(value))}"
     if manifest["kind"] not in KINDS:
-        return f"kind={manifest['kind']}"
-    return None if training is None or isinstance(training, Mapping) else f"config={json.dumps(training)}"
+        return f"kind={show_text(manifest['kind'])}"
+    is_object = training is None or isinstance(training, Mapping)
+    return None if is_object else f"config={show_text(json.dumps(training))}"
 
 
 def check_manifest(folder: Path, manifest: dict, actual: dict) -> None:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from advtf.errors import UsageError
+from advtf.errors import UsageError, room_for
 from advtf.figures.style import amplified, displayable
 from advtf.storage import jsonl
 from advtf.training.optimizers import batches_seen
@@ -220,6 +220,10 @@ class TensorBoard(EpochLog):
         self._writers = {}
 
     def write(self, record):
+        with room_for(self.log_dir):
+            self._write(record)
+
+    def _write(self, record):
         epoch = record["epoch"]
         for name, value in record.items():
             if name != "epoch" and value is not None:
