@@ -100,7 +100,7 @@ def import_tensorflow(verbose: bool = False):
                 import tensorflow as tf
 
                 tf.config.list_physical_devices()
-        except BaseException:
+        except Exception:  # not where Ctrl-C or SIGTERM stops it
             captured.seek(0)
             sys.stderr.write(captured.read().decode(errors="replace"))
             raise

@@ -295,7 +295,10 @@ class Settings:
         earlier = {field.name: field.metadata["earlier"] for field in dataclasses.fields(cls)}
         missing = [name for name, value in earlier.items() if name not in values and value is OPEN]
         if missing:
-            raise UsageError(f"{cls.__name__} needs every setting. Received: none for {', '.join(missing)}.")
+            others = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise UsageError(
+                f"{cls.__name__} needs every setting. Received: none for {', '.join(missing[:3])}{others}."
+            )
         _refuse_unknown(cls, values)
         added = {name: value for name, value in earlier.items() if name not in values}
         added = {name: value(values) if callable(value) else value for name, value in added.items()}

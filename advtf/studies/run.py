@@ -61,8 +61,9 @@ class AnalysisDirectory(RunDirectory):
 
     def kept(self) -> str:
         """Returns which studies are finished."""
-        finished = [name for name in self.own_folders if finished_files(self.path / name)]
-        return f"what is finished of {', '.join(finished)}" if finished else ""
+        folders = {name: self.path / name for name in self.own_folders}
+        begun = [n for n, f in folders.items() if finished_files(f) or any((f / STATE).glob("*.npz"))]
+        return f"what is finished of {', '.join(begun)}" if begun else ""
 
     def is_finished(self, settings: CommonSettings) -> bool:
         """Tells whether none of the studies is left to do."""
