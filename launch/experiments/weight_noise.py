@@ -56,7 +56,7 @@ def main():
     for number in range(1, chosen.variants + 1):
         found = records.measured(str(number), lambda n=number: variant(classifier, landscape, chosen, n))
         print(line(f"s = {found['scale']:.3f}", found), flush=True)
-    records.more = {"correlations": correlations(records.found.values())}
+    records.more |= {"correlations": correlations(records.found.values())}
     records.write()
     for name, found in records.more["correlations"].items():
         interval = "" if found["low"] is None else f"  [{found['low']:.2f}, {found['high']:.2f}]"
