@@ -233,7 +233,8 @@ def _rebuilt(saved: SavedClassifier, config: Mapping) -> keras.Model:
     error = np.abs(live - wanted).max()
     if not error <= TOLERANCE * max(1.0, np.abs(wanted).max()):
         raise UsageError(
-            f"{saved.path} must compute what its manifest describes, {saved.manifest['config']['model']}. "
+            f"{saved.path} must compute what its manifest describes, "
+            f"{models.describe_network(config['model'], settings)}. "
             f"Received: logits that differ by {error:.3g}; export the classifier again."
         )
     return model

@@ -1,5 +1,6 @@
 """Layers against their definitions: initialiser, padding, and BatchNorm's statistics and derivatives."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -24,6 +25,80 @@ def policy():
     before = keras.config.dtype_policy()
     yield keras.config.set_dtype_policy
     keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4, 1), (2, 5, 8, 3), (1, 13, 17, 2)])
+def test_strided_shortcuts_are_those_of_a_strided_convolution(shape, policy):
+    policy("float64")
+    image = Layers().image(shape[1:])
+    model = keras.Model(image, Layers().conv(image, 4, 1, "conv", stride=2))
+    x, kernel = np.random.default_rng(0).random(shape), model.get_layer("conv").kernel
+    strided = keras.layers.Conv2D(4, 1, strides=2, use_bias=False)
+    strided.build(shape)
+    strided.kernel.assign(kernel)
+
+    def derivatives(layer, kernel):
+        with tf.GradientTape() as second:
+            second.watch(inputs := tf.constant(x))
+            with tf.GradientTape() as first:
+                first.watch(inputs)
+                value = tf.reduce_sum(layer(inputs) ** 3)
+            gradients = first.gradient(value, [inputs, kernel.value])
+            norm = sum(tf.reduce_sum(gradient**2) for gradient in gradients)
+        return [layer(inputs), *gradients, *second.gradient(norm, [inputs, kernel.value])]
+
+    for ours, theirs in zip(derivatives(model, kernel), derivatives(strided, strided.kernel), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+# A strided 1×1 convolution ends the process at these sizes, or returns what oneDNN found beyond its memory.
+GRADIENTS = """
+    import os, sys
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import numpy as np, tensorflow as tf
+    from advtf.models import build
+
+    x = np.random.default_rng(0).random((4, 64, 64, 3), np.float32)
+    found = {}
+    for name in ("resnet18", "preact_resnet18"):
+        for width in (1, 2):
+            model = build(name, (64, 64, 3), 10, width=width)
+
+            @tf.function
+            def gradients():
+                with tf.GradientTape() as tape:
+                    logits = model(x, training=True)
+                    loss = tf.reduce_mean(
+                        tf.nn.sparse_softmax_cross_entropy_with_logits(tf.range(4), logits))
+                return tape.gradient(loss, [weight.value for weight in model.trainable_weights])
+
+            for weight, gradient in zip(model.trainable_weights, gradients(), strict=True):
+                found[f"{name}{width}/{weight.path}"] = gradient.numpy()
+                weight.assign_sub(0.1 * gradient)
+            found[f"{name}{width}/logits"] = model(x, training=True).numpy()
+    np.savez(sys.argv[1], **found)
+"""
+
+
+@pytest.mark.slow
+def test_narrow_networks_on_large_images_train_with_the_right_gradients(tmp_path):
+    found = {}
+    for switch in ("1", "0"):  # oneDNN and, as the reference, Eigen
+        file = tmp_path / f"{switch}.npz"
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(GRADIENTS), str(file)],
+            env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": switch},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        with np.load(file) as stored:
+            found[switch] = dict(stored)
+    assert sum("shortcut/kernel" in name for name in found["1"]) == 4 * 3
+    for name, wanted in found["0"].items():
+        error = np.abs(found["1"][name] - wanted).max()
+        assert error <= 1e-4 * np.abs(wanted).max(), (name, error)
 
 
 def test_strided_convolution_pads_both_sides():

@@ -68,6 +68,14 @@ def test_what_is_counted_is_what_is_built(name, variant, shape):
     assert training_bytes(name, shape, 10, 7, **sizes) == 4 * (3 * count + 7 * outputs)
 
 
+@pytest.mark.parametrize(("name", "variant"), VARIANTS_OF_MODELS)
+def test_no_model_has_the_convolution_that_corrupts_memory(name, variant):
+    convolutions = [layer for layer in tiny(name, **variant).layers if isinstance(layer, keras.layers.Conv2D)]
+    assert not [
+        layer.name for layer in convolutions if layer.kernel_size == (1, 1) and layer.strides > (1, 1)
+    ]
+
+
 def test_sizes_beyond_any_memory_are_counted_at_once():
     assert parameter_count("linear", (10**6, 10**6, 3), 10) == (3 * 10**12 + 1) * 10
     assert training_bytes("wide_resnet", (32, 32, 3), 10, 128, width=10**5, depth=1000) > 10**15
