@@ -7,6 +7,7 @@ python -m advtf.analyze --study=dynamics --run_dirs=runs/x,runs/y
 python -m advtf.analyze --study=theory
 python -m advtf.analyze --out_dir=runs/analyze-x-last --resume      continue a killed analysis
 
+Everything is measured in float32, whatever the precision of the training.
 In Python, ``advtf.analyze(classifier, x, y, study="hessian", epsilon=8/255)`` does the same.
 """
 

@@ -4,6 +4,7 @@ python -m advtf.evaluate --model=saved_models/digits-lenet-cosine-seed0/last --d
 python -m advtf.evaluate --model=saved_models/x/ensemble --attacks=pgd,apgd_ce,apgd_dlr,square --norm=l2
 python -m advtf.evaluate --out_dir=runs/evaluate-x-ensemble --resume      continue a killed evaluation
 
+Everything is measured in float32, whatever the precision of the training.
 In Python, ``advtf.evaluate(classifier, x, y, attacks=["autoattack"], epsilon=8/255)`` does the same.
 """
 

@@ -13,6 +13,7 @@ from helpers.trainer import compiled
 import advtf
 from advtf.attacks.pgd import fgsm, pgd
 from advtf.classifiers.classifier import as_classifier
+from advtf.classifiers.reference_logits import ReferenceLogits
 from advtf.runtime import Runtime, bfloat16_rewrite, rewrites_to_bfloat16
 from advtf.training.averaging import WeightAverage, WeightAveraging
 from advtf.training.callbacks import InputLandscape, Snapshots
@@ -181,6 +182,9 @@ MEASURES = {
     "analyze": [analyze],
     "as_classifier": [lambda folder: advtf.as_classifier(network(), X, Y)],
     "as_subject": [lambda folder: advtf.as_subject(network())],
+    "convert_state_dict": [  # where it compares with reference logits
+        lambda folder: ReferenceLogits(folder, X, np.ones((6, CLASSES))).difference(network(), SHAPE)
+    ],
     "dead_units": [lambda folder: advtf.dead_units(network(), X)],
     "evaluate": [lambda folder: advtf.evaluate(network(), X, Y, ["pgd", "square"], EPSILON, **FEW)],
     "export_classifier": [export],
@@ -204,7 +208,7 @@ OTHERS = """
     Adam Checkpoint CheckpointFolder CurveSettings EpsilonSchedule GradientDynamics JsonLines
     PeriodicReset RateSchedule SGD Snapshots StopOnNonFiniteLoss StrengthSchedule TensorBoard UsageError
     WeightAverage WeightStatistics adversarial adversarial_minus_standard advlc apgd apgd_targeted
-    build_ensemble build_model consistency convert_state_dict cure epsilon_schedule evaluation_batches fab
+    build_ensemble build_model consistency cure epsilon_schedule evaluation_batches fab
     fab_distances fgsm fgsm_n from_arrays gradalign igr kdsa load_classifier load_data load_snapshot
     load_torch logitalign mart noisy pgd rate_schedule reset_slots softplus_twin square standard trades
     training_batches
@@ -216,9 +220,17 @@ def test_every_public_name_is_said_to_measure_or_not():
     assert sorted([*MEASURES, *OTHERS]) == advtf.__all__
 
 
-@pytest.mark.parametrize(
-    "call", [pytest.param(call, id=name) for name, calls in MEASURES.items() for call in calls]
-)
+# They measure by what is measured above, which is tested each time.
+SLOWLY = ("CurveScanner", "InputLandscape", "WeightAveraging", "random_loss")
+
+
+def calls():
+    for name, several in MEASURES.items():
+        marks = [pytest.mark.slow] if name in SLOWLY else []
+        yield from (pytest.param(call, id=name, marks=marks) for call in several)
+
+
+@pytest.mark.parametrize("call", calls())
 def test_measured_without_tf32(call, tmp_path):
     call(tmp_path)
     assert seen == {"traced": {False}, "run": {False}}

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from advtf.errors import UsageError, first_line
+from advtf.runtime import true_float32
 
 TOLERANCE = 1e-3  # of the largest logit: a hundred times what the order of float32 additions changes
 WRITE = "numpy.savez('x.npz', images=images, logits=logits)"
@@ -35,6 +36,7 @@ class ReferenceLogits:
         """The largest difference between logits of one network: 0.1 % of the largest logit in magnitude."""
         return TOLERANCE * float(np.abs(self.logits).max())
 
+    @true_float32()
     def difference(self, logits_fn: Callable, shape: tuple[int, int, int]) -> float:
         """Returns the largest difference, in magnitude, between the logits of a classifier and these.
 

@@ -269,7 +269,8 @@ def test_the_plan_names_the_attack_that_trains_and_the_one_that_measures(setting
 
 
 def test_the_plan_says_how_much_is_measured():
-    plan = describe(TrainConfig.of({"eval_restarts": 5, "eval_examples": 1}), {})
+    plan = describe(TrainConfig.of({"eval_restarts": 5, "eval_examples": 1, "deterministic": True}), {})
+    assert plan["compute"] == "float32, jit auto, strategy none, seed 0, deterministic"
     assert plan["measured"].endswith("start uniform, the worst of 5 starts, on 1 test image")
 
 
