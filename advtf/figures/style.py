@@ -86,7 +86,13 @@ class Heading:
 
 @contextmanager
 def sheet(
-    output: str | Path, heading: Heading, *, rows: int, height: float, columns: int = 1, shared: bool = True
+    output: str | Path,
+    heading: Heading = Heading(""),
+    *,
+    rows: int,
+    height: float,
+    columns: int = 1,
+    shared: bool = True,
 ) -> Iterator[list[Axes]]:
     """Opens a figure of column width in the house style, and writes it when the block ends without error.
 
@@ -95,7 +101,7 @@ def sheet(
 
     Args:
         output: .png, .pdf or .svg file; it is replaced as a whole.
-        heading: what stands above the panels.
+        heading: what stands above the panels. Defaults to nothing, but a figure should say what it shows.
         rows: number of rows of panels.
         height: of the panels in inches; that of the heading and the legend is added.
         columns: number of columns of panels. Defaults to 1.

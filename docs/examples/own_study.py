@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 import advtf
-from advtf.figures.style import sheet
+from advtf.figures.style import Heading, legend_above, sheet
 from advtf.settings.fields import Settings, setting, whole
 from advtf.studies import STUDIES, Study
 
@@ -30,11 +30,12 @@ def run(context):
     noisy = [loss(context.x + context.epsilon * sign) for sign in signs]
     attacked = loss(context.adversarial_examples(classifier))
     record = context.write_json("noise", {"noisy": noisy, "attacked": attacked})
-    with sheet(context.folder / "noise.png", rows=1, height=2, shared=False) as (axes,):
+    heading = Heading("Loss under random noise, and under attack", str(context.about))
+    with sheet(context.folder / "noise.png", heading, rows=1, height=2, shared=False) as (axes,):
         axes.hist(noisy, label="random noise")
         axes.axvline(attacked, color="black", label="under attack")
-        axes.set_xlabel("loss (nats)")
-        axes.legend()
+        axes.set(xlabel="loss (nats)", ylabel="draws of the noise")
+        legend_above(axes, axes.get_legend_handles_labels()[0])
     return [record, context.folder / "noise.png"]
 
 
