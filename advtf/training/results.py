@@ -138,7 +138,8 @@ def write_examples(
     x, y = next(iter(evaluation_batches(data.test, SAMPLE_IMAGES, limit=SAMPLE_IMAGES)))
     logits_fn = _inference(classifier)
     attack = tf.function(
-        lambda x, y: build_attack(config)(logits_fn, x, y, config.eps, tf.constant([config.seed, 0]))
+        lambda x, y: build_attack(config)(logits_fn, x, y, config.eps, tf.constant([config.seed, 0])),
+        autograph=False,
     )
     adversarial = attack(x, y)
     arrays = {

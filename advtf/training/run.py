@@ -276,7 +276,7 @@ def _tensorboard(config, options, run, trainer, data) -> TensorBoard:
     seed = tf.constant([config.seed, 0], tf.int64)
 
     @true_float32()
-    @tf.function
+    @tf.function(autograph=False)
     def attack(x, y):
         with full_precision(trainer.classifier):
             return trainer.eval_attack(partial(trainer.classifier, training=False), x, y, config.eps, seed)

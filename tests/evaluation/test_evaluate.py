@@ -188,8 +188,15 @@ def reach_of(model, x, y, epsilon, dual):
     return reach.max(axis=1)
 
 
-@pytest.mark.parametrize("classes", [4, 3])
-@pytest.mark.parametrize(("norm", "dual", "epsilon"), [("linf", 1, 0.05), ("l2", 2, 0.12)])
+@pytest.mark.parametrize(
+    ("classes", "norm", "dual", "epsilon"),
+    [
+        (4, "linf", 1, 0.05),
+        (3, "l2", 2, 0.12),
+        pytest.param(3, "linf", 1, 0.05, marks=pytest.mark.slow),
+        pytest.param(4, "l2", 2, 0.12, marks=pytest.mark.slow),
+    ],
+)
 def test_linear_models_reach_the_closed_form(classes, norm, dual, epsilon):
     model = Linear(shape=(3, 3, 1), classes=classes, seed=2)
     x, _ = model.batch(200, low=0.3, high=0.7)
