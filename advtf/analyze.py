@@ -16,6 +16,7 @@ import sys
 
 from absl import flags
 
+from advtf.data.registry import require_available
 from advtf.errors import UsageError
 from advtf.settings import commands
 from advtf.studies import STUDIES
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> None:
 
 
 def _run(run, settings, options):
+    if settings.dataset:
+        require_available(settings.dataset, options.data_dir)
     from advtf import runtime  # everything above answers before TensorFlow starts
 
     devices = runtime.start(jit=settings.jit, verbose=options.verbose, deterministic=settings.deterministic)

@@ -13,7 +13,7 @@ from absl import flags
 
 from advtf.classifiers import manifest
 from advtf.classifiers.manifest import require_saved_model
-from advtf.data.registry import require_known
+from advtf.data.registry import require_available, require_known
 from advtf.settings import commands
 from advtf.training.directory import TrainingDirectory
 from advtf.training.memory import require_training_memory
@@ -67,6 +67,7 @@ def main(argv: list[str]) -> None:
 
 
 def _train_and_finish(config, options, run):
+    require_available(config.dataset, options.data_dir, config.batch_size, config.val_fraction)
     from advtf import runtime  # everything above answers before TensorFlow starts
 
     devices = runtime.start(

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from absl import logging
 
@@ -70,7 +70,8 @@ def progress(iterable: Iterable | None = None, *, shown: bool = True, **settings
 
 
 @contextlib.contextmanager
-def _stderr_to(file):
+def stderr_to(file: IO[bytes]) -> Iterator[None]:
+    """Within the context, what is written to stderr goes to a file, also what does not come from Python."""
     # TensorFlow's first messages bypass Python and every log-level variable: only the descriptor helps.
     sys.stderr.flush()
     saved = os.dup(2)
@@ -96,7 +97,7 @@ def import_tensorflow(verbose: bool = False):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with tempfile.TemporaryFile() as captured:
         try:
-            with contextlib.nullcontext() if verbose else _stderr_to(captured):
+            with contextlib.nullcontext() if verbose else stderr_to(captured):
                 import tensorflow as tf
 
                 tf.config.list_physical_devices()

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from advtf.data import augmentation
 from advtf.data.arrays import to_unit_float
+from advtf.data.registry import require_batch_size
 from advtf.data.sets import Split
 from advtf.errors import UsageError
 
@@ -22,11 +23,7 @@ def steps_per_epoch_of(split: Split, batch_size: int, wanted: int | None = None)
     Raises:
         UsageError: there is not even one full batch, or more steps are wanted than there are.
     """
-    if not 1 <= batch_size <= len(split):
-        raise UsageError(
-            f"batch_size must be between 1 and the {len(split)} examples there are. "
-            f"Received: batch_size={batch_size}."
-        )
+    require_batch_size(batch_size, len(split))
     available = len(split) // batch_size
     if wanted is not None and not 1 <= wanted <= available:
         raise UsageError(

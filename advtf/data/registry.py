@@ -6,6 +6,7 @@ TensorFlow, so that a misspelt name is answered at once.
 """
 
 import importlib.util
+import math
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advtf.data import prepared
 from advtf.errors import UsageError, nearest, one_of
 from advtf.settings.fields import choice, setting
 
@@ -57,6 +59,7 @@ class DataSet:
         attack: ``attack(norm, eps)`` -> attack_steps and attack_step_size; None: 10 steps of ε/4.
         shown: models that ``--help`` shows the presets of.
         require: ``require(data_dir)`` raises UsageError where the data cannot be there.
+        training_examples: how many of them are for training; None where the prepared data tell.
         published: how ``--order=published`` is had; None where it is not known.
     """
 
@@ -72,6 +75,7 @@ class DataSet:
     attack: Callable[[str, float], dict[str, Any] | None] = lambda norm, eps: None
     shown: tuple[str, ...] = ()
     require: Callable[[str | None], None] = lambda data_dir: None
+    training_examples: int | None = None
     published: PublishedOrder | None = None
 
 
@@ -139,6 +143,7 @@ DATASETS: dict[str, DataSet] = {
         optimizers={"all": ADAM | dict(lr=3e-3)},
         widths={"lenet": 4},
         shown=("lenet",),
+        training_examples=1_438,
         published=PublishedOrder(),
     ),
     "mnist": DataSet(
@@ -284,6 +289,7 @@ def require_known(name: str, data_dir: str | None = None) -> None:
     """
     base = name.split("/")[0].split(":")[0]
     directory = tfds_directory(data_dir)
+    prepared.require_version(name)
     if base in DATASETS:
         DATASETS[base].require(data_dir)
         return
@@ -294,4 +300,40 @@ def require_known(name: str, data_dir: str | None = None) -> None:
         raise UsageError(
             f"dataset must be {', '.join(DATASETS)}, a TFDS image-classification set, or one prepared in "
             f"{directory}. Received: dataset={name}.{nearest(base, [*DATASETS, *known])}"
+        )
+
+
+def require_available(
+    name: str, data_dir: str | None = None, batch_size: int = 1, held_out: float = 0.0
+) -> None:
+    """Checks without TensorFlow, as far as that can be told, that a data set can be read or downloaded.
+
+    Args:
+        name, data_dir: as for `require_known`.
+        batch_size: the number of training images that must be there.
+        held_out: the share of the training images that are not trained on.
+
+    Raises:
+        UsageError: the data set is not known, not prepared and out of reach, or has fewer training images.
+    """
+    require_known(name, data_dir)
+    entry, directory = DATASETS.get(name, DataSet()), tfds_directory(data_dir)
+    count = entry.training_examples
+    if entry.read is None:
+        prepared.require(name, directory)
+        count = prepared.examples(name, directory, "train")
+    if count is not None:
+        require_batch_size(batch_size, count - math.floor(count * held_out))
+
+
+def require_batch_size(batch_size: int, examples: int) -> None:
+    """Checks that there are as many examples as are in a batch.
+
+    Raises:
+        UsageError: there are not.
+    """
+    if not 1 <= batch_size <= examples:
+        raise UsageError(
+            f"batch_size must be between 1 and the {examples} examples there are. "
+            f"Received: batch_size={batch_size}."
         )

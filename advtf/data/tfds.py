@@ -1,20 +1,14 @@
 """Image-classification sets of TensorFlow Datasets as NumPy arrays: prepared data first, else a download."""
 
-import queue
-import sys
-import threading
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import tensorflow as tf
 
-from advtf.data import augmentation
+from advtf.data import augmentation, prepared
 from advtf.data.registry import published_order, require_known, require_order, tfds_directory
 from advtf.errors import UsageError
 from advtf.settings.memory import require_memory
-
-PROBE_SECONDS = 6.0
 
 
 def read(
@@ -46,7 +40,8 @@ def read(
             published order.
     """
     directory = tfds_directory(data_dir)
-    builder = _find(name, directory)
+    require_known(name, data_dir)
+    builder = prepared.open_builder(name, directory)
     image_key, label_key = _feature_names(builder, name)  # known without the data: no download in vain
     shape = _image_shape(builder, name, image_key, image_size)
     if not builder.data_path.exists():
@@ -72,81 +67,20 @@ def read(
     return found
 
 
-def reachable(url: str, seconds: float = PROBE_SECONDS) -> bool:
-    """Returns whether the host of `url` answers HTTP within `seconds`, with the look-up and through proxies.
-
-    The question is asked in a thread because a look-up without network has no time limit of its own.
-    """
-    import requests
-
-    answer: queue.SimpleQueue[bool] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            requests.head(url, timeout=seconds, allow_redirects=False)
-            answer.put(True)
-        except requests.RequestException:
-            answer.put(False)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        return answer.get(timeout=seconds)
-    except queue.Empty:
-        return False
-
-
-def _tfds() -> Any:
-    import tensorflow_datasets as tfds
-
-    if not sys.stdout.isatty():
-        tfds.disable_progress_bar()
-    return tfds
-
-
-def _reason(error: BaseException) -> str:
-    """Returns the first line of an error, for a message of one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
-
-
-def _find(name: str, directory: str) -> Any:
-    """Returns the TFDS builder of `name`: of any version prepared in `directory`, else the current one."""
-    tfds = _tfds()
-    # A version pattern makes TFDS look at the prepared files before its own code, so that data
-    # prepared by an older or newer release are used instead of downloaded again.
-    pattern = name if ":" in name else f"{name}:*.*.*"
-    try:
-        return tfds.builder(pattern, data_dir=directory)
-    except Exception as error:  # TFDS raises many types here; each means the name or the folder is wrong
-        require_known(name, directory)
-        raise UsageError(
-            f"TFDS cannot open this data set in {directory}: {_reason(error)}. Received: dataset={name}. "
-            "Check the name, or remove a damaged folder and prepare it again."
-        ) from error
-
-
 def _download(builder: Any, name: str, directory: str) -> None:
-    command = (
-        "import tensorflow_datasets as tfds; "
-        f"tfds.builder('{name}', data_dir='{directory}').download_and_prepare()"
-    )
-    ways_out = (
-        "Point --data_dir or TFDS_DATA_DIR at prepared data, prepare it on a machine with network "
-        f'(python -c "{command}") and copy it, or use --dataset=digits.'
-    )
-    where = f"prepared data in {directory}. Received: dataset={name}"
-    url = next(iter(builder.url_infos or {}), None)
-    if url and not reachable(f"{urlsplit(url).scheme}://{urlsplit(url).netloc}/"):
-        raise UsageError(f"no {where}, and no network to download it ({urlsplit(url).netloc}). {ways_out}")
+    prepared.require_network(builder, name, directory)
     try:
         builder.download_and_prepare()
     except Exception as error:  # downloads, disks, archives and manual steps each fail with their own type
-        raise UsageError(f"no {where}, and preparing it failed: {_reason(error)}. {ways_out}") from error
+        raise UsageError(
+            f"no prepared data in {directory}. Received: dataset={name}, and preparing it failed: "
+            f"{prepared.reason_of(error)}. {prepared.ways_out(name, directory)}"
+        ) from error
 
 
 def _feature_names(builder: Any, name: str) -> tuple[str, str]:
     """Returns the names of the image and of the label feature."""
-    tfds = _tfds()
+    tfds = prepared.import_tfds()
     features, supervised = builder.info.features, builder.info.supervised_keys
     image, label = supervised if supervised and len(supervised) == 2 else ("image", "label")
     if _is(features, image, tfds.features.Image) and _is(features, label, tfds.features.ClassLabel):
@@ -231,7 +165,7 @@ def _read_split(
     numbers = np.empty(count, object)
     filled = 0
     try:
-        once = _tfds().ReadConfig(try_autocache=False)
+        once = prepared.import_tfds().ReadConfig(try_autocache=False)
         examples = builder.as_dataset(split=split, shuffle_files=False, read_config=once)
         # Other features are left out before batching: they may differ in size.
         kept = (image_key, label_key, *([number] if number else []))
@@ -247,7 +181,7 @@ def _read_split(
                 numbers[rows] = others[0]
             filled += len(y)
     except Exception as error:  # missing, truncated or foreign files: the remedy is the same
-        raise _damaged(builder, split, _reason(error)) from error
+        raise _damaged(builder, split, prepared.reason_of(error)) from error
     if filled != count:
         raise _damaged(builder, split, f"{filled} of {count} examples")
     return images, labels, numbers

@@ -14,7 +14,7 @@ from advtf.classifiers.manifest import (
     require_saved_model,
     training_settings,
 )
-from advtf.data.registry import order_setting, require_known, require_order
+from advtf.data.registry import order_setting, require_available, require_known, require_order
 from advtf.errors import UsageError
 from advtf.evaluation.report import EvaluationDirectory, write
 from advtf.evaluation.settings import AttackSettings, require_grid
@@ -132,6 +132,7 @@ def execute(run: EvaluationDirectory, settings: AttackSettings, options: Evaluat
     Raises:
         UsageError: the classifier or the images cannot be had, or do not fit each other.
     """
+    require_available(options.dataset, options.data_dir)
     from advtf import runtime  # everything before this answers without TensorFlow
 
     devices = runtime.start(jit=settings.jit, verbose=options.verbose, deterministic=settings.deterministic)

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
+from advtf.data import prepared as prepared_data
 from advtf.data import sets as data
-from advtf.data import tfds as tfds_images
 from advtf.errors import UsageError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -56,7 +56,7 @@ def pixels(part):
 
 
 def test_prepared_data_are_read_exactly(prepared, monkeypatch):
-    monkeypatch.setattr(tfds_images, "reachable", no_network)
+    monkeypatch.setattr(prepared_data, "reachable", no_network)
     tiny = data.load("tiny_images", data_dir=str(prepared), val_fraction=0.2)
     assert (len(tiny.train), len(tiny.validation), len(tiny.test)) == (24, 6, 10)
     assert tiny.input_shape == (9, 9, 3) and tiny.num_classes == 4 and tiny.train.images.dtype == np.uint8
@@ -106,7 +106,7 @@ def test_damaged_data_are_named(tmp_path, damage):
 
 
 def test_a_mistyped_name_is_answered_without_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(tfds_images, "reachable", no_network)
+    monkeypatch.setattr(prepared_data, "reachable", no_network)
     with pytest.raises(UsageError, match="Did you mean 'cifar10'"):
         data.load("cifra10", str(tmp_path))
     with pytest.raises(UsageError, match="fog_9"):
@@ -114,14 +114,14 @@ def test_a_mistyped_name_is_answered_without_network(tmp_path, monkeypatch):
 
 
 def test_sets_without_images_are_refused_before_any_download(tmp_path, monkeypatch):
-    monkeypatch.setattr(tfds_images, "reachable", no_network)
+    monkeypatch.setattr(prepared_data, "reachable", no_network)
     with pytest.raises(UsageError, match="an image and a class label"):
         data.load("titanic", str(tmp_path))
 
 
 def test_without_data_and_network_the_message_names_the_folder_and_the_ways_out(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(tfds_images, "reachable", lambda url: asked.append(url))
+    monkeypatch.setattr(prepared_data, "reachable", lambda url: asked.append(url))
     with pytest.raises(UsageError) as raised:
         data.load("cifar10", str(tmp_path))
     assert asked == ["https://www.cs.toronto.edu/"]
@@ -134,7 +134,7 @@ def test_a_failed_download_is_one_line(tmp_path, monkeypatch):
     def fail(self, **_):
         raise ConnectionError("refused\nby the proxy")
 
-    monkeypatch.setattr(tfds_images, "reachable", lambda url: True)
+    monkeypatch.setattr(prepared_data, "reachable", lambda url: True)
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     with pytest.raises(UsageError, match=r"preparing it failed: refused\. Point --data_dir") as raised:
         data.load("cifar10", str(tmp_path))
@@ -177,7 +177,7 @@ def test_the_probe_sees_a_listening_server_and_ends_in_time_with_a_silent_one():
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
         start = time.monotonic()
-        assert not tfds_images.reachable(url, seconds=0.3)
+        assert not prepared_data.reachable(url, seconds=0.3)
         assert time.monotonic() - start < 3
 
         def answer():
@@ -188,8 +188,8 @@ def test_the_probe_sees_a_listening_server_and_ends_in_time_with_a_silent_one():
                 connection.close()
 
         threading.Thread(target=answer, daemon=True).start()
-        assert tfds_images.reachable(url, seconds=10)
-    assert not tfds_images.reachable(url, seconds=10)  # refused at once
+        assert prepared_data.reachable(url, seconds=10)
+    assert not prepared_data.reachable(url, seconds=10)  # refused at once
 
 
 OFFLINE = """

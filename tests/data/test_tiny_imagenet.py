@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from advtf import models
+from advtf.data import prepared, tiny_imagenet
 from advtf.data import sets as data
 from advtf.data import tfds as tfds_images
-from advtf.data import tiny_imagenet
 from advtf.data.registry import require_known
 from advtf.errors import UsageError
 from advtf.training.settings import TrainConfig
@@ -130,7 +130,7 @@ def test_without_the_folder_data_prepared_for_tfds_are_read(tmp_path, monkeypatc
 
 
 def test_neither_folder_nor_prepared_data_is_answered_without_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(tfds_images, "reachable", refuse)
+    monkeypatch.setattr(prepared, "reachable", refuse)
     for answer in (require_known, data.load):
         with pytest.raises(UsageError, match=r"unpack|Unpack.*--data_dir") as raised:
             answer("tiny_imagenet", str(tmp_path))
