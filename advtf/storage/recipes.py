@@ -110,13 +110,20 @@ def recipe_of(made: object) -> Recipe | None:
         return None
 
 
+def is_known(kind: object) -> bool:
+    """Returns whether Keras finds a class or a function by its name: its own ones, and those registered."""
+    if kind.__module__.startswith("keras."):
+        return True
+    return keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is kind
+
+
 def serialized(what: str, value: object):
     """Returns `value` in the form that `keras.saving.deserialize_keras_object` reads.
 
     Args:
         what: what a message calls it.
-        value: None, a number, a text, a sequence of these, a function that is registered with Keras, an
-            object of a registered class with ``get_config``, or what a recorded builder has returned.
+        value: None, a number, a text, a sequence of these, a function of Keras or registered with it, an
+            object of such a class with ``get_config``, or what a recorded builder has returned.
 
     Raises:
         UsageError: it is something else, such as a function that is not registered, or a Keras layer, whose
@@ -130,9 +137,7 @@ def serialized(what: str, value: object):
     if recipe is not None:
         return keras.saving.serialize_keras_object(recipe)
     kind = value if inspect.isfunction(value) else type(value)
-    name = keras.saving.get_registered_name(kind)
-    registered = keras.saving.get_registered_object(name) is kind
-    if isinstance(value, keras.layers.Layer) or not registered:
+    if isinstance(value, keras.layers.Layer) or not is_known(kind):
         raise UsageError(
             f"{what} must be known to Keras to be saved with the trainer. "
             f"Received: {getattr(value, '__name__', kind.__name__)}, which is not. Decorate the function "

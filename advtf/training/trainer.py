@@ -1,7 +1,8 @@
 """The adversarial trainer: a Keras model whose compiled step attacks a batch and then updates the weights.
 
 Read `AdversarialTrainer.train_step` first: unpack, attack, objective, update, record. What it calls follows
-below it in that order. `test_step` measures clean and robust accuracy in the same words.
+below it in that order. `test_step` measures clean and robust accuracy in the same words. After the steps come
+the methods of Keras that look at their data first (`fit`, `evaluate`, `predict`), and those that save.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence
 from advtf.errors import UsageError, one_of
 from advtf.runtime import true_float32
 from advtf.settings.threat import NORMS, require_radius
-from advtf.storage.recipes import recipe_of, serialized
+from advtf.storage.recipes import is_known, recipe_of, serialized
 from advtf.training.checks import (
     checked,
     ready_callbacks,
@@ -207,226 +208,6 @@ class AdversarialTrainer(keras.Model):
         # If the slots were made inside the first trace, the step would be traced twice.
         self.optimizer.build(self.classifier.trainable_variables)
 
-    @property
-    def metrics(self):
-        """The running metrics: loss, clean and robust accuracy, and those of `compile`."""
-        return [*super().metrics, *(self._image_metrics.all if self.compiled else [])]
-
-    def fit(
-        self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
-        shuffle=True,
-        class_weight=None,
-        sample_weight=None,
-        **settings,
-    ):
-        """Trains as `keras.Model.fit` does, after `advtf.training.checks` has looked at the data.
-
-        Args:
-            x: images, floating point (N, H, W, C) in [0, 1], or a source of batches, as Keras takes them.
-            y: classes, integers (N,).
-            batch_size, epochs, verbose, validation_split, shuffle: as in Keras.
-            callbacks: any of Keras or `advtf`. A loss that is not finite ends the training with an error.
-            validation_data: is attacked at `eval_epsilon` after every epoch.
-            class_weight, sample_weight: numbers of at least 0 that multiply the losses.
-            **settings: the further arguments of `keras.Model.fit`.
-
-        Returns:
-            The `keras.callbacks.History` of the metrics.
-
-        Raises:
-            UsageError: the data, the weights or a callback do not fit this trainer; before the first step.
-            NonFiniteLoss: the loss became NaN or infinite.
-        """
-        if self.compiled:  # else Keras says so
-            callbacks = self._ready(callbacks, class_weight)
-            x = checked((x, y, sample_weight), self.classifier, (self.objective.views,))
-            validation_data = self._checked_validation(validation_data)
-        with reported():
-            return super().fit(
-                x,
-                y,
-                batch_size,
-                epochs,
-                verbose,
-                callbacks,
-                validation_split,
-                validation_data,
-                shuffle,
-                class_weight,
-                sample_weight,
-                **settings,
-            )
-
-    def _ready(self, callbacks, class_weight):
-        if not self.classifier.trainable_variables:
-            raise UsageError(
-                "classifier must have weights to train. Received: all of them are frozen. "
-                "Set trainable=True on some layer and compile again."
-            )
-        if class_weight is not None:
-            require_class_weight(class_weight, self.classifier)
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            return callbacks
-        callbacks = ready_callbacks(callbacks)
-        for callback in callbacks:
-            if isinstance(callback, keras.callbacks.ModelCheckpoint) and not callback.save_weights_only:
-                self._require_savable(callback.filepath)  # now, and not after the first epoch
-        return callbacks
-
-    def _checked_validation(self, data):
-        if data is None:
-            return None
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x = self._checked_evaluation(x, y, sample_weight)
-        return x if y is None else keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
-
-    def _checked_evaluation(self, x, y, sample_weight):
-        return checked((x, y, sample_weight), self.classifier, (1, self.objective.views))
-
-    @true_float32()
-    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **settings):
-        """Measures the loss and both accuracies at `eval_epsilon` in float32, as `keras.Model.evaluate` does.
-
-        Args:
-            x, y, batch_size, verbose, sample_weight: as in `fit`.
-            **settings: the further arguments of `keras.Model.evaluate`, such as ``return_dict=True``.
-
-        Raises:
-            UsageError: the data do not fit this trainer.
-        """
-        # `fit` has checked the data of its validation.
-        if self.compiled and not settings.get("_use_cached_eval_dataset"):
-            x = self._checked_evaluation(x, y, sample_weight)
-        with reported():
-            return super().evaluate(x, y, batch_size, verbose, sample_weight, **settings)
-
-    def predict(self, x, *arguments, **settings):
-        """Returns the classifier's logits (N, K) of images, which are not attacked, as `keras.Model.predict`.
-
-        Args:
-            x: images, floating point (N, H, W, C) in [0, 1], or a source of batches.
-            *arguments: the further arguments of `keras.Model.predict`.
-            **settings: the same by name.
-
-        Raises:
-            UsageError: the images do not fit the classifier.
-        """
-        x = checked((x, None, None), self.classifier, (1, self.objective.views), labelled=False)
-        with reported():
-            return super().predict(x, *arguments, **settings)
-
-    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
-        """Trains on one batch, as `keras.Model.train_on_batch` does, after the checks of `fit`."""
-        if self.compiled:
-            checked((x, y, sample_weight), self.classifier, (self.objective.views,))
-        return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
-
-    @true_float32()
-    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
-        """Measures one batch, as `keras.Model.test_on_batch` does, after the checks of `evaluate`."""
-        if self.compiled:
-            self._checked_evaluation(x, y, sample_weight)
-        return super().test_on_batch(x, y, sample_weight, return_dict)
-
-    def save(self, filepath, *arguments, **settings):
-        """Saves all that a training continues from, as `keras.Model.save` does, in a file ``.keras``.
-
-        Args:
-            filepath: the file. Import `AdversarialTrainer` before `keras.models.load_model` reads it.
-            *arguments: the further arguments of `keras.Model.save`.
-            **settings: the same by name.
-
-        Raises:
-            UsageError: another kind of file, or a part of the trainer that is not registered with Keras.
-        """
-        self._require_savable(filepath)  # Keras would have opened, and so emptied, the file before it fails
-        super().save(filepath, *arguments, **settings)
-
-    def _require_savable(self, filepath):
-        if str(filepath).endswith((".h5", ".hdf5")):
-            raise UsageError(
-                f"a trainer must be saved as a .keras file. Received: {filepath}. "
-                "Use .keras, or trainer.save_weights for .weights.h5."
-            )
-        self.get_config()
-
-    def get_config(self) -> dict:
-        """Returns the constructor's arguments in the form of Keras, by registered names.
-
-        Raises:
-            UsageError: a function or a layer is not registered with Keras, so that it cannot be saved.
-        """
-        _require_known_layers(self.classifier)
-        epsilon, eval_epsilon = self._targets
-        functions = {
-            "attack": self.attack,
-            "objective": self.objective,
-            "clean_view": self.clean_view,
-            "attack_from_gradient": self.attack_from_gradient,
-            "eval_attack": None if self.eval_attack is self.attack else self.eval_attack,
-        }
-        return {
-            "classifier": keras.saving.serialize_keras_object(self.classifier),
-            **{name: serialized(name, function) for name, function in functions.items()},
-            "epsilon": epsilon,
-            "eval_epsilon": eval_epsilon,
-            "attack_mode": self.attack_mode,
-            "awp": self.awp,
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Returns the trainer of a configuration, with new weights."""
-        return cls(
-            **{
-                name: keras.saving.deserialize_keras_object(value, custom_objects)
-                for name, value in config.items()
-            }
-        )
-
-    def get_build_config(self):
-        """Returns None, because the constructor builds everything."""
-        return None
-
-    def get_compile_config(self) -> dict:
-        """Returns the arguments of `compile`."""
-        return dict(self._compiled_with) if self.compiled else {}
-
-    def compile_from_config(self, config: dict) -> None:
-        """Compiles as the saved trainer was."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-
-    def save_own_variables(self, store) -> None:
-        """Saves ε and the like, and the random states of layers such as Dropout, which Keras leaves out."""
-        super().save_own_variables(store)
-        for number, state in enumerate(self._random_states()):
-            store[f"random_{number}"] = state.numpy()
-
-    def load_own_variables(self, store) -> None:
-        """Loads what `save_own_variables` saved; a file without random states leaves them as they are."""
-        names = list(store.keys())
-        for number, state in enumerate(self._random_states()):
-            if f"random_{number}" in names:
-                state.assign(store[f"random_{number}"])
-        super().load_own_variables({name: store[name] for name in names if not name.startswith("random_")})
-
-    def _random_states(self):
-        weights = {id(weight) for weight in self.weights}
-        return [variable for variable in self.variables if id(variable) not in weights]
-
-    def export(self, filepath, *arguments, **settings):
-        """Exports the classifier as ``classifier.export`` does; `advtf.export_classifier` adds a manifest."""
-        return self.classifier.export(filepath, *arguments, **settings)
-
     def train_step(self, data):
         """Attacks one batch, updates the weights once and returns the running metrics of the epoch.
 
@@ -580,6 +361,232 @@ class AdversarialTrainer(keras.Model):
         # missing from the training, and a batch that does not split evenly would end the run.
         pass
 
+    @property
+    def metrics(self):
+        """The running metrics: loss, clean and robust accuracy, and those of `compile`."""
+        return [*super().metrics, *(self._image_metrics.all if self.compiled else [])]
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        **settings,
+    ):
+        """Trains as `keras.Model.fit` does, after `advtf.training.checks` has looked at the data.
+
+        Args:
+            x: images, floating point (N, H, W, C) in [0, 1], or a source of batches, as Keras takes them.
+            y: classes, integers (N,).
+            batch_size, epochs, verbose, validation_split, shuffle: as in Keras.
+            callbacks: any of Keras or `advtf`. A loss that is not finite ends the training with an error.
+            validation_data: is attacked at `eval_epsilon` after every epoch.
+            class_weight, sample_weight: numbers of at least 0 that multiply the losses.
+            **settings: the further arguments of `keras.Model.fit`.
+
+        Returns:
+            The `keras.callbacks.History` of the metrics.
+
+        Raises:
+            UsageError: the data, the weights or a callback do not fit this trainer; before the first step.
+            NonFiniteLoss: the loss became NaN or infinite.
+        """
+        if self.compiled:  # else Keras says so
+            callbacks = self._ready(callbacks, class_weight)
+            x = checked((x, y, sample_weight), self.classifier, (self.objective.views,))
+            validation_data = self._checked_validation(validation_data)
+        with reported():
+            return super().fit(
+                x,
+                y,
+                batch_size,
+                epochs,
+                verbose,
+                callbacks,
+                validation_split,
+                validation_data,
+                shuffle,
+                class_weight,
+                sample_weight,
+                **settings,
+            )
+
+    def _ready(self, callbacks, class_weight):
+        if not self.classifier.trainable_variables:
+            raise UsageError(
+                "classifier must have weights to train. Received: all of them are frozen. "
+                "Set trainable=True on some layer and compile again."
+            )
+        require_class_weight(class_weight or {}, self.classifier)
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            return callbacks
+        callbacks = ready_callbacks(callbacks)
+        for callback in callbacks:
+            if isinstance(callback, keras.callbacks.ModelCheckpoint) and not callback.save_weights_only:
+                self._require_savable(callback.filepath)  # now, and not after the first epoch
+        return callbacks
+
+    def _checked_validation(self, data):
+        if data is None:
+            return None
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = self._checked_evaluation(x, y, sample_weight)
+        return x if y is None else keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+
+    def _checked_evaluation(self, x, y, sample_weight):
+        return checked((x, y, sample_weight), self.classifier, (1, self.objective.views))
+
+    @true_float32()
+    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **settings):
+        """Measures the loss and both accuracies at `eval_epsilon` in float32, as `keras.Model.evaluate` does.
+
+        Args:
+            x, y, batch_size, verbose, sample_weight: as in `fit`.
+            **settings: the further arguments of `keras.Model.evaluate`, such as ``return_dict=True``.
+
+        Raises:
+            UsageError: the data do not fit this trainer.
+        """
+        # `fit` has checked the data of its validation.
+        if self.compiled and not settings.get("_use_cached_eval_dataset"):
+            x = self._checked_evaluation(x, y, sample_weight)
+        with reported():
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, **settings)
+
+    def predict(self, x, *arguments, **settings):
+        """Returns the classifier's logits (N, K) of images, which are not attacked, as `keras.Model.predict`.
+
+        Args:
+            x: images, floating point (N, H, W, C) in [0, 1], or a source of batches.
+            *arguments: the further arguments of `keras.Model.predict`.
+            **settings: the same by name.
+
+        Raises:
+            UsageError: the images do not fit the classifier.
+        """
+        x = checked((x, None, None), self.classifier, (1, self.objective.views), labelled=False)
+        with reported():
+            return super().predict(x, *arguments, **settings)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+        """Trains on one batch, as `keras.Model.train_on_batch` does, after the checks of `fit`."""
+        if self.compiled:
+            checked((x, y, sample_weight), self.classifier, (self.objective.views,))
+            require_class_weight(class_weight or {}, self.classifier)
+        return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
+
+    @true_float32()
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """Measures one batch, as `keras.Model.test_on_batch` does, after the checks of `evaluate`."""
+        if self.compiled:
+            self._checked_evaluation(x, y, sample_weight)
+        return super().test_on_batch(x, y, sample_weight, return_dict)
+
+    def save(self, filepath, *arguments, **settings):
+        """Saves all that a training continues from, as `keras.Model.save` does, in a file ``.keras``.
+
+        Args:
+            filepath: the file. Import `AdversarialTrainer` before `keras.models.load_model` reads it.
+            *arguments: the further arguments of `keras.Model.save`.
+            **settings: the same by name.
+
+        Raises:
+            UsageError: another kind of file, or a part of the trainer that is not registered with Keras.
+        """
+        self._require_savable(filepath)  # Keras would have opened, and so emptied, the file before it fails
+        super().save(filepath, *arguments, **settings)
+
+    def _require_savable(self, filepath):
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise UsageError(
+                f"a trainer must be saved as a .keras file. Received: {filepath}. "
+                "Use .keras, or trainer.save_weights for .weights.h5."
+            )
+        self.get_config()
+        self.get_compile_config()
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments in the form of Keras, by registered names.
+
+        Raises:
+            UsageError: a function or a layer is not registered with Keras, so that it cannot be saved.
+        """
+        _require_known_layers(self.classifier)
+        epsilon, eval_epsilon = self._targets
+        functions = {
+            "attack": self.attack,
+            "objective": self.objective,
+            "clean_view": self.clean_view,
+            "attack_from_gradient": self.attack_from_gradient,
+            "eval_attack": None if self.eval_attack is self.attack else self.eval_attack,
+        }
+        return {
+            "classifier": keras.saving.serialize_keras_object(self.classifier),
+            **{name: serialized(name, function) for name, function in functions.items()},
+            "epsilon": epsilon,
+            "eval_epsilon": eval_epsilon,
+            "attack_mode": self.attack_mode,
+            "awp": self.awp,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Returns the trainer of a configuration, with new weights."""
+        return cls(
+            **{
+                name: keras.saving.deserialize_keras_object(value, custom_objects)
+                for name, value in config.items()
+            }
+        )
+
+    def get_build_config(self):
+        """Returns None, because the constructor builds everything."""
+        return None
+
+    def get_compile_config(self) -> dict:
+        """Returns the arguments of `compile` in the form of Keras.
+
+        Raises:
+            UsageError: a metric or the optimizer is not registered with Keras, so that it cannot be saved.
+        """
+        given = self._compiled_with if self.compiled else {}
+        return {name: serialized(name, value) for name, value in given.items()}
+
+    def compile_from_config(self, config: dict) -> None:
+        """Compiles as the saved trainer was."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def save_own_variables(self, store) -> None:
+        """Saves ε and the like, and the random states of layers such as Dropout, which Keras leaves out."""
+        super().save_own_variables(store)
+        for number, state in enumerate(self._random_states()):
+            store[f"random_{number}"] = state.numpy()
+
+    def load_own_variables(self, store) -> None:
+        """Loads what `save_own_variables` saved; a file without random states leaves them as they are."""
+        names = list(store.keys())
+        for number, state in enumerate(self._random_states()):
+            if f"random_{number}" in names:
+                state.assign(store[f"random_{number}"])
+        super().load_own_variables({name: store[name] for name in names if not name.startswith("random_")})
+
+    def _random_states(self):
+        weights = {id(weight) for weight in self.weights}
+        return [variable for variable in self.variables if id(variable) not in weights]
+
+    def export(self, filepath, *arguments, **settings):
+        """Exports the classifier as ``classifier.export`` does; `advtf.export_classifier` adds a manifest."""
+        return self.classifier.export(filepath, *arguments, **settings)
+
 
 def _unpack(data):
     """Returns images float32 (B, H, W, C), a second view of them, labels int32 (B,) and sample weights (B,).
@@ -676,9 +683,7 @@ def _require_known_layers(classifier):
     """Refuses a classifier with layers that Keras could write but not read again."""
     for layer in classifier._flatten_layers():
         kind = type(layer)
-        name = keras.saving.get_registered_name(kind)
-        own = not kind.__module__.startswith("keras.")
-        if own and keras.saving.get_registered_object(name) is not kind:
+        if not is_known(kind):
             raise UsageError(
                 "classifier must consist of layers known to Keras to be saved. "
                 f"Received: layer {layer.name}, a {kind.__name__}, which is not. Decorate the class with "
