@@ -11,25 +11,36 @@ import hashlib
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from advtf.classifiers.manifest import require_replaceable
-from advtf.classifiers.pytorch import SMALLEST_IMAGE, AmbiguousNetwork, converted, read_checkpoint
+from advtf.classifiers.pytorch import SMALLEST_IMAGE, AmbiguousNetwork, converted, entry_of, read_checkpoint
 from advtf.classifiers.reference_logits import read_reference
 from advtf.errors import UsageError
-from advtf.models import ACTIVATIONS, VARIANTS
+from advtf.models import ACTIVATIONS, MODELS, VARIANTS
 from advtf.settings import commands
 from advtf.settings.fields import Parser, Settings, choice, number, setting, switch, text, whole
 from advtf.settings.memory import require_memory
 
 COMPARED_IMAGES = 8  # random ones, for which the export must give the logits of the network
 
-channels = Parser(
-    lambda value: tuple(map(number, value.split(",") if isinstance(value, str) else value)),
-    "one number, or one per channel with commas between",
-)
+
+def _channels(value: Any) -> tuple[float, ...]:
+    return tuple(map(number, value.split(",") if isinstance(value, str) else value))
+
+
+def _positive_channels(value: Any) -> tuple[float, ...]:
+    found = _channels(value)
+    if min(found) <= 0:
+        raise ValueError("not positive")
+    return found
+
+
+CHANNELS = Parser(_channels, "one number, or one per channel with commas between")
+SCALES = Parser(_positive_channels, "one number above 0, or one per channel with commas between")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +49,9 @@ class ConvertOptions(Settings):
 
     checkpoint: str | None = setting("convert", text(), "file of torch.save or numpy.savez", None)
     out_dir: str | None = setting("convert", text(), "SavedModel to write", None)
-    model: str | None = setting("convert", text(), "expected model; default recognised by names", None)
+    model: str | None = setting(
+        "convert", choice(MODELS), "expected model; default recognised by names", None
+    )
     entry: str | None = setting("convert", text(), "state dict in the file, if it has several", None)
     activation: str = setting("convert", choice(ACTIVATIONS), "activation function", "relu")
     shortcut: str | None = setting(
@@ -53,8 +66,8 @@ class ConvertOptions(Settings):
     image_size: int | None = setting(
         "convert", whole(SMALLEST_IMAGE), "side of the images; default 32, LeNet's own", None
     )
-    mean: tuple | None = setting("convert", channels, "subtracted from the pixels, per channel", None)
-    std: tuple | None = setting("convert", channels, "divides the pixels after that, per channel", None)
+    mean: tuple | None = setting("convert", CHANNELS, "subtracted from the pixels, per channel", None)
+    std: tuple | None = setting("convert", SCALES, "divides the pixels after that, per channel", None)
     check_images: str | None = setting(
         "convert", text(), "NPZ of images and logits that the network must reproduce", None
     )
@@ -80,7 +93,7 @@ def main(argv: list[str]) -> None:
     del argv
     options = ConvertOptions.of(commands.given_flags(flags.FLAGS, ConvertOptions))
     path = Path(options.checkpoint)
-    content = read_checkpoint(path)  # this and the next two answer before TensorFlow starts
+    state = entry_of(read_checkpoint(path), options.entry)  # TensorFlow starts after these three
     reference = None if options.check_images is None else read_reference(options.check_images)
     require_replaceable(Path(options.out_dir), options.overwrite, "out_dir")
 
@@ -92,9 +105,7 @@ def main(argv: list[str]) -> None:
     settings = {name: getattr(options, name) for name in ("image_size", "activation", "mean", "std")}
     variant = {name: getattr(options, name) for name in VARIANTS}
     try:
-        made = converted(
-            content, options.model, entry=options.entry, reference=reference, **settings, **variant
-        )
+        made = converted(state, options.model, reference=reference, **settings, **variant)
     except AmbiguousNetwork as error:
         raise UsageError(f"{error.reason} Run one of: {_commands(error.choices)}") from error
     classifier, layout = made.classifier, made.layout

@@ -167,7 +167,7 @@ def converted(
     one_of("activation", activation, ACTIVATIONS)
     if image_size is not None:
         require_whole("image_size", image_size, SMALLEST_IMAGE)
-    arrays = _arrays(_entry_of(state, entry))
+    arrays = _arrays(entry_of(state, entry))
     normalisation = _normalisation(arrays, mean, std)
     layouts = recognise(arrays, model, {"shortcut": shortcut, "stride_in": stride_in})
     if len(layouts) > 1 and reference is None:
@@ -277,8 +277,21 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"checkpoint must be a file. Received: {path}.")
+    npz = path.suffix == ".npz"
+    with path.open("rb") as file:
+        beginning = file.read(20)
+    if beginning == b"version https://git-":
+        raise UsageError(
+            f"checkpoint must be the file itself. Received: {path}, a pointer of git-lfs. Run git lfs pull."
+        )
+    if not npz and not beginning.startswith((b"PK", b"\x80")):  # a zip file or a pickle: torch is not asked
+        raise UsageError(
+            "checkpoint must be a file of torch.save, or x.npz of numpy.savez. "
+            f"Received: {path}, which begins as neither. "
+            "Save the state dict with torch.save(model.state_dict(), 'x.pt')."
+        )
     try:
-        if path.suffix == ".npz":
+        if npz:
             with np.load(path, allow_pickle=False) as stored:
                 return dict(stored)
         return importlib.import_module("torch").load(path, map_location="cpu", weights_only=True)
@@ -289,20 +302,31 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
         ) from error
     except Exception as error:  # torch, pickle and zipfile raise all kinds for a damaged or foreign file
         reason = first_line(error)[:150]
-        pointer = path.read_bytes()[:20] == b"version https://git-"
-        if path.suffix == ".npz":
+        if npz:
             required, remedy = "a file of numpy.savez, of numbers", f"Write it with {WRITE_NPZ}."
         else:
             required = "readable with weights_only=True"
             remedy = "Save the state dict alone with torch.save."
-        remedy = "Run git lfs pull." if pointer else remedy
         raise UsageError(f"checkpoint must be {required}. Received: {path} ({reason}). {remedy}") from error
 
 
-def _entry_of(content: Any, entry: str | None) -> Mapping[str, Any]:
-    """Returns the state dict in a file: `entry`, the content itself, or its one entry that looks like one."""
-    if entry is None and _is_state(content):
-        return content
+def entry_of(content: Any, entry: str | None) -> Mapping[str, Any]:
+    """Returns the state dict in a file: `entry`, the content itself, or its one entry that looks like one.
+
+    Args:
+        content: as `read_checkpoint` returns it.
+        entry: its name in the file; None where there is one only.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    if _is_state(content):
+        if entry is None:
+            return content
+        raise UsageError(
+            "the checkpoint is one state dict, without entries. "
+            f"Received: entry={show_text(entry)}; leave it out."
+        )
     found = {k: v for k, v in content.items() if _is_state(v)} if isinstance(content, Mapping) else {}
     if entry in found or (entry is None and len(found) == 1):
         return found[entry] if entry else next(iter(found.values()))

@@ -108,6 +108,13 @@ MAIN = [
     (["--dataset=cifar-10"], "Did you mean 'cifar10'"),
     (["--dataset=MNIST"], "Did you mean 'mnist'"),
     (["--dataset=digist"], "Received: dataset=digist.* Did you mean 'digits'"),
+    # What other settings or data sets do not have
+    (["--order=published", "--dataset=cifar100"], "order=published needs .*Received: dataset=cifar100"),
+    (["--dataset=tiny_imagenet"], "tiny_imagenet must lie in .*Received: dataset=tiny_imagenet"),
+    (["--shortcut=raw", "--model=resnet18"], "has no choice of shortcuts. Received: shortcut=raw"),
+    (["--stride_in=first"], "has no choice of where it strides. Received: stride_in=first"),
+    (["--deterministic", "--jit=on"], "deterministic excludes XLA.*Received: deterministic=true, jit=on"),
+    *each("--order=random", "--shortcut=rawish", "--stride_in=third"),
     # Lists
     *each("--periods=0.75,0.5", "--periods=5,5", "--periods=a", "--periods=-1", "--periods=1,,2"),
     *each("--periods=0.5,100", beside=["--epochs=200"]),
@@ -215,6 +222,8 @@ EVALUATE = [
     ([*ATTACK, "--eps_grid=4,8"], "eps_grid must be in .*Received: eps_grid=4"),
     ([*ATTACK, "--dataset=digist"], r"Did you mean 'digits'\?"),
     ([*ATTACK, "--dataset=a b"], "dataset must be .*Received: dataset=a b"),
+    ([*ATTACK, "--order=published", "--dataset=cifar100"], "Received: dataset=cifar100"),
+    ([*ATTACK, "--deterministic", "--jit=on"], "Received: deterministic=true, jit=on"),
     ([*ATTACK, "--data_dir="], "data_dir must be a non-empty text"),
     ([*ATTACK, "--out_dir=foreign"], "holds other files"),
     ([*ATTACK, "--out_dir=training"], "training"),
@@ -275,6 +284,17 @@ CONVERT = [
     (["--checkpoint=foreign/thesis.tex", "--out_dir=converted"], "checkpoint .*thesis.tex"),
     (["--checkpoint=empty.npz", "--out_dir=converted"], "empty.npz"),
     (["--checkpoint=cut.npz", "--out_dir=converted"], "cut.npz"),
+    (["--checkpoint=pointer.pt", "--out_dir=converted"], "Run git lfs pull"),
+    (
+        ["--checkpoint=state.npz", "--out_dir=converted", "--entry=ema"],
+        "without entries. Received: entry=ema",
+    ),
+    (["--checkpoint=numbers.npz", "--out_dir=converted"], "must hold a state dict.*Received: a"),
+    ([*CHECKPOINT, "--check_images=missing.npz"], "check_images must be .*Received: missing.npz"),
+    ([*CHECKPOINT, "--check_images=foreign/thesis.tex"], "check_images must be .*thesis.tex"),
+    ([*CHECKPOINT, "--out_dir=exports/good"], "out_dir must be free. Received: out_dir=exports/good"),
+    ([*CHECKPOINT, "--out_dir=/dev/null/x"], "out_dir must be .*/dev/null"),
+    *each("--model=lenett", "--shortcut=rawish", "--stride_in=3", "--std=0", "--std=-1", beside=CHECKPOINT),
     (["--checkpoint=", "--out_dir=converted"], "checkpoint must be a non-empty text"),
     *each("--activation=swish", "--activation=", "--mean=a", "--std=1,,2", "--mean=nan", beside=CHECKPOINT),
     *each(
@@ -324,7 +344,9 @@ def prepared(folder):
     write("words.flags", "# one\neps=0.1")
     write("unknown.flags", "--frobnicate")
     write("empty.npz", "")
-    np.savez(folder / "state.npz", weight=np.zeros((2, 2), np.float32))
+    np.savez(folder / "state.npz", **{"conv1.weight": np.zeros((2, 2), np.float32)})
+    np.savez(folder / "numbers.npz", a=1, b=2)
+    write("pointer.pt", "version https://git-lfs.github.com/spec/v1")
     write("cut.npz", (folder / "state.npz").read_bytes()[:50])
     return folder
 
