@@ -51,10 +51,11 @@ def capacity(run_dirs: Iterable[str | Path], output: str | Path) -> Path:
         panels[0].tick_params(labelbottom=False)
         panels[1].set_xlabel("width factor w of the network")
         handles = [Line2D([], [], color=COLORS[name], marker="o", label=f"{name} ε") for name in schedules]
+        repeated = []
         if any(len(found) > 1 for found in errors.values()):
             dot = {"linestyle": "", "marker": ".", "color": BLACK, "markersize": 3}
-            handles.append(Line2D([], [], label="single runs; bars ± 1 standard deviation", **dot))
-        legend_above(panels[0], handles, columns=len(schedules))
+            repeated.append(Line2D([], [], label="single runs; bars: ± 1 standard deviation", **dot))
+        legend_above(panels[0], handles, repeated)
     return Path(output)
 
 
@@ -69,7 +70,7 @@ def _draw(axes, errors, schedule, name, widths, shift):
     spread = [values.std(ddof=1) if len(values) > 1 else 0 for _, values in measured]
     look = {"color": COLORS[schedule], "clip_on": False}
     axes.errorbar(positions, means, yerr=spread, marker="o", capsize=2, **look)
-    for position, values in measured:
+    for position, values in (found for found in measured if len(found[1]) > 1):
         axes.plot(
             np.full(len(values), position), values, ".", color=BLACK, markersize=1.5, zorder=4, clip_on=False
         )

@@ -77,7 +77,7 @@ def degraded_training(path: str | Path, output: str | Path) -> Path:
             **{shown: (color, "o") for shown, color in ATTACKS.values()},
             "training examples": (BLACK, "s"),
         }
-        _legend(panels, looks, {"HS before that training": (GREEN, ":")})
+        _legend(panels, looks, {"HS before that training": (GREEN, ":")}, [_bar_handle()])
     return Path(output)
 
 
@@ -167,8 +167,7 @@ def pgd_convergence(path: str | Path, output: str | Path) -> Path:
         panels[1].set_xlabel("steps of PGD, each ε/4 (log scale)")
         panels[0].figure.align_ylabels(panels)
         points = {shown: (color, "o") for shown, color in SPLITS.values()}
-        bars = Line2D([], [], color=BLACK, marker="|", linestyle="", label="bars: ± 1 standard error")
-        _legend(panels, points, {"50 steps": ("0.6", ":")}, [bars])
+        _legend(panels, points, {"50 steps": ("0.6", ":")}, [_bar_handle()])
     return Path(output)
 
 
@@ -214,6 +213,10 @@ def _bars(axes, x: Sequence[float], estimates: Sequence[dict], color: str) -> No
     if known:
         positions, means, errors = zip(*known, strict=True)
         axes.errorbar(positions, means, yerr=errors, color=color, marker="o", capsize=1.5)
+
+
+def _bar_handle() -> Line2D:
+    return Line2D([], [], color=BLACK, marker="|", linestyle="", label="bars: ± 1 standard error")
 
 
 def _share(panels):
