@@ -97,8 +97,8 @@ def test_the_files_of_the_contract_exist(finished, folder):
         "period2",
         "period3",
     }
-    for folder in ("train", "validation"):
-        assert len(list((run.tensorboard / folder).glob("events.out.tfevents.*"))) == 1
+    for name in ("train", "validation"):
+        assert len(list((run.tensorboard / name).glob("events.out.tfevents.*"))) == 1
     figures = sorted(run.figures.iterdir())
     assert [path.name for path in figures] == [
         "adversarial_examples.png",
