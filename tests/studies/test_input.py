@@ -85,6 +85,7 @@ def test_other_attacks_one_split_and_no_spectrum(tmp_path):
     assert arrays.exists() and said[2].split()[3] == "-"
 
 
+@pytest.mark.slow
 def test_softplus_twins_are_measured_too(tmp_path):
     classifier = make_classifier(0, "mlp")
     context = context_in(

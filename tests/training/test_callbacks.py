@@ -284,6 +284,7 @@ def test_kills_and_resumes_change_no_bit(tmp_path):
         assert snapshot_bits(run.snapshots) == snapshot_bits(plain.snapshots)
 
 
+@pytest.mark.slow
 def test_a_log_can_begin_when_a_run_is_resumed_or_stop_there(tmp_path):
     with crashing(WeightStatistics, "on_train_batch_end", 4), pytest.raises(Crash):
         attempt(tmp_path / "run", DYNAMICS_RUN)

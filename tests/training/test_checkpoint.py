@@ -214,7 +214,7 @@ def uninterrupted(tmp_path_factory):
     return fit(tmp_path_factory.mktemp("checkpoints"), trainer())
 
 
-@pytest.mark.parametrize("stop_at", [2, 4])
+@pytest.mark.parametrize("stop_at", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_stopped_epoch_continues_with_the_same_bits_and_metrics(tmp_path, uninterrupted, stop_at):
     with pytest.raises(TrainingInterrupted, match=f"saved at step {stop_at}"):
         fit(tmp_path, trainer(), stop_at=stop_at)

@@ -140,7 +140,13 @@ def worst_error(name, model):
     return max(LossOfWeights(model, OBJECTIVES[name], batch).errors())
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+# Those of the other distances of AdvLC take as long and have little in them.
+SLOW = [f"advlc {name}" for name in regularizers.DISTANCES if name != "top"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in OBJECTIVES]
+)
 def test_gradient_through_batch_norm_in_training_mode(name):
     assert worst_error(name, network()) < 1e-7
 

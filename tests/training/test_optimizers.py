@@ -186,7 +186,9 @@ def test_state_saved_in_weights_continues_the_same_path(case, tmp_path):
         np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["graph", "xla"]
+)
 @pytest.mark.parametrize("case", ["nesterov_l2", "adam_settings", "adamw"])
 def test_graph_and_xla_equal_eager_with_one_trace(case, compiled):
     make = CASES[case][0]
