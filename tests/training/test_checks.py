@@ -139,7 +139,7 @@ def test_a_later_batch_of_a_dataset_is_found_when_it_is_drawn():
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("source", ["generator", "PyDataset", "torch"])
+@pytest.mark.parametrize("source", ["generator", "PyDataset", pytest.param("torch", marks=pytest.mark.slow)])
 def test_a_checked_source_gives_every_batch(source):
     if source == "torch":
         torch = pytest.importorskip("torch")

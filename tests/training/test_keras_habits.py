@@ -318,7 +318,7 @@ def test_refused_arguments_of_compile(name):
 # Optimizers
 
 
-@pytest.mark.parametrize("kind", [SGD, Adam, keras.optimizers.Adam])
+@pytest.mark.parametrize("kind", [SGD, Adam, pytest.param(keras.optimizers.Adam, marks=pytest.mark.slow)])
 def test_accumulated_gradients_are_one_step_on_the_larger_batch(kind):
     x, y = batch(24)
 
@@ -503,7 +503,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "nested" else name for name in MODELS]
+)
 def test_models_of_every_kind(name):
     classifier, (x, y) = MODELS[name](), batch(12)
     trainer = compiled(classifier, RANDOM)
