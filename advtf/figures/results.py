@@ -88,16 +88,22 @@ def conditions(paths: Iterable[str | Path]) -> Conditions:
 
 def _conditions_in(path: Path) -> Conditions:
     with required(path, "a readable result file"):
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                if "about" in file.files:
-                    return Conditions(**json.loads(str(file["about"])))
-                single = "epsilon" in file.files and file["epsilon"].ndim == 0
-                told = {"epsilon": float(file["epsilon"])} if single else {}
-            return conditions_of(_of_run(path) | told)
-        if path.suffix == ".json":
-            return conditions_of(json.loads(path.read_text()))
-        return conditions_of(_of_run(path))
+        found = _of_arrays(path) if path.suffix == ".npz" else conditions_of(_entries(path))
+        str(found)  # reads every part, so that rubbish in one is told here
+        return found
+
+
+def _of_arrays(path: Path) -> Conditions:
+    with np.load(path, allow_pickle=False) as file:
+        if "about" in file.files:
+            return Conditions(**json.loads(str(file["about"])))
+        single = "epsilon" in file.files and file["epsilon"].ndim == 0
+        told = {"epsilon": float(file["epsilon"])} if single else {}
+    return conditions_of(_of_run(path) | told)
+
+
+def _entries(path: Path) -> dict:
+    return json.loads(path.read_text()) if path.suffix == ".json" else _of_run(path)
 
 
 def _of_run(path: Path) -> dict:
@@ -105,7 +111,7 @@ def _of_run(path: Path) -> dict:
     config = path.with_name("config.json")
     if not config.exists():
         return {}
-    record = json.loads(config.read_text())
+    record = read_record(config, "a readable config.json")
     return {"image_counts": record.get("image_counts"), "settings": record.get("config", {})}
 
 

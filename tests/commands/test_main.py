@@ -110,6 +110,7 @@ def test_the_files_of_the_contract_exist(finished, folder):
         assert (folder / line).exists()
     stored = json.loads(run.config.read_text())
     assert TrainConfig.from_json(stored["config"]) == TrainConfig.of({"epochs": EPOCHS, "eps": EPSILON})
+    assert stored["image_counts"] == {"train": 1295, "validation": 143, "test": 359}  # for the headings
     assert stored["command"] == " ".join(QUICK_START) and "tensorflow" in stored["versions"]
 
 

@@ -198,6 +198,24 @@ def test_compared_files_tell_what_they_have_in_common(tmp_path):
         conditions([tmp_path / "torn.npz"])
 
 
+@pytest.mark.parametrize(
+    "config", ["", "[]", '{"config": 1}', '{"config": {"eps": "x"}}', '{"image_counts": 5}']
+)
+def test_rubbish_beside_the_metrics_is_named(tmp_path, config):
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "loss": 2}\n')
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UsageError, match=r"config\.json|metrics\.jsonl"):
+        trained.learning_curves(tmp_path / "metrics.jsonl", tmp_path / "f.png")
+    assert not (tmp_path / "f.png").exists()
+
+
+@pytest.mark.parametrize("about", ["", "{", "[]", '{"unknown": 1}', "5", '{"images": 5}'])
+def test_rubbish_in_about_is_refused(tmp_path, about):
+    np.savez(tmp_path / "a.npz", about=np.array(about))
+    with pytest.raises(UsageError, match=r"a\.npz"):
+        conditions([tmp_path / "a.npz"])
+
+
 def test_older_evaluation_is_of_test_images(tmp_path, monkeypatch):
     curve = [{"epsilon": e, "robust_accuracy": 90 - 100 * e} for e in (0.0, 0.1, 0.2)]
     record = {"dataset": "digits", "examples": 50, "worst_case": {}, "norm": "l2", "epsilon": 0.1}
