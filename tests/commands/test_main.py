@@ -17,6 +17,7 @@ from advtf import main
 from advtf.data.sets import load
 from advtf.errors import UsageError
 from advtf.training.directory import TrainingDirectory
+from advtf.training.run import build_classifier
 from advtf.training.settings import RunOptions, TrainConfig
 
 COMMAND = "advtf.main"
@@ -261,6 +262,26 @@ def test_a_resumed_run_keeps_its_options_unless_they_are_given_anew(tmp_path):
     assert config == TrainConfig.of({"epochs": 6})
     kept = RunOptions(input_every=2, input_examples=60, histograms=True, export_dir="y")
     assert options == dataclasses.replace(kept, resume=True, out_dir=str(run.path))
+
+
+def test_a_run_of_before_the_published_blocks_resumes_as_the_textbooks(tmp_path):
+    run = TrainingDirectory(tmp_path / "run")
+    settings = {"model": "preact_resnet18", "width": 1}
+    with run.locked():
+        run.write_config(TrainConfig.of(settings), RunOptions())
+    record = json.loads(run.config.read_text())
+    assert record["config"]["shortcut"] == "raw"
+    del record["config"]["shortcut"], record["config"]["stride_in"]
+    run.config.write_text(json.dumps(record))
+    config, _ = main._stored(run, {}, {"resume": "true"})
+    assert config == TrainConfig.of(settings | {"shortcut": "activated"})
+    network = build_classifier(config, load("digits"))
+    shortcut, activation = (
+        network.get_layer(f"stage2_block1_{part}") for part in ("shortcut_subsample", "act")
+    )
+    assert shortcut.input is activation.output
+    with pytest.raises(UsageError, match=r"run: shortcut=activated\. Received: shortcut=raw\."):
+        main._stored(run, {"shortcut": "raw"}, {"resume": "true"})
 
 
 def run_in_process(folder, settings, **options):

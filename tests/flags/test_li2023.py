@@ -15,9 +15,10 @@ SHARED = dict(
     augment=True, optimizer="sgd", lr=0.1, momentum=0.9, lr_sched="step", lr_milestones=(0.5, 0.75),
     lr_factor=0.1, weight_decay=1e-4, nesterov=False, val_fraction=0.02, awp=0.0, activation="relu",
 )  # fmt: skip
-SMALL = dict(dataset="cifar10", model="preact_resnet18", width=16, depth=None)
-WIDE = dict(dataset="cifar10", model="wide_resnet", width=10, depth=34)
-TINY = dict(dataset="tiny_imagenet", model="preact_resnet18", width=16, adversary="pgd")
+RAW = dict(shortcut="raw", stride_in=None)
+SMALL = dict(dataset="cifar10", model="preact_resnet18", width=16, depth=None, **RAW)
+WIDE = dict(dataset="cifar10", model="wide_resnet", width=10, depth=34, shortcut="raw", stride_in="second")
+TINY = dict(dataset="tiny_imagenet", model="preact_resnet18", width=16, adversary="pgd", **RAW)
 SWA = dict(averaging="swa", swa_start=0.25, swa_every=500)
 STRENGTHS = {  # section 5.1, against FGSM-N and PGD10
     "igr": (12, 10), "cure": (15, 15), "gradalign": (7, 6), "logitalign": (100, 50),
