@@ -107,9 +107,10 @@ def alternatives(names: Sequence[str]) -> str:
 
 
 def count(number: float, noun: str) -> str:
-    """Returns ``1 image``, ``1,000 images`` or ``2.5 epochs``."""
+    """Returns ``1 image``, ``1,000 images``, ``2 classes`` or ``2.5 epochs``."""
     shown = f"{number:,}" if number == int(number) else f"{number:g}"
-    return f"{shown} {noun}{'s' * (number != 1)}"
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{shown} {noun}{plural * (number != 1)}"
 
 
 def first_line(error: BaseException) -> str:

@@ -14,9 +14,11 @@ the batch size plays no part. The numbers of the paper leave no other reading: a
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from advtf.errors import UsageError
+from advtf.classifiers.manifest import read_manifest
+from advtf.errors import UsageError, count
 from advtf.settings.threat import describe_pgd, format_epsilon
 
 if TYPE_CHECKING:
@@ -106,13 +108,18 @@ def _kdsa(config: Config, num_classes: int) -> "Objective":
     from advtf.classifiers.export import load_classifier
     from advtf.training.regularizers import kdsa
 
-    teachers = [load_classifier(path) for path in config.teachers]
-    for teacher in teachers:
+    teachers = []
+    for path in config.teachers:
+        try:
+            teacher = load_classifier(path)
+        except UsageError as error:
+            raise UsageError(f"a teacher must load. Received: teachers={path}: {error}") from error
         if teacher.num_classes != num_classes:
             raise UsageError(
-                f"teachers must have the {num_classes} classes of the data. "
-                f"Received: {teacher.path} with {teacher.num_classes}."
+                f"teachers must have the {count(num_classes, 'class')} of the data. "
+                f"Received: teachers={path} with {count(teacher.num_classes, 'class')}."
             )
+        teachers.append(teacher)
     return kdsa(teachers, temperature=config.temperature)
 
 
@@ -255,12 +262,26 @@ ADVERSARIES: dict[str, AdversaryEntry] = {
 }
 
 
-def build_objective(config: Config, num_classes: int) -> "Objective":
+def build_objective(
+    config: Config, num_classes: int, input_shape: tuple[int, int, int] | None = None
+) -> "Objective":
     """Returns the objective of a configuration; loads the teachers of kdsa.
 
+    Args:
+        config: the settings of the training.
+        num_classes: the number of classes K of the data.
+        input_shape: (H, W, C) of the images; None leaves it to the first step to tell teachers of others.
+
     Raises:
-        UsageError: a teacher cannot be loaded, or has another number of classes.
+        UsageError: a teacher cannot be loaded, or is one for other images or another number of classes.
     """
+    for path in config.teachers if input_shape else ():
+        manifest = read_manifest(Path(path))  # a SavedModel of another program has none
+        if manifest and tuple(manifest["input"]["shape"]) != tuple(input_shape):
+            raise UsageError(
+                f"teachers must take the images of the data, {'×'.join(map(str, input_shape))}. "
+                f"Received: teachers={path} for {'×'.join(map(str, manifest['input']['shape']))}."
+            )
     from advtf.training.objectives import as_objective
 
     return as_objective(OBJECTIVES[config.objective].build(config, num_classes))

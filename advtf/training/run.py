@@ -57,7 +57,7 @@ def build_trainer(config: TrainConfig, data: ImageData, runtime: Runtime) -> Adv
             f"Received: batch_size={config.batch_size}."
         )
     # It loads the teachers, which do not belong into the strategy's scope.
-    objective = methods.build_objective(config, data.num_classes)
+    objective = methods.build_objective(config, data.num_classes, data.input_shape)
     with runtime.strategy.scope():
         classifier = build_classifier(config, data, runtime.model_policy, synchronized=replicas > 1)
         trainer = AdversarialTrainer(
