@@ -106,7 +106,7 @@ def alternatives(names: Sequence[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def count(number: float, noun: str) -> str:
+def quantity(number: float, noun: str) -> str:
     """Returns ``1 image``, ``1,000 images``, ``2 classes`` or ``2.5 epochs``."""
     shown = f"{number:,}" if number == int(number) else f"{number:g}"
     plural = "es" if noun.endswith("s") else "s"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from advtf.errors import UsageError, first_line
+from advtf.errors import UsageError, first_line, quantity
 from advtf.runtime import true_float32
 
 TOLERANCE = 1e-3  # of the largest logit: a hundred times what the order of float32 additions changes
@@ -52,7 +52,8 @@ class ReferenceLogits:
         logits = np.concatenate(parts).astype(np.float64)
         if logits.shape != self.logits.shape:
             raise UsageError(
-                f"logits in {self.path} must be those of {logits.shape[1]} classes for {len(images)} images. "
+                f"logits in {self.path} must be those of {logits.shape[1]} classes for "
+                f"{quantity(len(images), 'image')}. "
                 f"Received: logits of shape {self.logits.shape}."
             )
         return float(np.abs(logits - self.logits).max())

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from advtf.errors import UsageError
+from advtf.errors import UsageError, quantity
 
 
 def checked(part: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -21,7 +21,7 @@ def checked(part: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.nda
     if len(images) != len(labels):
         raise UsageError(
             f"x_{part} and y_{part} must have equal lengths. "
-            f"Received: {len(images)} images and {len(labels)} labels."
+            f"Received: {quantity(len(images), 'image')} and {quantity(len(labels), 'label')}."
         )
     return images, labels
 

@@ -22,7 +22,7 @@ from advtf.attacks.losses import cross_entropy, is_correct
 from advtf.attacks.random import image_keys
 from advtf.classifiers.classifier import Classifier
 from advtf.data.sets import Split
-from advtf.errors import UsageError
+from advtf.errors import UsageError, quantity
 from advtf.evaluation import sanity_checks
 from advtf.evaluation.attacks import ATTACKS, NAMES, Batch, Stage, StageBuilder, line_up
 from advtf.evaluation.report import AttackResult, ComponentRecord, Evaluation, Spent
@@ -155,8 +155,9 @@ def _warnings_after(runs, examples):
     found = [sanity_checks.black_box_stronger(broken)]
     for name, count in {run.name: run.withdrawn for run in runs if run.withdrawn}.items():
         found.append(
-            f"{count} examples broken by {name} were not counted: the classifier, asked again, was right, or "
-            "the point was outside the ball. Its outputs are random, or differ with the batch by rounding."
+            f"Not counted: {quantity(count, 'example')} broken by {name}. The classifier, asked again, was "
+            "right, or the point was outside the ball. "
+            "Its outputs are random, or differ with the batch by rounding."
         )
     return [warning for warning in found if warning]
 

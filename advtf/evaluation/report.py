@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from advtf.errors import quantity
 from advtf.evaluation.attacks import NAMES, LeftOut
 from advtf.evaluation.settings import AttackSettings
 from advtf.settings.threat import format_epsilon
@@ -164,7 +165,7 @@ class Evaluation:
         head = f"{'model':<{width}}" + "".join(f"{name:>{wide[name]}}" for name in columns)
         row = f"{self.model:<{width}}" + "".join(f"{v:>{wide[name]}.2f}" for name, v in columns.items())
         ball = f"{settings.norm}, ε {format_epsilon(settings.eps)}"
-        title = f"Error in % of {len(self.clean.wrong):,} images ({ball})"
+        title = f"Error in % of {quantity(len(self.clean.wrong), 'image')} ({ball})"
         return "\n".join([title, head, row, *map(str, self.left_out)])
 
 

@@ -15,7 +15,7 @@ from advtf.classifiers.manifest import (
     training_settings,
 )
 from advtf.data.registry import order_setting, require_available, require_known, require_order
-from advtf.errors import UsageError
+from advtf.errors import UsageError, quantity
 from advtf.evaluation.report import EvaluationDirectory, write
 from advtf.evaluation.settings import AttackSettings, require_grid
 from advtf.settings.commands import CommandOptions, default_directory, plan_table
@@ -110,13 +110,13 @@ def _completed(given, options):
 
 def describe(settings: AttackSettings, options: EvaluateOptions, run: EvaluationDirectory) -> str:
     """Returns the plan in a few lines."""
-    first = f", first {options.num_examples} test images" if options.num_examples else ", test images"
+    first = f"first {quantity(options.num_examples, 'test image')}" if options.num_examples else "test images"
     order = " in the published order" if options.order == "published" else ""
     names = ("pgd_steps", "steps", "restarts", "targets", "queries")
     effort = ", ".join(f"{name} {getattr(settings, name)}" for name in names)
     lines = {
         "model": options.model,
-        "data": f"{options.dataset}{first}{order}",
+        "data": f"{options.dataset}, {first}{order}",
         "attacks": f"{', '.join(settings.attacks)} ({effort})",
         "ball": f"{settings.norm}, ε {format_epsilon(settings.eps)}, seed {settings.seed}",
         "output": str(run.path),

@@ -12,6 +12,7 @@ import tensorflow as tf
 from advtf.attacks.attack import LogitsFn, input_gradient
 from advtf.attacks.losses import is_correct
 from advtf.attacks.pgd import pgd
+from advtf.errors import quantity
 from advtf.evaluation.attacks import ATTACKS
 
 GRADIENT_IMAGES, LARGE_BALL_IMAGES = 200, 100
@@ -117,8 +118,9 @@ def large_ball(logits_fn: LogitsFn, x: tf.Tensor, y: tf.Tensor, norm: str) -> st
     if error >= LARGE_BALL_ERROR:
         return None
     return (
-        f"PGD-20 reaches only {error:.0%} error on {len(x)} images at ε = {radius:.3g}, where it should be "
-        "nearly 100%: gradients mislead it, so a low error at a smaller ε is no evidence of robustness."
+        f"PGD-20 reaches only {error:.0%} error on {quantity(len(x), 'image')} at ε = {radius:.3g}, where "
+        "it should be nearly 100%: gradients mislead it, so a low error at a smaller ε is no evidence of "
+        "robustness."
     )
 
 
@@ -140,6 +142,6 @@ def black_box_stronger(broken: Mapping[str, np.ndarray]) -> str | None:
     if not count:
         return None
     return (
-        f"{' and '.join(black_box)} broke {count} examples that {', '.join(white_box)} did not: "
+        f"{' and '.join(black_box)} broke {quantity(count, 'example')} that {', '.join(white_box)} did not: "
         "gradients are masked, or the white-box attacks stopped too early. Raise --steps and --restarts."
     )

@@ -6,7 +6,7 @@ TensorFlow.
 
 import math
 
-from advtf.errors import UsageError, count, one_of, show_text
+from advtf.errors import UsageError, one_of, quantity, show_text
 from advtf.settings.fields import number
 
 # The norms of a perturbation, with the largest radius that can be meant for pixels in [0, 1].
@@ -114,6 +114,6 @@ def describe_pgd(norm: str, epsilon: float, steps: int, step: str, random_start:
     start = "no random start" if random_start == "none" else f"start {random_start}"
     relative = relative_step(step, epsilon)
     return (
-        f"PGD, {norm}, ε {format_epsilon(epsilon)}, {count(steps, 'step')} of "
+        f"PGD, {norm}, ε {format_epsilon(epsilon)}, {quantity(steps, 'step')} of "
         f"{format_epsilon(relative * epsilon)} ({relative:.3g} ε), {start}"
     )

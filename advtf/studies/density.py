@@ -7,6 +7,7 @@ import numpy as np
 
 from advtf import runtime
 from advtf.classifiers.classifier import Classifier
+from advtf.errors import quantity
 from advtf.figures.density import spectral_densities
 from advtf.landscape.density import (
     Quadrature,
@@ -121,8 +122,8 @@ def _record(classifier: Classifier, density: SpectralDensity) -> dict:
 def _table(context: StudyContext, densities: list[SpectralDensity]) -> Iterator[str]:
     settings = context.settings
     yield (
-        f"Spectrum of the Hessian, ε {format_epsilon(context.epsilon)}, {len(context.x):,} images, "
-        f"{settings.density_probes} probes of {settings.density_steps} products"
+        f"Spectrum of the Hessian, ε {format_epsilon(context.epsilon)}, {quantity(len(context.x), 'image')}, "
+        f"{quantity(settings.density_probes, 'probe')} of {settings.density_steps} products"
     )
     yield f"{'largest':>10}{'smallest':>11}{'trace':>20}{'trace of square':>22}  classifier"
     for classifier, density in zip(context.classifiers, densities, strict=True):

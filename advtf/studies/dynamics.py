@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from advtf.classifiers.classifier import Classifier
-from advtf.errors import UsageError
+from advtf.errors import UsageError, quantity
 from advtf.figures import dynamics as figures
 from advtf.landscape.units import LayerUnits, UnitCounter
 from advtf.settings.threat import format_epsilon
@@ -139,7 +139,8 @@ def _cell(value, form):
 
 def _units_table(models) -> Iterator[str]:
     for model in models:
-        yield f"{model['name']}: dead units over {model['examples']:,} images, clean and adversarial"
+        images = quantity(model["examples"], "image")
+        yield f"{model['name']}: dead units over {images}, clean and adversarial"
         yield f"  {'layer':<20}{'units':>8}{'clean':>8}{'adv.':>8}{'channels':>10}{'clean':>8}{'adv.':>8}"
         for layer in model["layers"]:
             clean, adversarial = layer["clean"], layer["adversarial"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from advtf import runtime
+from advtf.errors import quantity
 from advtf.figures.hessian import layer_spectra, spectra
 from advtf.landscape.eigen import Eigenpairs
 from advtf.landscape.hessian import HessianOperator
@@ -175,7 +176,8 @@ def _table(context: StudyContext, record: dict) -> Iterator[str]:
     end = {"both": "largest and smallest"}.get(settings.eigen_end, settings.eigen_end)
     yield (
         f"{record['name']}: {end} eigenvalues of the Hessian, ε {format_epsilon(context.epsilon)}, "
-        f"{len(context.x):,} images, loss {record['loss']:.4g}, gradient norm {record['gradient_norm']:.3g}"
+        f"{quantity(len(context.x), 'image')}, loss {record['loss']:.4g}, "
+        f"gradient norm {record['gradient_norm']:.3g}"
     )
     for start in range(0, len(values), COLUMNS):
         yield "".join(f"{value:>10.4g}" for value in values[start : start + COLUMNS])

@@ -13,6 +13,7 @@ from advtf import runtime
 from advtf.attacks.attack import Attack
 from advtf.attacks.pgd import fgsm, fgsm_n, pgd
 from advtf.classifiers.classifier import Classifier
+from advtf.errors import quantity
 from advtf.figures.input import input_landscape
 from advtf.landscape.input_hessian import require_second_derivatives
 from advtf.landscape.inputs import REFERENCE_STEP, InputMeasures, InputMeter
@@ -183,8 +184,8 @@ def _remarks(measures: InputMeasures, where: str) -> Iterator[str]:
     left_out = np.count_nonzero(~measures.assessable)
     if left_out:
         yield (
-            f"{left_out} images have no effectiveness, as the reference attack does not raise their loss: "
-            f"{where}."
+            f"{quantity(left_out, 'image')} without an effectiveness, as the reference attack does not raise "
+            f"the loss: {where}."
         )
     missing = np.count_nonzero(~measures.converged)
     if missing:

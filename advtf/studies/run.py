@@ -21,7 +21,7 @@ from advtf.classifiers.manifest import (
     training_settings,
 )
 from advtf.data.registry import require_known, require_order
-from advtf.errors import UsageError, one_of
+from advtf.errors import UsageError, one_of, quantity
 from advtf.runtime import require_deterministic, true_float32
 from advtf.settings.commands import default_directory, plan_table
 from advtf.settings.threat import describe_pgd, read_radius
@@ -172,7 +172,8 @@ def describe(settings: CommonSettings, run: AnalysisDirectory) -> str:
         lines["model"] = ", ".join(settings.model)
     if settings.dataset:
         order = " in the published order" if settings.order == "published" else ""
-        lines["data"] = f"{settings.dataset}, first {settings.num_examples:,} {settings.split} images{order}"
+        images = quantity(settings.num_examples, f"{settings.split} image")
+        lines["data"] = f"{settings.dataset}, first {images}{order}"
         pgd = describe_pgd(
             settings.norm,
             settings.eps,

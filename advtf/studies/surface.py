@@ -15,7 +15,7 @@ from advtf import runtime
 from advtf.classifiers.classifier import Classifier
 from advtf.classifiers.export import TOLERANCE
 from advtf.classifiers.parameters import Parameters, filter_normalised, unit_direction
-from advtf.errors import UsageError
+from advtf.errors import UsageError, quantity
 from advtf.figures.surface import INSTALL_PLOTLY, has_plotly, interactive_surface, loss_surface
 from advtf.landscape.objective import AdversarialObjective
 from advtf.landscape.surface import (
@@ -206,7 +206,7 @@ def _points(found: Surface, classifiers) -> dict[str, dict]:
 
 def _table(found: Surface, points: dict, cut: Slice, epsilon: float) -> Iterator[str]:
     count = " × ".join(str(len(axis)) for axis in found.axes)
-    yield f"Surface at {count} points, ε {format_epsilon(epsilon)}, {found.examples} examples:"
+    yield f"Surface at {count} points, ε {format_epsilon(epsilon)}, {quantity(found.examples, 'example')}:"
     yield from (
         f"  {label}, from {a[0]:.3g} to {a[-1]:.3g}" for label, a in zip(cut.labels, found.axes, strict=True)
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from advtf.classifiers.manifest import read_manifest
-from advtf.errors import UsageError, count
+from advtf.errors import UsageError, quantity
 from advtf.settings.threat import describe_pgd, format_epsilon
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def _kdsa(config: Config, num_classes: int) -> "Objective":
             raise UsageError(f"a teacher must load. Received: teachers={path}: {error}") from error
         if teacher.num_classes != num_classes:
             raise UsageError(
-                f"teachers must have the {count(num_classes, 'class')} of the data. "
-                f"Received: teachers={path} with {count(teacher.num_classes, 'class')}."
+                f"teachers must have the {quantity(num_classes, 'class')} of the data. "
+                f"Received: teachers={path} with {quantity(teacher.num_classes, 'class')}."
             )
         teachers.append(teacher)
     return kdsa(teachers, temperature=config.temperature)

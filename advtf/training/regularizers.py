@@ -13,7 +13,7 @@ import tensorflow as tf
 from advtf.attacks.attack import input_gradient, input_gradient_and_logits
 from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence
 from advtf.attacks.pgd import noisy
-from advtf.errors import UsageError, count, one_of, require_real
+from advtf.errors import UsageError, one_of, quantity, require_real
 from advtf.storage.recipes import recorded
 from advtf.training.objectives import Batch, Objective, accuracies
 
@@ -153,7 +153,7 @@ def kdsa(teachers: Sequence[Callable], weights: tuple = (0.1, 0.6), temperature:
     if len(teachers) != 2:
         raise UsageError(
             "teachers must be two, the standard and the robust one. "
-            f"Received: {count(len(teachers), 'teacher')}."
+            f"Received: {quantity(len(teachers), 'teacher')}."
         )
     for weight in weights:
         require_real("weights", weight, 0.0, 1.0)

@@ -16,6 +16,7 @@ from advtf.classifiers.ensemble import build_ensemble
 from advtf.classifiers.export import export_classifier
 from advtf.data.batches import evaluation_batches
 from advtf.data.sets import ImageData
+from advtf.errors import quantity
 from advtf.figures import training as plots
 from advtf.models import describe_network
 from advtf.settings.threat import format_epsilon
@@ -243,7 +244,7 @@ def error_table(records: dict[str, dict], gaps: dict[str, float], config: TrainC
     examples = next(iter(records.values()))["examples"]
     attack = f"PGD-{config.attack_steps}" + (f"×{config.eval_restarts}" if config.eval_restarts > 1 else "")
     epsilon = format_epsilon(config.eps)
-    rows = [f"\nError in % of {examples:,} test images ({attack}, {config.norm}, ε {epsilon})"]
+    rows = [f"\nError in % of {quantity(examples, 'test image')} ({attack}, {config.norm}, ε {epsilon})"]
     rows.append(f"{'':<22}{'clean':>8}{attack:>10}")
     for name, record in records.items():
         label = f"{name} (epoch {record['epoch']})" if record["epoch"] else name

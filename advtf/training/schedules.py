@@ -17,7 +17,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from advtf.errors import UsageError, count, one_of
+from advtf.errors import UsageError, one_of, quantity
 
 # How often a schedule sets its value; see `advtf.training.callbacks.EpsilonSchedule`.
 UNITS = ("epoch", "step")
@@ -374,6 +374,6 @@ def _check_warmup(kind: str, warmup: float, edges: list[Fraction]) -> None:
     shortest = min(b - a for a, b in pairwise(edges))
     fits = warmup < 1 or _exact(warmup) <= shortest
     requirement = (
-        f"{{warmup}} must fit into the shortest period, which has {count(_plain(shortest), 'epoch')}"
+        f"{{warmup}} must fit into the shortest period, which has {quantity(_plain(shortest), 'epoch')}"
     )
     _require(fits, requirement, warmup=warmup)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from advtf.data.registry import order_setting, require_order
-from advtf.errors import UsageError, alternatives, count
+from advtf.errors import UsageError, alternatives, quantity
 from advtf.models import (
     ACTIVATIONS,
     MODEL_SETTINGS,
@@ -580,7 +580,7 @@ def _describe_measurement(config: TrainConfig) -> str:
     """Describes the attack of validation and of the final errors."""
     pgd = (config.norm, config.eps, config.attack_steps, config.attack_step_size, config.random_start)
     restarts = f", the worst of {config.eval_restarts} starts" if config.eval_restarts > 1 else ""
-    images = f", on {count(config.eval_examples, 'test image')}" if config.eval_examples else ""
+    images = f", on {quantity(config.eval_examples, 'test image')}" if config.eval_examples else ""
     return f"{describe_pgd(*pgd)}{restarts}{images}"
 
 
@@ -601,7 +601,7 @@ def _describe_epsilon(config: TrainConfig) -> str:
         start, end = format_epsilon(config.eps_min), format_epsilon(peak)
         curve = f"{config.eps_sched} from {start} to {end}, at most {target}"
     periods = f", restarts at {show(config.periods)}" if config.periods else ""
-    return f"{curve}, {config.epochs} epochs{periods}, set every {config.schedule_unit}"
+    return f"{curve}, {quantity(config.epochs, 'epoch')}{periods}, set every {config.schedule_unit}"
 
 
 def _describe_optimizer(config: TrainConfig) -> str:
