@@ -1,5 +1,6 @@
 """Exports on disk, without TensorFlow: the manifest beside a SavedModel, the folder that exports go to."""
 
+import hashlib
 import json
 import os
 import re
@@ -165,6 +166,19 @@ def require_saved_model(path: str | os.PathLike, name: str = "model") -> None:
         f"{name} must be the folder of a SavedModel. "
         f"Received: {name}={path}.{listed}{nearest(folder.name, neighbours)}"
     )
+
+
+def weights_digest(path: str | os.PathLike) -> str:
+    """Returns a hexadecimal digest of the weights of a SavedModel, which a copy of it shares.
+
+    Args:
+        path: its folder.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).glob("variables/variables.*")):
+        with open(file, "rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
 
 
 def training_settings(model: str) -> dict:

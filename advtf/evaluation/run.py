@@ -13,6 +13,7 @@ from advtf.classifiers.manifest import (
     require_dataset,
     require_saved_model,
     training_settings,
+    weights_digest,
 )
 from advtf.data.registry import order_setting, require_available, require_known, require_order
 from advtf.errors import UsageError, quantity
@@ -52,7 +53,7 @@ def plan(
 
     Args:
         given_settings, given_options: the flags on the command line; with ``resume`` they may only repeat
-            what the evaluation in `out_dir` was started with.
+            what the evaluation in `out_dir` was started with, and say where its model is now.
 
     Raises:
         UsageError: a bad setting, no such model, an unknown data set, or a directory that is in use.
@@ -81,14 +82,31 @@ def _require_model(model):
 def _stored(run, given_settings, given_options, options):
     settings = run.stored(AttackSettings, "config")
     earlier = run.stored(EvaluateOptions, "options")
-    free = ("out_dir", "resume", "overwrite", "verbose", "data_dir", "save_examples")
+    free = ("model", "out_dir", "resume", "overwrite", "verbose", "data_dir", "save_examples")
     fixed = {name: value for name, value in given_options.items() if name not in free}
     settings.require_same(given_settings, "evaluation")
     earlier.require_same(fixed, "evaluation")
-    kept = {name: getattr(options, name) or getattr(earlier, name) for name in ("data_dir", "save_examples")}
+    names = ("model", "data_dir", "save_examples")
+    kept = {name: getattr(options, name) or getattr(earlier, name) for name in names}
+    if run.state() != "finished":
+        _require_same_weights(run, kept["model"], earlier.model)
     return settings, dataclasses.replace(
         earlier, **kept, resume=True, overwrite=False, verbose=options.verbose
     )
+
+
+def _require_same_weights(run, model, earlier):
+    """Checks that the classifier is the one of the evaluation, which may have been moved."""
+    try:
+        require_saved_model(model)
+    except UsageError as error:
+        raise UsageError(f"{error} If it was moved, say where to with --model.") from error
+    weights = run.read_config().get("weights")  # earlier versions have not recorded them
+    if weights != weights_digest(model) and (weights is not None or model != earlier):
+        raise UsageError(
+            f"--resume continues with the classifier of the evaluation, the one that was model={earlier}. "
+            f"Received: model={model}, which has other weights. Name the one, or start another evaluation."
+        )
 
 
 def _completed(given, options):
@@ -144,7 +162,7 @@ def execute(run: EvaluationDirectory, settings: AttackSettings, options: Evaluat
     classifier, x, y = load(settings, options)
     with run.locked(resume=options.resume, overwrite=options.overwrite):
         if not options.resume:
-            run.write_config(settings, options)
+            run.write_config(settings, options, weights=weights_digest(options.model))
         evaluation = evaluate_classifier(
             classifier,
             x,

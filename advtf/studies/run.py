@@ -77,7 +77,8 @@ def plan(
 
     Args:
         given_settings, given_options: the flags on the command line; with ``resume`` they may only repeat
-            what the analysis in `out_dir` was started with, or add studies with settings of theirs.
+            what the analysis in `out_dir` was started with, say where its models are now, or add studies with
+            settings of theirs.
 
     Raises:
         UsageError: a bad setting, a study that cannot be done, no such model, an unknown data set, or a
@@ -98,7 +99,11 @@ def plan(
         given = {name: getattr(settings, name) for name in given_settings}
         earlier = run.stored(AnalyzeOptions, "options")
         settings = extended(run.stored_settings(), given)
-        _require_studies(settings)
+        if not run.is_finished(settings):
+            try:
+                _require_studies(settings)
+            except UsageError as error:
+                raise UsageError(f"{error} If it was moved, say where to with --model.") from error
         kept = {"data_dir": options.data_dir or earlier.data_dir, "out_dir": earlier.out_dir}
         options = dataclasses.replace(options, **kept)
     else:
@@ -132,6 +137,8 @@ def _default_directory(settings):
 def extended(stored: CommonSettings, given: Mapping[str, Any]) -> CommonSettings:
     """Returns the settings of an analysis with the studies in `given` added, and the settings of these.
 
+    Models that `given` names take the place of those of the analysis: `run_analysis` compares their weights.
+
     Raises:
         UsageError: `given` differs from `stored` in what other studies depend on.
     """
@@ -139,6 +146,7 @@ def extended(stored: CommonSettings, given: Mapping[str, Any]) -> CommonSettings
     chosen = settings_class(stored.study + added)
     unused = _sections(added) - _sections(stored.study)
     free = {field.name for field in dataclasses.fields(chosen) if field.metadata["section"] in unused}
+    free |= {"model"} if given.get("model") else set()  # it may have been moved; its weights are compared
     fixed = {name: value for name, value in given.items() if name != "study" and name not in free}
     stored.require_same(fixed, "analysis")
     new = {name: value for name, value in given.items() if name in free}
