@@ -19,11 +19,12 @@ from advtf.errors import UsageError, one_of, require_whole
 from advtf.landscape.input_hessian import require_second_derivatives
 from advtf.landscape.inputs import InputMeter
 from advtf.landscape.objective import require_pairs
+from advtf.settings.threat import require_radius
 from advtf.storage.files import write_atomically
 from advtf.training.checkpoint import assign, load_state, save_state
 from advtf.training.optimizers import batches_seen, require_resettable, reset_slots
 from advtf.training.schedules import UNITS
-from advtf.training.trainer import full_precision
+from advtf.training.trainer import full_precision, norm_of
 
 # The columns of the file that `GradientDynamics` writes.
 DYNAMICS_FIELDS = ("step", "epsilon", "gradient_norm", "robust_error", "distance")
@@ -48,6 +49,11 @@ class _Scheduled(keras.callbacks.Callback):
             raise UsageError("steps_per_epoch is required with unit='step'. Received: steps_per_epoch=None.")
 
     def on_train_begin(self, logs=None):
+        if not hasattr(self._variable(), "assign"):
+            raise UsageError(
+                f"{type(self).__name__} needs a number that it can set. "
+                "Received: an optimizer with a schedule of its own. Give the optimizer a plain learning rate."
+            )
         if self.unit == "step" and self.model.steps_per_execution != 1:
             raise UsageError(
                 "a schedule that moves at every step needs one step per execution. "
@@ -56,18 +62,20 @@ class _Scheduled(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.unit == "epoch":
-            self._variable().assign(self.schedule(float(epoch)))
+            self._variable().assign(self._checked(self.schedule(float(epoch))))
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.unit == "step":
             # Keras counts the batches of a resumed epoch from 0 again, so the optimizer's count is used.
-            self._variable().assign(
-                self.schedule(int(batches_seen(self.model.optimizer).numpy()) / self.steps_per_epoch)
-            )
+            position = int(batches_seen(self.model.optimizer).numpy()) / self.steps_per_epoch
+            self._variable().assign(self._checked(self.schedule(position)))
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
             logs[self.name] = float(self._variable().numpy())
+
+    def _checked(self, value):
+        return value
 
 
 class EpsilonSchedule(_Scheduled):
@@ -83,6 +91,9 @@ class EpsilonSchedule(_Scheduled):
 
     def _variable(self):
         return self.model.epsilon
+
+    def _checked(self, value):
+        return require_radius("epsilon", value, norm_of(self.model.attack))
 
 
 class RateSchedule(_Scheduled):

@@ -283,7 +283,7 @@ def _require_images(x, classifier):
     if not (_fits(shape, wanted) or (wanted[-1] == 1 and _fits([*shape, 1], wanted))):
         hint = ""
         if _fits([None, *shape], wanted):
-            hint = " Batch the data set with batch(...)."
+            hint = " Add the dimension of the batch: x[None], or dataset.batch(...)."
         elif len(shape) == 4 and _fits([shape[0], shape[2], shape[3], shape[1]], wanted):
             hint = " Move the channels behind height and width."
         raise UsageError(

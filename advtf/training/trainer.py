@@ -122,9 +122,9 @@ class AdversarialTrainer(keras.Model):
                 f"Received: attack_mode={attack_mode}, awp={awp}, second_order={self.objective.second_order}."
             )
         self.seed = int(seed)
-        target = require_radius("epsilon", epsilon, _norm_of(attack))
+        target = require_radius("epsilon", epsilon, norm_of(attack))
         if eval_epsilon is not None:
-            eval_epsilon = require_radius("eval_epsilon", eval_epsilon, _norm_of(self.eval_attack))
+            eval_epsilon = require_radius("eval_epsilon", eval_epsilon, norm_of(self.eval_attack))
         self._targets = target, eval_epsilon
         self.epsilon = self._scalar("epsilon", target)
         self.eval_epsilon = self._scalar("eval_epsilon", target if eval_epsilon is None else eval_epsilon)
@@ -207,6 +207,7 @@ class AdversarialTrainer(keras.Model):
         )  # Keras would track a dictionary, and the metrics in it
         # If the slots were made inside the first trace, the step would be traced twice.
         self.optimizer.build(self.classifier.trainable_variables)
+        self._optimized = frozenset(map(id, self.classifier.trainable_variables))
 
     def train_step(self, data):
         """Attacks one batch, updates the weights once and returns the running metrics of the epoch.
@@ -420,7 +421,13 @@ class AdversarialTrainer(keras.Model):
             )
 
     def _ready(self, callbacks, class_weight):
-        if not self.classifier.trainable_variables:
+        weights = self.classifier.trainable_variables
+        if not self._optimized.issuperset(map(id, weights)):
+            raise UsageError(
+                "compile must follow a change of what is trainable. "
+                "Received: weights that the optimizer does not know. Compile again."
+            )
+        if not weights:
             raise UsageError(
                 "classifier must have weights to train. Received: all of them are frozen. "
                 "Set trainable=True on some layer and compile again."
@@ -604,7 +611,7 @@ def _weighted(losses, sample_weight):
     return losses if sample_weight is None else losses * sample_weight
 
 
-def _norm_of(attack) -> str | None:
+def norm_of(attack: Attack) -> str | None:
     """Returns the norm that an attack was built with; None for an attack of another origin."""
     recipe = recipe_of(attack)
     norm = recipe.arguments.get("norm") if recipe else None

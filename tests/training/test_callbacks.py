@@ -112,8 +112,8 @@ def test_step_schedules_go_on_inside_a_resumed_epoch():
     made = trainer()
     made.optimizer.iterations.assign(STEPS + 2)  # Keras counts its batches from 0 again
     probe = Probe(both)
-    fit(made, [EpsilonSchedule(lambda position: position, "step", STEPS), probe], 2, initial_epoch=1)
-    assert [round(step[0] * STEPS) for step in probe.steps] == [5, 6, 7]
+    fit(made, [EpsilonSchedule(lambda position: position / 10, "step", STEPS), probe], 2, initial_epoch=1)
+    assert [round(10 * step[0] * STEPS) for step in probe.steps] == [5, 6, 7]
 
 
 def test_a_schedule_that_cannot_work_is_refused():

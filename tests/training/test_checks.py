@@ -159,7 +159,11 @@ def test_a_checked_source_gives_every_batch(source):
 def test_other_refused_data(trainer):
     cases = [
         ((X,), {}, "labels must be given"),
-        ((tf.data.Dataset.from_tensor_slices((X, Y)),), {}, r"Received: \(2, 3, 1\). Batch the data set"),
+        (
+            (tf.data.Dataset.from_tensor_slices((X, Y)),),
+            {},
+            r"Received: \(2, 3, 1\). Add the dimension of the batch",
+        ),
         ((X[:0], Y[:0]), {}, "at least one image"),
         ((X, Y), {"sample_weight": np.full(6, -1.0)}, r"sample weights must .* \[-1, -1\]"),
         ((X, Y), {"sample_weight": np.full(6, np.nan)}, r"sample weights must .* \[nan, nan\]"),
@@ -252,11 +256,17 @@ def test_refused_data_of_a_subclassed_classifier():
         refused(compiled(model), message, x, y)
 
 
-def test_a_frozen_classifier_and_a_dtype_of_half_precision_are_refused():
+def test_weights_that_cannot_be_trained_and_a_dtype_of_half_precision_are_refused():
     frozen = dense_net()
     frozen.trainable = False
     with pytest.raises(UsageError, match="all of them are frozen"):
         compiled(frozen).fit(X, Y, verbose=0)
+    thawed = dense_net()
+    thawed.layers[-1].trainable = False
+    trainer = compiled(thawed)
+    thawed.layers[-1].trainable = True
+    with pytest.raises(UsageError, match=r"does not know\. Compile again"):
+        trainer.fit(X, Y, verbose=0)
     half = keras.Sequential(
         [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3, dtype="float16")]
     )

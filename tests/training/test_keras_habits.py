@@ -17,7 +17,7 @@ from advtf.attacks.pgd import fgsm, fgsm_n, pgd
 from advtf.errors import UsageError
 from advtf.storage.recipes import recorded
 from advtf.training import objectives, regularizers
-from advtf.training.callbacks import EpsilonSchedule
+from advtf.training.callbacks import EpsilonSchedule, RateSchedule
 from advtf.training.checks import NonFiniteLoss
 from advtf.training.optimizers import SGD, Adam
 from advtf.training.trainer import AdversarialTrainer
@@ -442,11 +442,24 @@ NOT_CALLED = {
 }
 
 
+NOT_CALLED |= {
+    "ε of bytes": (EpsilonSchedule(lambda epoch: 8.0), "epsilon must .* 8 probably means 8/255"),
+    "no ε": (EpsilonSchedule(lambda epoch: np.nan), "epsilon must .* Received: epsilon=nan"),
+}
+
+
 @pytest.mark.parametrize("name", NOT_CALLED)
 def test_refused_callbacks(name):
     callback, message = NOT_CALLED[name]
     with pytest.raises(UsageError, match=message):
         compiled().fit(*batch(6), callbacks=callback, verbose=0)
+
+
+def test_a_rate_with_a_schedule_of_its_own_has_no_callback():
+    trainer = AdversarialTrainer(dense_net(), STILL, 0.1)
+    trainer.compile(keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 10)))
+    with pytest.raises(UsageError, match="Give the optimizer a plain learning rate"):
+        trainer.fit(*batch(6), callbacks=RateSchedule(lambda epoch: 0.1), verbose=0)
 
 
 def test_a_loss_that_is_not_finite_ends_fit():
