@@ -1,7 +1,8 @@
 """Figures, drawn from result files only: JSON, NPZ and JSON-lines in, PNG, PDF, SVG or HTML out.
 
-Read `style` first: `style.sheet` opens a figure, and everything else draws on its panels. `results` reads
-result files, or says which one is required. Then there is one file per kind of result:
+Read `style` first: `style.sheet` opens a figure under its `style.Heading`, and everything else draws on its
+panels. `results` reads result files, or says which one is required, and `results.conditions` what the heading
+tells of the data. Then there is one file per kind of result:
 
 =====================  ==============================================================================
 `training`             learning curves, schedules and examples of a run; several runs compared
