@@ -50,7 +50,7 @@ def test_a_ball_that_holds_everything_must_break_everything():
 
 def test_square_beyond_the_white_box_is_reported():
     white, black = np.array([True, False, False]), np.array([True, True, False])
-    assert "square broke 1 examples that pgd did not" in checks.black_box_stronger(
+    assert "square broke 1 example that pgd did not" in checks.black_box_stronger(
         {"pgd": white, "square": black}
     )
     assert checks.black_box_stronger({"pgd": black, "square": white}) is None

@@ -1,5 +1,6 @@
 """Training runs built from their settings: every objective lowers its own loss, a strength is ramped."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -12,6 +13,8 @@ from advtf import runtime
 from advtf.classifiers.export import export_classifier
 from advtf.data.batches import training_batches
 from advtf.data.sets import load
+from advtf.errors import UsageError
+from advtf.training import methods
 from advtf.training.methods import OBJECTIVES
 from advtf.training.run import build_classifier, build_trainer
 from advtf.training.settings import TrainConfig
@@ -83,3 +86,18 @@ def test_a_ramped_strength_rises_to_the_whole(tmp_path, unit, reached):
     settings = SMALL | dict(objective="advlc", strength_ramp=True, epochs=3, steps_per_epoch=2)
     run = attempt(tmp_path / "run", settings | {"schedule_unit": unit}, minutes=10).run
     assert [record["strength"] for record in epoch_values(run.metrics)] == pytest.approx(reached)
+
+
+def test_a_bad_teacher_is_called_a_teacher(teachers, tmp_path):
+    first, second = teachers.split(",")
+    config = TrainConfig.of({**SMALL, "objective": "kdsa", "teachers": teachers})
+    with pytest.raises(UsageError, match=rf"teachers must take .* 28×28×1\. .*teachers={first} for 8×8×1"):
+        methods.build_objective(config, 10, (28, 28, 1))
+    with pytest.raises(
+        UsageError, match=rf"have the 3 classes .* Received: teachers={first} with 10 classes"
+    ):
+        methods.build_objective(config, 3, (8, 8, 1))
+    (tmp_path / "saved_model.pb").write_text("not a SavedModel")
+    damaged = dataclasses.replace(config, teachers=(second, str(tmp_path)))
+    with pytest.raises(UsageError, match=f"a teacher must load. Received: teachers={tmp_path}: "):
+        methods.build_objective(damaged, 10, (8, 8, 1))
