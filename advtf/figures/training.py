@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from advtf.errors import UsageError
-from advtf.figures.results import NORM_NAMES, SPLIT_NAMES, Conditions, conditions, read_arrays, require_some
+from advtf.figures.results import NORM_NAMES, Conditions, conditions, read_arrays, require_some
 from advtf.figures.style import (
     BLACK,
     BLUE,
@@ -182,9 +182,9 @@ def adversarial_grid(npz_path: str | Path, output: str | Path, columns: int = 6)
     }
     count = len(data["labels"])
     told = conditions([npz_path]).replaced(images={})
-    title = f"The first {count} {SPLIT_NAMES['test']} images, clean and attacked"
+    which = "The first test image" if count == 1 else f"The first {count} test images"
     height = 3 * (picture_size(count) + 0.12) + 2 * 0.25
-    heading = Heading(title, str(told))
+    heading = Heading(f"{which}, clean and attacked", str(told))
     with sheet(output, heading, rows=3, columns=count, height=height, shared=False) as panels:
         for row, (title, (images, predictions)) in enumerate(rows.items()):
             cells = panels[row * count : (row + 1) * count]
