@@ -137,6 +137,32 @@ def test_initial_weights_follow_the_fan_in_rule():
             assert np.abs(values).max() > bound * (1 - 20 / len(values))
 
 
+@pytest.mark.parametrize("name", ["preact_resnet18", "wide_resnet"])
+def test_initial_weights_are_those_of_torch(name):
+    """Every layer begins as torch's own of the same shape does: the same bounds, the same spread."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = tiny(name, (8, 8, 3))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            values = {weight.name: weight.numpy() for weight in layer.weights}
+            theirs = torch.nn.BatchNorm2d(len(values["gamma"])).state_dict()
+            for ours, name_there in {
+                "gamma": "weight",
+                "beta": "bias",
+                "moving_variance": "running_var",
+            }.items():
+                assert np.array_equal(values[ours], theirs[name_there])
+        elif isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            shape = layer.kernel.shape
+            conv = len(shape) == 4
+            there = torch.nn.Conv2d(*shape[2:], shape[:2]) if conv else torch.nn.Linear(*shape)
+            ours, theirs = layer.kernel.numpy().ravel(), there.weight.detach().numpy().ravel()
+            spread = 5 / np.sqrt(ours.size)
+            assert abs(ours.std() / theirs.std() - 1) < spread
+            assert abs(np.abs(ours).max() / np.abs(theirs).max() - 1) < spread
+
+
 def test_seed_alone_decides_the_weights():
     keras.utils.set_random_seed(1)
     first = tiny("resnet18", seed=3).get_weights()
