@@ -152,11 +152,11 @@ def switch() -> Parser:
     return Parser(convert, "true or false", boolean=True)
 
 
-def text(pattern: str = r".*\S.*", requirement: str = "a non-empty text") -> Parser:
-    """A string that matches `pattern` entirely."""
+def text(pattern: str = r".*\S.*", requirement: str = "a non-empty text of printable characters") -> Parser:
+    """A string of printable characters that matches `pattern` entirely."""
 
     def convert(value: Any) -> str:
-        if not re.fullmatch(pattern, value):
+        if not re.fullmatch(pattern, value) or not value.isprintable():
             raise ValueError("pattern")
         return value
 

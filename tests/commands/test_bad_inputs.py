@@ -49,8 +49,8 @@ TYPED = [
     (["--verbose", "true"], "--name=value.* Received: true"),
     (["--out_dir"], "--out_dir needs a value, as in --out_dir=VALUE"),
     (["--out_dir", "--verbose"], "--out_dir needs a value"),
-    (["--out_dir="], "out_dir must be a non-empty text. Received: out_dir=''"),
-    (["--out_dir= "], "out_dir must be a non-empty text. Received: out_dir=' '"),
+    (["--out_dir="], "out_dir must be a non-empty text .*Received: out_dir=''"),
+    (["--out_dir= "], "out_dir must be a non-empty text .*Received: out_dir=' '"),
     (["out_dir=x"], "--name=value.* Received: out_dir=x"),
     (["—out_dir=x"], "with two hyphens.* Received: —out_dir=x"),
     (["-"], r"--name=value.* Received: -\."),
@@ -74,6 +74,16 @@ TYPED = [
 ]
 
 MAIN = [
+    # Flags that are called otherwise
+    (["--ep=1"], r"Received: --ep\. Did you mean --eps, --eps_sched, |Did you mean --eps"),
+    (["--epsilon=1"], r"Did you mean --eps\?"),
+    (["--learning_rate=1"], r"Did you mean --lr\?"),
+    (["--batch-size=3"], r"Did you mean --batch_size\?"),
+    (["--Epochs=3"], r"Did you mean --epochs\?"),
+    (["--optim=sgd"], r"Did you mean --optimizer\?"),
+    (["--attack=pgd"], r"Did you mean --attack_steps, --attack_step_size or --attack_mode\?"),
+    (["--noeps"], r"Did you mean --eps\?"),
+    (["--xyz"], r"Received: --xyz\.$"),
     # Numbers
     *each("--epochs=0", "--epochs=-3", "--epochs=1.5", "--epochs=1e20", f"--epochs={HUGE}", "--epochs=nan"),
     *each("--epochs=ten", "--batch_size=0", f"--batch_size={HUGE}", "--attack_steps=0", "--seed=-1"),
@@ -174,6 +184,9 @@ MAIN = [
     (["--resume", "--overwrite"], "resume and overwrite exclude each other"),
     (["--resume"], "--resume requires|--resume"),
     (["--resume", "--out_dir=missing"], "--resume requires.*missing"),
+    (["--out_dir=a\nb"], r"out_dir must be .*Received: out_dir='a\\nb'"),
+    (["--out_dir=\x1b[31m"], r"out_dir must be .*Received: out_dir='\\x1b\[31m'"),
+    (["--out_dir=\udcff"], r"out_dir must be .*Received: out_dir='\\udcff'"),
     (["--out_dir=foreign"], "holds other files"),
     (["--out_dir=foreign", "--overwrite"], "holds other files"),
     (["--out_dir=foreign/thesis.tex"], "out_dir must be .*thesis.tex"),
