@@ -18,6 +18,7 @@ import numpy as np
 
 from advtf.runtime import progress, start
 from advtf.settings.commands import exit_on_usage_error
+from advtf.training.presets import order_as_trained
 from launch.common.arguments import parser
 from launch.common.timing import timed_in_turn
 
@@ -33,7 +34,9 @@ def adversarial_batch(chosen):
 
     classifier = as_classifier(chosen.model, movable=True)
     training = classifier.config
-    images = data.load(training["dataset"], chosen.data_dir, image_size=training["image_size"]).train
+    dataset, size = training["dataset"], training["image_size"]
+    order = order_as_trained(training, dataset)
+    images = data.load(dataset, chosen.data_dir, image_size=size, order=order).train
     images = images.select(slice(chosen.num_examples))
     x = to_unit_float(images.images).numpy()
     epsilon = training["eps"]

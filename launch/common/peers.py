@@ -17,6 +17,7 @@ from advtf.data import sets as data
 from advtf.data.arrays import to_unit_float
 from advtf.errors import UsageError
 from advtf.storage import files
+from advtf.training.presets import order_as_trained
 
 TOLERANCE = 1e-4  # by which the libraries' logits may differ
 TORCH_NAMES = {"conv1": "conv1", "conv2": "conv2", "dense": "fc1", "logits": "fc2"}
@@ -116,7 +117,9 @@ def load_bench(path: str, examples: int, data_dir: str | None = None) -> Bench:
     classifier = as_classifier(path, movable=True)
     if (classifier.config.get("model"), classifier.config.get("norm")) != ("lenet", "linf"):
         raise UsageError(f"model must be the export of a lenet trained against linf. Received: {path}.")
-    images = data.load(classifier.config["dataset"], data_dir).test.select(slice(examples))
+    dataset = classifier.config["dataset"]
+    order = order_as_trained(classifier.config, dataset)
+    images, _ = data.load_test(dataset, data_dir, order=order, first=examples)
     x = to_unit_float(images.images).numpy()
     torch_model = TorchLeNet(torch_state(classifier.model))
     logits = np.asarray(classifier.model(x, training=False))

@@ -20,6 +20,7 @@ import numpy as np
 
 from advtf.figures.input_experiments import degraded_training
 from advtf.settings.commands import exit_on_usage_error
+from advtf.training.presets import order_as_trained
 from launch.common.input_landscape import (
     HEADER,
     Landscape,
@@ -102,7 +103,8 @@ class Training:
                 f"model must be a classifier trained and exported by advtf. Received: {chosen.model}."
             )
         fraction, size = self.config["val_fraction"], self.config["image_size"]
-        self.split = data.load(settings.dataset, chosen.data_dir, fraction, size).train
+        order = order_as_trained(self.config, settings.dataset)
+        self.split = data.load(settings.dataset, chosen.data_dir, fraction, size, order).train
         self.steps = chosen.steps or steps_per_epoch_of(self.split, self.config["batch_size"])
 
     def run(self, attack):
