@@ -29,7 +29,10 @@ COMPARED_IMAGES = 8  # random ones, for which the export must give the logits of
 
 
 def _channels(value: Any) -> tuple[float, ...]:
-    return tuple(map(number, value.split(",") if isinstance(value, str) else value))
+    values = value.split(",") if isinstance(value, str) else value
+    if not isinstance(values, (list, tuple)):
+        raise TypeError("not a list")
+    return tuple(map(number, values))
 
 
 def _positive_channels(value: Any) -> tuple[float, ...]:

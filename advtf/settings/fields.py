@@ -183,9 +183,11 @@ def texts(requirement: str) -> Parser:
     def convert(value: Any) -> tuple[str, ...]:
         if isinstance(value, str):
             value = [] if value.strip().lower() in ("", "none") else value.split(",")
+        if not isinstance(value, (list, tuple)):
+            raise TypeError("not a list")
         result = tuple(item.strip() for item in value)
-        if not all(result) or len(set(result)) < len(result):
-            raise ValueError("empty or repeated")
+        if not all(item and item.isprintable() for item in result) or len(set(result)) < len(result):
+            raise ValueError("empty, invisible or repeated")
         return result
 
     return Parser(convert, f"{requirement} with commas between, each once")

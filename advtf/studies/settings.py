@@ -19,7 +19,11 @@ from advtf.training.settings import DATASET_NAME
 SHARED = ("target", "attack", "compute")  # the sections of settings that concern every study
 _AS_TRAINED = "default as in training"
 # The registry is read when names are needed, so that a study registered later is known, too.
-_STUDY_NAMES = dataclasses.replace(texts("studies"), names=STUDIES)
+_STUDY_NAMES = dataclasses.replace(
+    texts("studies"),
+    requirement=lambda: f"names with commas between, each once, of {', '.join(STUDIES)}",
+    names=STUDIES,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
