@@ -177,8 +177,8 @@ class AdversarialTrainer(keras.Model):
             jit_compile: "auto" (XLA on one GPU, a plain graph on a CPU and under a strategy), True or False.
 
         Raises:
-            UsageError: a loss is given, a metric does not fit class numbers and logits, or the optimizer or
-                the classifier is for float16.
+            UsageError: a loss is given, a metric does not fit class numbers and logits, the optimizer or the
+                classifier is for float16, or Keras fails with these settings under a strategy.
         """
         if loss is not None or loss_weights is not None:
             raise UsageError(
@@ -188,6 +188,13 @@ class AdversarialTrainer(keras.Model):
         self._image_metrics = ImageMetrics(metrics, weighted_metrics)
         optimizer = keras.optimizers.get(optimizer)
         _require_no_float16(self.classifier, optimizer)
+        accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
+        if max(accumulated, steps_per_execution) > 1 and self._distribute_strategy:
+            raise UsageError(
+                "gradient_accumulation_steps and steps_per_execution work without a strategy only. "
+                f"Received: {accumulated} and {steps_per_execution} under a strategy, where Keras fails. "
+                "Leave them out."
+            )
         super().compile(
             optimizer=optimizer,
             jit_compile=jit_compile,

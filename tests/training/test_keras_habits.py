@@ -315,6 +315,16 @@ def test_refused_arguments_of_compile(name):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("settings", [{"gradient_accumulation_steps": 2}, {"steps_per_execution": 3}])
+def test_what_fails_under_a_strategy_is_refused(settings):
+    steps = settings.get("steps_per_execution", 1)
+    accumulate = {"gradient_accumulation_steps": 2} if steps == 1 else {}
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        trainer = AdversarialTrainer(dense_net(), STILL, 0.1)
+        with pytest.raises(UsageError, match="work without a strategy only"):
+            trainer.compile(SGD(0.1, **accumulate), steps_per_execution=steps)
+
+
 # Optimizers
 
 
