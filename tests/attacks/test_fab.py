@@ -218,9 +218,8 @@ def test_an_example_does_not_depend_on_its_batch(norm):
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("norm", "rank", "restarts"), [("linf", None, 1), pytest.param("l2", 2, 2, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("norm", "rank", "restarts"), [("linf", None, 1), ("l2", 2, 2)])
 def test_eager_graph_and_xla_agree(norm, rank, restarts):
     x = Linear().batch(8)[0]
     y = curved(x).numpy().argmax(axis=1).astype(np.int32)

@@ -171,13 +171,9 @@ def test_an_example_does_not_depend_on_its_batch(norm):
     np.testing.assert_allclose(whole[:10], np.concatenate(parts), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("norm", "restarts"),
-    [
-        ("l2", 3),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("linf", 1), ("linf", 3), ("l2", 1))),
-    ],
-)
+@pytest.mark.slow  # each time, PGD is compared in the trainer
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("restarts", [1, 3])
 def test_eager_graph_and_xla_agree(norm, restarts):
     network, x, y = digits_network()
     attack = pgd(norm, 2, 0.25, restarts=restarts)

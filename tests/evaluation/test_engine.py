@@ -124,6 +124,7 @@ def test_outcomes_of_a_network_do_not_depend_on_batches():
         np.testing.assert_array_equal(found[0].broken, found[1].broken)
 
 
+@pytest.mark.slow
 def test_order_of_the_attacks_makes_the_error():
     def error(name, **settings):
         engine = engine_of(attacks=[name], **settings)

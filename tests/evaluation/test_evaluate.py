@@ -106,6 +106,7 @@ def test_probabilities_are_refused_or_taken_as_such(tmp_path):
         evaluate(model, x, y, "pgd", EPSILON, outputs="probabilities", **FEW)
 
 
+@pytest.mark.slow
 def test_a_loaded_softmax_is_attacked_like_its_path(tmp_path):
     model, x, y = digits()
     softmax = keras.Sequential([model, keras.layers.Softmax()])

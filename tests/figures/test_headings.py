@@ -158,7 +158,9 @@ def test_figures_tell_what_they_show_and_hold_long_names(tmp_path, monkeypatch, 
         }
 
 
-@pytest.mark.parametrize("size", ["tiny", "huge", "missing", "zero"])
+@pytest.mark.parametrize(
+    "size", ["missing", "zero", *(pytest.param(size, marks=pytest.mark.slow) for size in ("tiny", "huge"))]
+)
 @pytest.mark.parametrize("name", ["hessian", "surface", "line", "connectivity", "input"])
 def test_figures_of_extreme_values_and_of_older_files(tmp_path, monkeypatch, name, size):
     draw, title, _ = DRAWN[name]

@@ -191,6 +191,7 @@ def test_one_trace_of_each_graph_for_all_batches_and_calls():
     assert len(traces) == once and sum(reported) == 7 + 5
 
 
+@pytest.mark.slow
 def test_a_foreign_saved_model_measures_as_the_live_one(tmp_path):
     model = build("mlp", (8, 8, 1), 5, width=1, activation="softplus")
     rng = np.random.default_rng(0)

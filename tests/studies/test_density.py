@@ -87,6 +87,7 @@ class Interrupted(Exception):
     """Stands for a kill."""
 
 
+@pytest.mark.slow
 def test_a_killed_study_continues_with_the_probes_it_has(tmp_path, monkeypatch, finished):
     product, calls = HessianOperator.__call__, []
 

@@ -93,6 +93,7 @@ def test_summary_is_means_and_variances_over_runs(finished):
     assert not any("undefined" in line for line in said)
 
 
+@pytest.mark.slow
 def test_killed_study_goes_on_with_the_same_bits(tmp_path, monkeypatch):
     along, calls, classifier = PerturbationSimilarity.along, [], make_classifier()
 

@@ -55,7 +55,7 @@ def test_plane_of_eigenvectors(tmp_path):
     assert (context.folder / "surface.html").stat().st_size > 1e6  # carries its library
 
 
-@pytest.mark.parametrize("kind", ["random", "filter"])
+@pytest.mark.parametrize("kind", [pytest.param("random", marks=pytest.mark.slow), "filter"])
 def test_random_directions(tmp_path, kind):
     context, record, _ = scanned(tmp_path, surface=kind, surface_dims=1, seed=5)
     (classifier,) = context.classifiers

@@ -368,6 +368,7 @@ def test_every_other_epoch_one_trace_and_the_training_unmoved(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_what_has_no_mean_is_left_out(tmp_path):
     x, y = batch(5, seed=1)
     callback = InputLandscape(x, y, 0.0, fgsm(), **METER | {"hs_examples": 0})
