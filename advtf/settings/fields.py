@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from advtf.errors import UsageError, nearest, show_text
 
+FLOAT32_RANGE = (2.0**-126, 2.0**128 * (1 - 2.0**-24))  # the smallest normal and the largest number
 _STEP = re.compile(r"(?P<factor>[^*e]*(?:e-?\d+)?)\*?eps(?:/(?P<divisor>.+))?")
 
 
@@ -101,18 +102,23 @@ def number(value: Any) -> float:
 
 
 def real(low: float = 0.0, high: float = math.inf, *, open_low: bool = False) -> Parser:
-    """A number, or a fraction such as 8/255, in [low, high]; with `open_low` in (low, high]."""
+    """A number, or a fraction such as 8/255, in [low, high]; with `open_low` in (low, high].
+
+    It must be 0 or within float32, in which it would become infinite or 0 otherwise.
+    """
 
     def convert(value: Any) -> float:
         result = number(value)
         if not low <= result <= high or (open_low and result == low):
             raise ValueError("out of range")
+        if result and not FLOAT32_RANGE[0] <= abs(result) <= FLOAT32_RANGE[1]:
+            raise ValueError("not within float32")
         return result
 
     if high < math.inf:
         interval = f"in {'(' if open_low else '['}{low:g}, {high:g}]"
     else:
-        interval = f"{'above' if open_low else 'of at least'} {low:g}"
+        interval = f"{'above' if open_low else 'of at least'} {low:g}, within float32"
     return Parser(convert, f"a number {interval} (decimal or fraction)")
 
 

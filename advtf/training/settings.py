@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from advtf.data.registry import order_setting, require_order
-from advtf.errors import UsageError, alternatives, quantity
+from advtf.errors import UsageError, alternatives, quantity, show_text
 from advtf.models import (
     ACTIVATIONS,
     MODEL_SETTINGS,
@@ -397,7 +397,7 @@ def period_epochs(periods: Sequence[float], epochs: int) -> tuple[int, ...]:
     if not all(isinstance(period, int) and 0 < period < epochs for period in periods):
         raise UsageError(
             f"periods must be whole epochs inside (0, epochs={epochs}), or all fractions such as 0.5,0.75. "
-            f"Received: periods={','.join(map(str, periods))}."
+            f"Received: periods={show_text(','.join(map(str, periods)))}."
         )
     return tuple(periods)
 

@@ -101,6 +101,8 @@ MAIN = [
     *each("--weight_decay=-1", "--lr_factor=0", "--lr_factor=2", "--lr_warmup=-1", "--val_fraction=0.6"),
     *each("--val_fraction=50%", "--strength=-1", "--temperature=0", "--advlc_fraction=0", "--swa_start=-1"),
     *each("--advlc_fraction=1.1", "--ema_decay=1", "--swa_every=0", "--checkpoint_minutes=0"),
+    *each("--lr=1e300", "--lr=1e-300", "--weight_decay=1e39", "--checkpoint_minutes=1e300"),
+    (["--periods=1e300"], r"periods must be whole epochs.*Received: periods=10+.*… \(301 characters\)"),
     *each("--dynamics_steps=0", "--input_every=0", "--input_examples=0"),
     *each(
         "--attack_step_size=0", "--attack_step_size=-eps", "--attack_step_size=eps*3", "--attack_step_size="
@@ -124,6 +126,7 @@ MAIN = [
     (["--shortcut=raw", "--model=resnet18"], "has no choice of shortcuts. Received: shortcut=raw"),
     (["--stride_in=first"], "has no choice of where it strides. Received: stride_in=first"),
     (["--deterministic", "--jit=on"], "deterministic excludes XLA.*Received: deterministic=true, jit=on"),
+    (["--dataset=mnist:x"], "version of a data set must be .*Received: dataset=mnist:x"),
     *each("--order=random", "--shortcut=rawish", "--stride_in=third"),
     # Lists
     *each("--periods=0.75,0.5", "--periods=5,5", "--periods=a", "--periods=-1", "--periods=1,,2"),
@@ -265,6 +268,7 @@ ANALYZE = [
     (["--study=dynamics"], "run_dirs|model"),
     (["--study=dynamics", "--run_dirs=missing"], "missing"),
     *each("--eps=-1", "--eps=nan", "--attack_steps=0", "--attack_step_size=0", "--norm=l3", beside=HESSIAN),
+    ([*HESSIAN, "--basis_size=3"], "basis_size must be at least 22 .*Received: basis_size=3"),
     ([*HESSIAN, "--eps=8"], "Received: eps=8; 8 probably means 8/255"),
     *each("--num_examples=0", f"--num_examples={HUGE}", "--batch_size=0", "--seed=-1", beside=HESSIAN),
     *each("--split=val", "--random_start=zero", "--jit=1", beside=HESSIAN),

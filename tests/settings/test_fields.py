@@ -5,6 +5,7 @@ import json
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from advtf.errors import UsageError
@@ -81,6 +82,15 @@ def test_a_step_that_is_not_positive_is_refused(size):
 def test_lists_of_numbers(value, read):
     result = numbers("numbers").convert(value)
     assert result == read and [type(item) for item in result] == [type(item) for item in read]
+
+
+def test_a_real_number_is_one_that_float32_can_hold():
+    convert = fields.real().convert
+    largest, smallest = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
+    assert (convert(largest), convert(smallest), convert("0")) == (largest, smallest, 0)
+    for value in (math.nextafter(largest, math.inf), math.nextafter(smallest, 0), "1e300", 1e-300):
+        with pytest.raises(ValueError):
+            convert(value)
 
 
 @pytest.mark.parametrize("value", ["2,1", "1,1", "-1,2", "a", "1,,2", 3, ["x"]])
