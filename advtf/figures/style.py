@@ -248,14 +248,14 @@ def color_handles(colors: Mapping[str, str]) -> list[Patch]:
     return [Patch(color=color, linewidth=0, label=label) for label, color in colors.items()]
 
 
-def legend_above(axes: Axes, *groups: Sequence[Artist], columns: int = 4) -> None:
+def legend_above(axes: Axes, *groups: Sequence[Artist], columns: int = 6) -> None:
     """Puts the legend of a figure between its heading and its panels, where it cannot hide a curve.
 
     Args:
         axes: a panel.
         *groups: labelled artists, such as those of the classifiers and those of the line styles; each group
             begins a new row. Long labels are shortened.
-        columns: the largest number of columns; there are fewer where they do not fit. Defaults to 4.
+        columns: the largest number of columns; there are fewer where they do not fit. Defaults to 6.
     """
     look = {
         "loc": "upper left",
