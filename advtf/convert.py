@@ -110,7 +110,8 @@ def main(argv: list[str]) -> None:
     try:
         made = converted(state, options.model, reference=reference, **settings, **variant)
     except AmbiguousNetwork as error:
-        raise UsageError(f"{error.reason} Run one of: {_commands(error.choices)}") from error
+        remedy = f"Let --check_images decide, or run one of: {_commands(error.choices)}"
+        raise UsageError(f"{error.reason} {remedy}") from error
     classifier, layout = made.classifier, made.layout
     shape = classifier.input_shape[1:]
     source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

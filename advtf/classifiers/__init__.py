@@ -3,15 +3,17 @@
 Read `classifier` first: `as_classifier` makes one type of a Keras model, a list of models, a SavedModel or a
 function, and everything that attacks or analyses takes that type.
 
-===============  ==========================================================================================
-classifier       `Classifier` and its one loader
-parameters       the trainable variables as one vector θ; directions in that space
-export           SavedModels: written, reloaded and compared before they get their name; loaded
-manifest         the file beside an export that tells what it takes and returns; the folder of exports
-ensemble         one classifier out of several: the mean of their probabilities
-pytorch          checkpoints of published PyTorch networks as Keras classifiers
-pytorch_layouts  which of their modules is which of our layers
-===============  ==========================================================================================
+================  ======================================================================================
+classifier        `Classifier` and its one loader
+parameters        the trainable variables as one vector θ; directions in that space
+export            SavedModels: written, reloaded and compared before they get their name; loaded
+manifest          the file beside an export that tells what it takes and returns; the folder of exports
+ensemble          one classifier out of several: the mean of their probabilities
+pytorch           checkpoints of published PyTorch networks as Keras classifiers
+pytorch_layouts   which of their modules is which of our layers
+reference_logits  what a network said elsewhere, for comparison with its conversion
+================  ======================================================================================
 
-`manifest` and `pytorch` import no TensorFlow, so that the commands answer a mistake at once.
+`manifest`, `pytorch` and `reference_logits` import no TensorFlow, so that the commands answer a mistake at
+once.
 """
