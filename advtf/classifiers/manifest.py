@@ -225,7 +225,8 @@ def holds_files(folder: Path) -> bool:
         return False
     except OSError as error:
         raise UsageError(
-            f"export_dir must be a readable directory. Received: {folder} ({error.strerror})."
+            f"export_dir must be a readable directory. Received: {folder} ({error.strerror}). "
+            "Choose another --export_dir."
         ) from error
 
 

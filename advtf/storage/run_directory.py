@@ -175,7 +175,8 @@ class RunDirectory:
             return "new"
         except OSError as error:
             raise UsageError(
-                f"out_dir must be a readable directory. Received: {self.path} ({error.strerror})."
+                f"out_dir must be a readable directory. Received: {self.path} ({error.strerror}). "
+                "Choose another --out_dir."
             ) from error
         if not names:
             return "new"
