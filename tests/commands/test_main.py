@@ -4,8 +4,10 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from helpers.run import children_seconds, epoch_values, reached, snapshot_bits, 
 
 import advtf
 from advtf import main
+from advtf.classifiers.manifest import is_own
 from advtf.data.sets import load
 from advtf.errors import UsageError
 from advtf.training.directory import TrainingDirectory
@@ -162,6 +165,15 @@ def test_exports_have_the_reported_errors(finished, folder):
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     ensemble = advtf.load_classifier(folder / evaluation["exports"]["ensemble"])
     np.testing.assert_allclose(np.asarray(ensemble(x)), np.log(p.mean(0)), atol=1e-4)
+
+
+def test_exports_belong_to_the_run_and_not_to_a_copy_of_it(finished, folder, tmp_path):
+    run, _ = finished
+    exports = [Path(path) for path in json.loads(run.results.read_text())["exports"].values()]
+    copy = TrainingDirectory(shutil.copytree(run.path, tmp_path / "copy"))
+    assert run.identity().id == copy.identity().id and len(exports) == 6
+    for path in exports:
+        assert is_own(path, run.identity()) and not is_own(path, copy.identity())
 
 
 @pytest.mark.parametrize("repeated", [[], ["--periods=0.5,0.75", "--eps=1/10"], ["--periods=3,5"]])

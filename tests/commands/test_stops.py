@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from helpers import command
 from helpers.analysis import register
 from helpers.evaluate import EXPORT, export_digits
 from helpers.export import batch, network
@@ -167,6 +168,20 @@ def test_an_evaluation_that_is_stopped_says_how_to_continue_and_does(
     assert leftovers(tmp_path) == [] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     evaluation_run.execute(*evaluation_run.plan({}, {"out_dir": str(tmp_path / "my out"), "resume": True}))
     assert numbers(tmp_path / "my out") == evaluated
+
+
+@pytest.mark.slow
+def test_a_process_that_gets_sigterm_says_how_to_continue_and_does(folder, tmp_path, evaluated):
+    given = [f"--model={EXPORT}", "--attacks=pgd", "--batch_size=40", "--pgd_steps=2", "--num_examples=100"]
+    process = command.start("advtf.evaluate", folder, *given, f"--out_dir={tmp_path}/out")
+    printed = iter(process.stdout.readline, "")
+    assert next(line for line in printed if line.startswith("clean"))
+    process.send_signal(signal.SIGTERM)
+    code, out, error = command.finish(process)
+    hint = f"python -m advtf.evaluate --out_dir={tmp_path}/out --resume"
+    assert (code, error) == (143, "") and f"Interrupted by SIGTERM. Continue with: {hint}\n" in out
+    code, _, error = command.run("advtf.evaluate", folder, f"--out_dir={tmp_path}/out", "--resume")
+    assert (code, error) == (0, "") and numbers(tmp_path / "out") == evaluated
 
 
 def test_an_evaluation_goes_on_with_a_classifier_that_was_moved_and_with_no_other(
