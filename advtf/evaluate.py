@@ -56,8 +56,8 @@ def evaluate(
         epsilon: radius ε for pixels in [0, 1].
         norm: "linf" or "l2".
         epsilon_grid: more radii; the worst case over all attacks is measured there.
-        state_dir: folder for what is finished, so that the same call continues after a crash; it is
-            removed at the end.
+        state_dir: folder for what is finished, so that the same call continues after a crash; at the end it
+            is removed, unless other files were put into it.
         checks: look for masked gradients and random outputs; see `advtf.evaluation.sanity_checks`.
         say: called with one line per attack finished.
         **settings: other fields of `advtf.evaluation.settings.AttackSettings`: steps, queries, restarts,

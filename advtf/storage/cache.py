@@ -1,9 +1,9 @@
 """Results of finished work on disk, so that an evaluation or a study that was killed continues from there."""
 
+import contextlib
 import hashlib
 import json
 import re
-import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,6 +123,10 @@ class ResultCache:
 
 
 def clear(folder: str | Path | None) -> None:
-    """Removes the folder of a `ResultCache`; any other folder stays."""
+    """Removes the results of a `ResultCache`, and its folder unless there are other files in it."""
     if folder and (Path(folder) / IDENTITY).exists():
-        shutil.rmtree(folder, ignore_errors=True)
+        parts = [file for pattern in ("*.npz", ".*.partial") for file in Path(folder).glob(pattern)]
+        for file in [*parts, Path(folder) / IDENTITY]:
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()

@@ -58,6 +58,19 @@ def test_results_of_something_else_are_refused_and_stay(tmp_path):
     assert (tmp_path / "photos" / "a.npz").exists() and not (tmp_path / "state").exists()
 
 
+def test_clearing_removes_the_results_and_a_folder_that_holds_nothing_else(tmp_path):
+    for name in ("mine", "state"):
+        ResultCache(tmp_path / name, fingerprint(1)).put("a", {"a": np.ones(2)})
+        (tmp_path / name / ".b.npz.partial").write_bytes(b"killed")
+    (tmp_path / "mine" / "notes.txt").write_text("years of work")
+    for name in ("mine", "state", "absent", None):
+        clear(name and tmp_path / name)
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
+        "mine",
+        "mine/notes.txt",
+    ]
+
+
 def test_a_fingerprint_knows_types_shapes_and_where_parts_end():
     zeros = [np.zeros(shape, dtype) for dtype in ("f4", "i4", "f8") for shape in ((2, 3), (3, 2), 6)]
     parts = [*((array,) for array in zeros), ("ab", "c"), ("a", "bc"), (12, 3), (1, 23), ([1, 23],)]
