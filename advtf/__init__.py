@@ -84,6 +84,7 @@ _PUBLIC = {
     "loss_surface": "landscape.surface",
     "mart": "training.objectives",
     "noisy": "attacks.pgd",
+    "parameter_count": "models",
     "PeriodicReset": "training.callbacks",
     "PerturbationSimilarity": "landscape.similarity",
     "pgd": "attacks.pgd",
