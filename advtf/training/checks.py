@@ -104,7 +104,7 @@ def checked(data, classifier: keras.Model, views: tuple[int, ...] = (1,), labell
         x. A dataset checks every batch that it gives; a generator has its first batch back.
 
     Raises:
-        UsageError: the images are not floating point in [0, 1] or have another shape than the classifier
+        UsageError: the images are not uint8 or float in [0, 1] or have another shape than the classifier
             takes, the labels are not class numbers, a weight is negative or not finite, or what came is
             something else. A dataset raises it in `reported`, when the batch is drawn.
     """
@@ -182,8 +182,10 @@ def _require_range(what, low, high, classes):
 
 
 def _ranges(x, y, sample_weight, classes):
-    """Yields the name and the values of whatever has a range."""
-    yield from (("images", view) for view in (x if isinstance(x, list | tuple) else [x]))
+    """Yields the name and the values of whatever can be out of its range, which bytes cannot."""
+    for view in x if isinstance(x, list | tuple) else [x]:
+        if tf.as_dtype(view.dtype) != tf.uint8:
+            yield "images", view
     if y is not None and classes is not None:
         yield "labels", y
     if sample_weight is not None:
@@ -275,9 +277,9 @@ def _require_images(x, classifier):
     if isinstance(x, tf.RaggedTensorSpec | tf.SparseTensorSpec):
         raise UsageError(f"images must be dense. Received: a {x.value_type.__name__}.")
     dtype, shape, wanted = tf.as_dtype(x.dtype), _shape(x), getattr(classifier, "input_shape", None)
-    if not dtype.is_floating:
-        hint = " Divide by 255." if dtype.is_integer else ""
-        raise UsageError(f"images must be floating point in [0, 1]. Received: dtype {dtype.name}.{hint}")
+    if not dtype.is_floating and dtype != tf.uint8:
+        hint = ' If they are 0..255, use astype("uint8").' if dtype.is_integer else ""
+        raise UsageError(f"images must be uint8 or float in [0, 1]. Received: dtype {dtype.name}.{hint}")
     if shape is None or not isinstance(wanted, tuple):
         return
     if not (_fits(shape, wanted) or (wanted[-1] == 1 and _fits([*shape, 1], wanted))):

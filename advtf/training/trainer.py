@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from advtf.attacks.attack import Attack
 from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence
+from advtf.data.arrays import to_unit_float
 from advtf.errors import UsageError, one_of
 from advtf.runtime import true_float32
 from advtf.settings.threat import NORMS, require_radius
@@ -146,7 +147,9 @@ class AdversarialTrainer(keras.Model):
         )
 
     def call(self, x, training=False):
-        """Returns the classifier's logits."""
+        """Returns the classifier's logits of images in [0, 1], or uint8, which are divided by 255."""
+        if keras.backend.standardize_dtype(x.dtype) == "uint8":
+            x = keras.ops.cast(x, "float32") / 255.0
         return self.classifier(x, training=training)
 
     def compile(
@@ -392,7 +395,7 @@ class AdversarialTrainer(keras.Model):
         """Trains as `keras.Model.fit` does, after `advtf.training.checks` has looked at the data.
 
         Args:
-            x: images, floating point (N, H, W, C) in [0, 1], or a source of batches, as Keras takes them.
+            x: images (N, H, W, C), uint8 or float in [0, 1], or a source of batches, as Keras takes them.
             y: classes, integers (N,).
             batch_size, epochs, verbose, validation_split, shuffle: as in Keras.
             callbacks: any of Keras or `advtf`. A loss that is not finite ends the training with an error.
@@ -479,7 +482,7 @@ class AdversarialTrainer(keras.Model):
         """Returns the classifier's logits (N, K) of images, which are not attacked, as `keras.Model.predict`.
 
         Args:
-            x: images, floating point (N, H, W, C) in [0, 1], or a source of batches.
+            x: images (N, H, W, C), uint8 or float in [0, 1], or a source of batches.
             *arguments: the further arguments of `keras.Model.predict`.
             **settings: the same by name.
 
@@ -609,9 +612,9 @@ def _unpack(data):
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     x, second_view = x if isinstance(x, tuple | list) else (x, None)
-    second_view = None if second_view is None else tf.cast(second_view, tf.float32)
+    second_view = None if second_view is None else to_unit_float(second_view)
     weight = None if sample_weight is None else tf.cast(tf.reshape(sample_weight, [-1]), tf.float32)
-    return tf.cast(x, tf.float32), second_view, tf.cast(tf.reshape(y, [-1]), tf.int32), weight
+    return to_unit_float(x), second_view, tf.cast(tf.reshape(y, [-1]), tf.int32), weight
 
 
 def _weighted(losses, sample_weight):

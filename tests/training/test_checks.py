@@ -23,7 +23,7 @@ def with_value(value):
 
 # What is given as x and y, and what the message says.
 STRUCTURES = {
-    "bytes": ((255 * X).astype(np.uint8), Y, "dtype uint8. Divide by 255"),
+    "whole numbers": ((255 * X).astype(np.int32), Y, "dtype int32. If they are 0..255, use astype"),
     "dictionary": ({"image": X, "label": Y}, Y, "dictionary of image, label. Map"),
     "two inputs": ((X, X), Y, "Received: a tuple of 2"),
     "height": (X[:, :1], Y, r"\(None, 2, 3, 1\). Received: .*1, 3, 1\)"),
@@ -191,6 +191,19 @@ def test_weights_of_classes_and_grey_images_are_accepted():
     part.fit(x, y, batch_size=9, sample_weight=(y != 0).astype(np.float32), verbose=0, shuffle=False)
     for one, other in zip(whole.get_weights(), part.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_bytes_are_divided_by_255():
+    levels = np.random.default_rng(1).integers(0, 256, X.shape).astype(np.uint8)
+    unit = levels / np.float32(255)
+    trained = []
+    for x in (levels, unit):
+        trainer = compiled()
+        trainer.fit(dataset(x, Y), validation_data=(x, Y), verbose=0)
+        predicted = trainer.predict(x, verbose=0)
+        trained.append([*trainer.get_weights(), predicted, trainer.evaluate(x, Y, verbose=0)])
+    for one, other in zip(*trained, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)  # a graph may multiply by 1/255 instead
 
 
 def two_inputs():

@@ -440,5 +440,5 @@ def test_refused_batches():
     x, y = batch(6)
     with pytest.raises(UsageError, match=r"labels must be .* Received: y of shape \(6, 3\)"):
         compiled().train_on_batch(x, np.eye(3, dtype=np.float32)[y])
-    with pytest.raises(UsageError, match=r"images must be .* Received: dtype uint8"):
-        compiled().evaluate(still((255 * x).astype(np.uint8), y, 6), verbose=0)
+    with pytest.raises(UsageError, match=r"images must be .* Received: dtype int32"):
+        compiled().evaluate(still((255 * x).astype(np.int32), y, 6), verbose=0)
