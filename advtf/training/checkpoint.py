@@ -226,7 +226,7 @@ class Checkpoint(keras.callbacks.Callback):
         for name, variables in self.extra.items():
             assign(variables, groups.get(name, []), f"the checkpoint's {name}")
         try:
-            self.resumed = (groups["metrics"], meta["callbacks"])
+            self.resumed = (groups["optimizer"], groups["metrics"], meta["callbacks"])
             self._restore_callbacks(meta["callbacks"])
             return int(meta["step"])
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -237,10 +237,12 @@ class Checkpoint(keras.callbacks.Callback):
             ) from error
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Keras and the other callbacks have just reset the sums of the epoch, which the checkpoint had saved.
+        # Keras and the other callbacks have just reset the sums of the epoch, which the checkpoint had saved,
+        # and `PeriodicReset` the optimizer, if a period begins with this epoch.
         if self.resumed is not None:
-            metrics, states = self.resumed
+            optimizer, metrics, states = self.resumed
             if int(batches_seen(self.model.optimizer).numpy()) % self.steps_per_epoch:
+                assign(self.model.optimizer.variables, optimizer, "the checkpoint's optimizer state")
                 assign(self.model.metrics_variables, metrics, "the checkpoint's metrics")
                 self._restore_callbacks(states)
             self.resumed = None
