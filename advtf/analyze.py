@@ -35,14 +35,14 @@ def main(argv: list[str]) -> None:
     if options.resume and run.is_finished(settings):
         print(f"{run.path} is finished; its results are listed in {run.results}.")
         return
-    print(analysis_run.describe(settings, run), flush=True)
     with run.tell_how_to_continue():
+        if settings.dataset:
+            require_available(settings.dataset, options.data_dir)
+        print(analysis_run.describe(settings, run), flush=True)
         _run(run, settings, options)
 
 
 def _run(run, settings, options):
-    if settings.dataset:
-        require_available(settings.dataset, options.data_dir)
     from advtf import runtime  # everything above answers before TensorFlow starts
 
     devices = runtime.start(jit=settings.jit, verbose=options.verbose, deterministic=settings.deterministic)

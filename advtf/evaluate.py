@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from advtf.data.registry import require_available
 from advtf.errors import UsageError
 from advtf.evaluation import run as evaluation_run
 from advtf.evaluation.run import EvaluateOptions
@@ -100,8 +101,9 @@ def main(argv: list[str]) -> None:
     if options.resume and run.state() == "finished":
         print(f"{run.path} is finished; its results are in {run.results}.")
         return
-    print(evaluation_run.describe(settings, options, run), flush=True)
     with run.tell_how_to_continue():
+        require_available(options.dataset, options.data_dir)
+        print(evaluation_run.describe(settings, options, run), flush=True)
         evaluation_run.execute(run, settings, options)
 
 

@@ -59,15 +59,15 @@ def main(argv: list[str]) -> None:
         overwrite=options.overwrite,
     )
     lines = describe(config, given) | {"output": f"{run.path}, exports in {run.exports}"}
-    print(commands.plan_table(lines), flush=True)
     began = time.monotonic()
     with run.tell_how_to_continue():
+        require_available(config.dataset, options.data_dir, config.batch_size, config.val_fraction)
+        print(commands.plan_table(lines), flush=True)
         _train_and_finish(config, options, run)
     print(f"\nFinished in {_duration(time.monotonic() - began)}.")
 
 
 def _train_and_finish(config, options, run):
-    require_available(config.dataset, options.data_dir, config.batch_size, config.val_fraction)
     from advtf import runtime  # everything above answers before TensorFlow starts
 
     devices = runtime.start(

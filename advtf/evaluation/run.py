@@ -15,7 +15,7 @@ from advtf.classifiers.manifest import (
     training_settings,
     weights_digest,
 )
-from advtf.data.registry import order_setting, require_available, require_known, require_order
+from advtf.data.registry import order_setting, require_known, require_order
 from advtf.errors import UsageError, quantity
 from advtf.evaluation.report import EvaluationDirectory, write
 from advtf.evaluation.settings import AttackSettings, require_grid
@@ -150,7 +150,6 @@ def execute(run: EvaluationDirectory, settings: AttackSettings, options: Evaluat
     Raises:
         UsageError: the classifier or the images cannot be had, or do not fit each other.
     """
-    require_available(options.dataset, options.data_dir)
     from advtf import runtime  # everything before this answers without TensorFlow
 
     devices = runtime.start(jit=settings.jit, verbose=options.verbose, deterministic=settings.deterministic)

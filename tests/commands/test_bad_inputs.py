@@ -13,6 +13,7 @@ import pytest
 from helpers import worker
 
 from advtf.classifiers.manifest import make_manifest, write_manifest
+from advtf.data.prepared import INFO, SHARD_NAMES
 from advtf.evaluation.run import EvaluateOptions
 from advtf.evaluation.settings import AttackSettings
 from advtf.training.settings import RunOptions, TrainConfig
@@ -207,6 +208,7 @@ MAIN = [
     (["--export_dir=foreign/thesis.tex"], "export_dir must be .*thesis.tex"),
     (["--export_dir=x", "--out_dir=x"], "export_dir"),
     (["--data_dir="], "data_dir must be a non-empty text"),
+    (["--batch_size=1296"], "between 1 and the 1295 examples there are. Received: batch_size=1296"),
 ]
 
 EVALUATE = [
@@ -328,10 +330,25 @@ CONVERT = [
     ([*CHECKPOINT, "--file=x"], "Received: --file"),
 ]
 
+# What is wrong with data: the same for every command that reads them, each with flags of its own.
+DATA = [
+    (["--dataset=mnist:abc"], "must be three numbers.* Received: dataset=mnist:abc"),
+    (["--dataset=mnist:3.0"], "must be three numbers.* Received: dataset=mnist:3.0"),
+    (["--dataset=mnist", "--data_dir=foreign/thesis.tex"], r"data_dir must be .*thesis.tex \(a file\)"),
+    (["--dataset=mnist", "--data_dir=half_prepared"], "mnist/3.0.1: it has no dataset_info.json. Remove"),
+    (["--dataset=mnist:3.0.1", "--data_dir=half_prepared"], "mnist/3.0.1: it has no dataset_info.json"),
+    (["--dataset=cifar10", "--data_dir=half_prepared"], "cifar10/3.0.2: .* bytes of at least 1,000. Remove"),
+    (["--dataset=cifra10"], "Received: dataset=cifra10. Did you mean 'cifar10'"),
+    (["--dataset=fashion_mnist", "--order=published"], "published order is known: digits, mnist, cifar10"),
+    (["--order=publishd"], "order must be .*Did you mean 'published'"),
+]
+
 TABLE = [
-    *(("main", *case) for case in (*TYPED, *MAIN)),
+    *(("main", *case) for case in (*TYPED, *MAIN, *DATA)),
     *(("evaluate", *case) for case in (*TYPED, *EVALUATE)),
     *(("analyze", *case) for case in (*TYPED, *ANALYZE)),
+    *(("evaluate", [*ATTACK, *given], message) for given, message in DATA),
+    *(("analyze", [*HESSIAN, *given], message) for given, message in DATA),
     *(("convert", *case) for case in (*TYPED, *CONVERT)),
 ]
 
@@ -352,6 +369,11 @@ def prepared(folder):
     write_manifest(folder / "exports/wrong", {**manifest, "num_classes": "ten"})
     write("exports/damaged/manifest.json", "{")
     write("foreign/thesis.tex", "years of work")
+    write("half_prepared/mnist/3.0.1/features.json", "{}")
+    split = {"name": "train", "filepathTemplate": SHARD_NAMES, "numBytes": "1000", "shardLengths": ["9"]}
+    info = {"fileFormat": "tfrecord", "splits": [split]}
+    write(f"half_prepared/cifar10/3.0.2/{INFO}", json.dumps(info))
+    write("half_prepared/cifar10/3.0.2/cifar10-train.tfrecord-00000-of-00001", "cut")
     runs = {
         "training": (config, RunOptions()),
         "evaluation": (AttackSettings(eps=0.1), EvaluateOptions(model="exports/good", dataset="digits")),
