@@ -10,6 +10,7 @@ import dataclasses
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
 import types
@@ -90,13 +91,17 @@ def given_flags(flag_values: flags.FlagValues, cls: type) -> dict[str, str]:
 def exit_on_usage_error() -> Iterator[None]:
     """Prints a `UsageError` or an absl flag error as one line on stderr and exits with code 2.
 
-    A full disk ends in one line as well, with code 1.
+    A full disk ends in one line as well, with code 1, and so does a pipe that is closed at its end, with
+    the code of signal 13.
     """
     try:
         yield
     except (UsageError, flags.Error) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USAGE_EXIT_CODE)
+    except BrokenPipeError:  # such as of `| head`
+        print("error: the output was closed by the program that read it.", file=sys.stderr)
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         full = disk_full(error)
         if full is None:

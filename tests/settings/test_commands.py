@@ -68,6 +68,15 @@ def test_help_into_a_closed_pipe_is_quiet():
     assert process.returncode == 0
 
 
+def test_a_command_whose_reader_has_gone_ends_in_one_line():
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "--eps=1"], stdout=-1, stderr=-1, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == "error: the output was closed by the program that read it.\n"
+    assert process.returncode == 141
+
+
 def test_flags_reach_the_settings_as_they_were_typed():
     result = run("--eps=8/255", "--augment", "--out_dir", "runs/a b", "--noresume")
     assert (result.returncode, result.stderr) == (0, "")
