@@ -120,7 +120,8 @@ class CheckpointFolder:
             try:
                 return load_state(path)
             except UsageError as error:
-                report(f"warning: {error} Falling back to the previous checkpoint.")
+                reason = first_line(error.__cause__)
+                report(f"warning: {path} is damaged ({reason}). Falling back to the previous checkpoint.")
         if paths:
             raise UsageError(
                 f"one readable checkpoint is required in {self.directory}. Received: {len(paths)} damaged. "
