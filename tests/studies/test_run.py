@@ -84,7 +84,7 @@ def test_some_studies_need_no_model(inside):
     [
         ({}, {}, "study must be given. Received: no --study. Name one or more of hessian"),
         ({"study": "hesian"}, {}, "Did you mean 'hessian'"),
-        ({"study": "hessian,,density"}, {}, "study must be studies with commas"),
+        ({"study": "hessian,,density"}, {}, "study must be names with commas"),
         ({"study": "hessian,hessian"}, {}, "each once"),
         ({"study": "hessian"}, {}, "study=hessian needs at least one model. Received: no --model"),
         ({"study": "connectivity", "model": LAST}, {}, "needs at least 2 models, with commas between"),
