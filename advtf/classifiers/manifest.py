@@ -19,7 +19,7 @@ OUTPUTS = ("logits", "probabilities")  # what its user may say that a SavedModel
 ENTRIES = {"name": str, "kind": str, "output": str, "input": dict, "num_classes": int}  # what all have
 TRAINING = {  # what is read of the training's settings in the entry "config", where there is one
     **dict.fromkeys(("dataset", "model", "norm", "random_start", "activation"), str),
-    **dict.fromkeys(("shortcut", "stride_in"), str | None),
+    **dict.fromkeys(("shortcut", "stride_in", "order"), str | None),
     **dict.fromkeys(("eps", "val_fraction"), int | float),
     "attack_step_size": int | float | str,
     "attack_steps": int,

@@ -37,7 +37,9 @@ def trained(path):
 def evaluated(path):
     run = EvaluationDirectory(path)
     path.mkdir()
-    run.write_config(AttackSettings(eps=0.1), EvaluateOptions(model="m", dataset="digits"))
+    (path / "m").mkdir()
+    (path / "m" / "saved_model.pb").write_bytes(b"")
+    run.write_config(AttackSettings(eps=0.1), EvaluateOptions(model=str(path / "m"), dataset="digits"))
     return run
 
 
