@@ -98,7 +98,7 @@ def _stored(run, given_settings, given_options, options):
 def _require_same_weights(run, model, earlier):
     """Checks that the classifier is the one of the evaluation, which may have been moved."""
     try:
-        require_saved_model(model)
+        _require_model(model)
     except UsageError as error:
         raise UsageError(f"{error} If it was moved, say where to with --model.") from error
     weights = run.read_config().get("weights")  # earlier versions have not recorded them
