@@ -16,7 +16,7 @@ from advtf.attacks.losses import get_loss, is_correct, target_class, targeted_dl
 from advtf.attacks.norms import TINY, Norm, get_norm, l2_norms
 from advtf.attacks.random import fold_in
 from advtf.errors import UsageError, require_real, require_whole
-from advtf.storage.recipes import recorded
+from advtf.storage.builders import recorded
 
 MOST_TARGETS = 9  # AutoAttack aims at the nine strongest wrong classes
 

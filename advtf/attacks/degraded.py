@@ -5,7 +5,7 @@ import tensorflow as tf
 from advtf.attacks.attack import Attack
 from advtf.attacks.random import fold_in, uniform
 from advtf.errors import require_real
-from advtf.storage.recipes import recorded
+from advtf.storage.builders import recorded
 
 FLIPS = 1_000_003  # folded into the seed: restarts fold in 1, 2, ...
 

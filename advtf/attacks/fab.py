@@ -18,7 +18,7 @@ from advtf.attacks.losses import is_correct, target_class
 from advtf.attacks.norms import TINY, get_norm
 from advtf.attacks.random import fold_in
 from advtf.errors import require_real, require_whole
-from advtf.storage.recipes import recorded
+from advtf.storage.builders import recorded
 
 SMALLEST_STEP = 1e-8  # two steps shorter than this have no meaningful ratio
 OVERSHOOT = 0.1  # of the rest of the segment, so that rounding leaves the searched point past the boundary

@@ -11,7 +11,7 @@ from advtf.attacks.norms import Norm, get_norm
 from advtf.attacks.random import fold_in
 from advtf.errors import UsageError, one_of, require_whole
 from advtf.settings.threat import NEGLIGIBLE_EPSILON, RANDOM_STARTS
-from advtf.storage.recipes import recorded
+from advtf.storage.builders import recorded
 
 
 @recorded

@@ -22,7 +22,7 @@ from advtf.attacks.norms import TINY, get_norm, l2_norms
 from advtf.attacks.random import below, signs, words_by_key
 from advtf.errors import UsageError, require_whole
 from advtf.settings.threat import NEGLIGIBLE_EPSILON
-from advtf.storage.recipes import recorded
+from advtf.storage.builders import recorded
 
 START_DRAWS, QUERY_DRAWS = 0, 1  # streams of words_by_key
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries, of 10000, after which p is halved

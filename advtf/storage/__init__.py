@@ -7,7 +7,7 @@ run_directory   the directory of a training, an evaluation or an analysis, and i
 identity        which run has made an export: what survives ``--overwrite`` of a copied or moved run
 files           files and folders that appear whole; versions and command for result files
 jsonl           files of one JSON object per line, such as `metrics.jsonl`
-recipes         how attacks and objectives were built, so that Keras can save them with a trainer
+builders        how attacks and objectives were built, so that Keras can save them with a trainer
 cache           results of finished work, by which a killed evaluation or analysis continues
 ==============  ====================================================================================
 """

@@ -17,7 +17,7 @@ import tensorflow as tf
 from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence, target_class
 from advtf.errors import UsageError, require_real
 from advtf.models.layers import BatchNormalization
-from advtf.storage.recipes import recorded, serialized
+from advtf.storage.builders import recorded, serialized
 
 
 class Batch(NamedTuple):

@@ -14,7 +14,7 @@ from advtf.attacks.attack import input_gradient, input_gradient_and_logits
 from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence
 from advtf.attacks.pgd import noisy
 from advtf.errors import UsageError, one_of, quantity, require_real
-from advtf.storage.recipes import recorded
+from advtf.storage.builders import recorded
 from advtf.training.objectives import Batch, Objective, accuracies
 
 # The least squared length in a cosine. The derivative takes its power −3/2, which is still a float32 number.

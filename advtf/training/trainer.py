@@ -19,7 +19,7 @@ from advtf.data.arrays import to_unit_float
 from advtf.errors import UsageError, one_of
 from advtf.runtime import true_float32
 from advtf.settings.threat import NORMS, require_radius
-from advtf.storage.recipes import is_known, recipe_of, serialized
+from advtf.storage.builders import builder_call, is_known, serialized
 from advtf.training.checks import (
     checked,
     ready_callbacks,
@@ -623,15 +623,15 @@ def _weighted(losses, sample_weight):
 
 def norm_of(attack: Attack) -> str | None:
     """Returns the norm that an attack was built with; None for an attack of another origin."""
-    recipe = recipe_of(attack)
-    norm = recipe.arguments.get("norm") if recipe else None
+    call = builder_call(attack)
+    norm = call.arguments.get("norm") if call else None
     return norm if norm in NORMS else None
 
 
 def _require_targets(attack, eval_attack):
     """Refuses attacks on classes for an objective that gives its attack something else to compare with."""
     for name, given in {"attack": attack, "eval_attack": eval_attack or attack}.items():
-        loss = recipe.arguments.get("loss") if (recipe := recipe_of(given)) else None
+        loss = call.arguments.get("loss") if (call := builder_call(given)) else None
         if name == "attack" and loss is cross_entropy:
             raise UsageError(
                 "attack must climb a divergence, as this objective gives it clean probabilities in place "

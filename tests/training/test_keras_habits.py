@@ -15,7 +15,7 @@ from advtf.attacks.degraded import scaled
 from advtf.attacks.losses import kl_divergence, margin
 from advtf.attacks.pgd import fgsm, fgsm_n, pgd
 from advtf.errors import UsageError
-from advtf.storage.recipes import recorded
+from advtf.storage.builders import recorded
 from advtf.training import objectives, regularizers
 from advtf.training.callbacks import EpsilonSchedule, RateSchedule
 from advtf.training.checks import NonFiniteLoss

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from advtf.storage.recipes import serialized
+from advtf.storage.builders import serialized
 from advtf.training import methods, regularizers
 from advtf.training.methods import build_attack_from_gradient
 from advtf.training.settings import TrainConfig

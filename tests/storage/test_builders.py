@@ -8,7 +8,7 @@ import pytest
 
 from advtf.attacks.pgd import fgsm, pgd
 from advtf.errors import UsageError
-from advtf.storage.recipes import Recipe, recipe_of, recorded, serialized
+from advtf.storage.builders import BuilderCall, builder_call, recorded, serialized
 from advtf.training.objectives import trades
 
 
@@ -17,24 +17,24 @@ def doubled(number, *, attack=None):
     return lambda: 2 * number
 
 
-def test_a_recipe_holds_every_argument_and_builds_the_same_again():
+def test_a_call_holds_every_argument_and_builds_the_same_again():
     attack = fgsm("l2")
     made = doubled(4, attack=attack)
-    assert recipe_of(made).arguments == {"number": 4, "attack": attack}
+    assert builder_call(made).arguments == {"number": 4, "attack": attack}
     again = keras.saving.deserialize_keras_object(serialized("made", made))
     assert again() == made() == 8
-    assert recipe_of(recipe_of(again).arguments["attack"]).arguments["norm"] == "l2"
-    assert recipe_of(pgd(steps=3)).arguments["relative_step"] == 0.25  # the defaults, too
+    assert builder_call(builder_call(again).arguments["attack"]).arguments["norm"] == "l2"
+    assert builder_call(pgd(steps=3)).arguments["relative_step"] == 0.25  # the defaults, too
 
 
-def test_what_was_changed_has_no_recipe():
+def test_what_was_changed_has_no_call():
     attack, objective = pgd(), trades()
     wrapped = functools.wraps(attack)(lambda *arguments: attack(*arguments))
-    assert recipe_of(wrapped) is None
-    assert recipe_of(dataclasses.replace(objective, attacks=False)) is None
-    assert recipe_of(dataclasses.replace(objective)) is recipe_of(objective)
+    assert builder_call(wrapped) is None
+    assert builder_call(dataclasses.replace(objective, attacks=False)) is None
+    assert builder_call(dataclasses.replace(objective)) is builder_call(objective)
     for other in (None, 3, [attack], {}):
-        assert recipe_of(other) is None
+        assert builder_call(other) is None
 
 
 def test_plain_values_and_functions_of_keras_are_written():
@@ -53,4 +53,4 @@ def test_what_keras_would_not_find_again_is_refused(value):
 def test_a_file_names_no_module_to_import():
     config = {"builder": "other>attack", "module": "antigravity", "arguments": {}}
     with pytest.raises(UsageError, match=r"other>attack must be registered.*Import antigravity first"):
-        Recipe.from_config(config)
+        BuilderCall.from_config(config)

@@ -1,4 +1,4 @@
-"""Recipes: how a built function was built, so that Keras can write it to a file and build it again.
+"""Built functions that Keras can write to a file and build again.
 
 An attack and an objective are closures over their settings, which no file format holds. What a file can hold
 is the name of the builder and its arguments. `recorded` makes a builder remember both for everything that it
@@ -17,7 +17,7 @@ from advtf.errors import UsageError
 
 # By the built object, which it does not keep alive. An attribute would be wrong: a function that
 # functools.wraps puts around an attack would have it too, and is another attack.
-_RECIPES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_CALLS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _PLAIN = (type(None), bool, int, float, str)
 
 
@@ -33,7 +33,7 @@ def recorded(builder: Callable) -> Callable:
 
     Examples:
         ```python
-        from advtf.storage.recipes import recorded
+        from advtf.storage.builders import recorded
 
         @recorded
         def shifted(steps):
@@ -49,7 +49,7 @@ def recorded(builder: Callable) -> Callable:
         made = builder(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        _RECIPES[made] = Recipe(build, bound.arguments)
+        _CALLS[made] = BuilderCall(build, bound.arguments)
         return made
 
     package = builder.__module__.split(".", 1)[0]
@@ -57,8 +57,8 @@ def recorded(builder: Callable) -> Callable:
 
 
 @keras.saving.register_keras_serializable("advtf")
-class Recipe:
-    """A builder that `recorded` has registered, and the arguments of one call of it.
+class BuilderCall:
+    """One call of a builder that `recorded` has registered.
 
     Args:
         builder: the registered builder.
@@ -102,10 +102,10 @@ class Recipe:
         return builder(**{key: keras.saving.deserialize_keras_object(value) for key, value in arguments})
 
 
-def recipe_of(made: object) -> Recipe | None:
-    """Returns the recipe of what a recorded builder has returned; None for anything else."""
+def builder_call(made: object) -> BuilderCall | None:
+    """Returns the call that made what a recorded builder has returned; None for anything else."""
     try:
-        return _RECIPES.get(made)
+        return _CALLS.get(made)
     except TypeError:  # it cannot be referenced weakly, or has no hash
         return None
 
@@ -133,9 +133,9 @@ def serialized(what: str, value: object):
         return value
     if isinstance(value, list | tuple):
         return [serialized(what, item) for item in value]
-    recipe = recipe_of(value)
-    if recipe is not None:
-        return keras.saving.serialize_keras_object(recipe)
+    call = builder_call(value)
+    if call is not None:
+        return keras.saving.serialize_keras_object(call)
     kind = value if inspect.isfunction(value) else type(value)
     if isinstance(value, keras.layers.Layer) or not is_known(kind):
         raise UsageError(
