@@ -93,7 +93,7 @@ def convert_state_dict(
 
 
 def _with_hints(state, model, *, check_images=None, **settings):
-    """Converts, and warns the caller of the caller of what the checkpoint does not tell."""
+    """Converts, and warns about what the checkpoint does not tell, at the line that called the library."""
     reference = None if check_images is None else read_reference(check_images)
     conversion = converted(state, model, reference=reference, **settings)
     for hint in conversion.hints:

@@ -150,7 +150,7 @@ class Layers:
         """Keeps every `stride`-th row and column: (B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, C).
 
         A 1×1 convolution of stride 1 behind it has the numbers of one that strides itself, whose filter
-        gradient corrupts memory at 4 and 8 channels of 64×64 images (TensorFlow 2.21 with oneDNN). Averages
+        gradient corrupts memory with fewer than 16 input channels (TensorFlow 2.21 with oneDNN). Averages
         over one pixel are exact, and their gradient takes half the time of that of a slice on a CPU.
         """
         return keras.layers.AveragePooling2D(1, strides=stride, name=name)(x)
