@@ -47,10 +47,10 @@ def main(argv: list[str]) -> None:
     )
     if options.resume:
         config, options = _stored(run, given, given_options)
-        require_training_memory(config)
         if run.state() == "finished":
             print(f"{run.path} is finished; its results are in {run.results}.")
             return
+        require_training_memory(config)
     run = run.exporting(
         options.export_dir,
         config.exported,
