@@ -119,6 +119,9 @@ def _wrong(manifest):
                 return f"{name}={show_text(json.dumps(value))}"
     if manifest["kind"] not in KINDS:
         return f"kind={show_text(manifest['kind'])}"
+    shape = manifest["input"].get("shape")
+    if not isinstance(shape, list) or len(shape) != 3 or not all(type(side) is int for side in shape):
+        return f"input={show_text(json.dumps(manifest['input']))}"
     is_object = training is None or isinstance(training, Mapping)
     return None if is_object else f"config={show_text(json.dumps(training))}"
 

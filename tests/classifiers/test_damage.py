@@ -100,3 +100,11 @@ def test_an_entry_that_is_missing_is_named(file, name):
     file.write_text(json.dumps(content))
     with pytest.raises(UsageError, match=f"without {name}; export the classifier again, or restore"):
         load_classifier(EXPORT)
+
+
+@pytest.mark.parametrize("damage", [{}, {"shape": "8x8"}, {"shape": [8, 8]}, {"shape": [8, 8, "1"]}])
+def test_an_input_without_the_three_sides_of_an_image_is_refused(file, damage):
+    content = json.loads(file.read_text()) | {"input": damage}
+    file.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"must be a whole manifest\. Received: input=\{.*again, or restore"):
+        manifest.read_manifest(file.parent)
