@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Mapping
 
 import keras
+import numpy as np
 
 from advtf.errors import UsageError
 
@@ -131,6 +132,8 @@ def serialized(what: str, value: object):
     """
     if isinstance(value, _PLAIN):
         return value
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, list | tuple):
         return [serialized(what, item) for item in value]
     call = builder_call(value)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import keras
+import numpy as np
 import pytest
 
 from advtf.attacks.pgd import fgsm, pgd
@@ -39,6 +40,7 @@ def test_what_was_changed_has_no_call():
 
 def test_plain_values_and_functions_of_keras_are_written():
     assert serialized("x", [None, True, 2, (0.5, "a")]) == [None, True, 2, [0.5, "a"]]
+    assert type(serialized("x", np.float32(0.25))) is float and serialized("x", np.int64(3)) == 3
     written = serialized("x", keras.activations.relu)
     assert keras.saving.deserialize_keras_object(written) is keras.activations.relu
 
