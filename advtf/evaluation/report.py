@@ -211,7 +211,7 @@ class EvaluationDirectory(RunDirectory):
     def kept(self) -> str:
         """Returns how much of the attacks is finished."""
         files = sum(1 for _ in self.attacked.glob("*.npz"))
-        return f"{files} finished part{'s' if files > 1 else ''} of the attacks" if files else ""
+        return f"{quantity(files, 'finished part')} of the attacks" if files else ""
 
 
 def write(

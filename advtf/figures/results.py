@@ -6,7 +6,7 @@
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,7 @@ class Conditions:
 
     def replaced(self, **changes: object) -> "Conditions":
         """Returns a copy with other values."""
-        return Conditions(**{each.name: getattr(self, each.name) for each in fields(self)} | changes)
+        return replace(self, **changes)
 
     def to_json(self) -> dict:
         """Returns the conditions as JSON values, for the entry ``about`` of a JSON file."""

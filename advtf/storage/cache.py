@@ -14,8 +14,6 @@ from advtf.errors import UsageError, disk_full
 from advtf.storage.files import write_atomically, write_json
 
 IDENTITY = "identity.json"
-
-
 SCHEME = "2:"  # begins a fingerprint; the first version's have no beginning, and knew no types and shapes
 
 
