@@ -195,6 +195,7 @@ def test_deterministic_operations_are_without_xla(deterministic_operations):
     runtime.require_deterministic(True)
 
 
+@pytest.mark.slow
 def test_everything_runs_by_deterministic_operations(deterministic_operations):
     """TensorFlow raises where it has none, and where a random number has no seed."""
 

@@ -147,7 +147,7 @@ def evaluated(folder, tmp_path_factory):
     return numbers(out)
 
 
-@pytest.mark.parametrize("code", [143, 1])
+@pytest.mark.parametrize("code", [143, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_evaluation_that_is_stopped_says_how_to_continue_and_does(
     inside, tmp_path, evaluated, code, capsys
 ):

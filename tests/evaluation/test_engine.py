@@ -252,6 +252,7 @@ def test_inside_means_ball_and_box(norm):
     np.testing.assert_array_equal(engine.inside(np.arange(5), moved, 0.1), expected)
 
 
+@pytest.mark.slow
 def test_xla_and_padding_change_no_outcome():
     compare_with_xla("apgd_ce", "linf", steps=5)
 

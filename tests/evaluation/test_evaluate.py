@@ -59,7 +59,8 @@ def test_without_a_radius_the_error_is_the_clean_one():
     assert found.attacks["square"].spent.forward == 0
 
 
-@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_same_seed_same_result_and_a_larger_ball_is_worse(norm):
     model, x, y = digits()
     epsilon = {"linf": 0.05, "l2": 0.25}[norm]

@@ -60,7 +60,7 @@ def test_a_study_of_ones_own_brings_its_settings(own):
     more = advtf.analyze(model, x, y, study="brightness", epsilon=0.1, added="1/2")
     assert more["settings"]["added"] == 0.5
     for given, message in (
-        ({"study": "brightness", "added": -1}, r"added must be a number of at least 0 .*Received: added=-1"),
+        ({"study": "brightness", "added": -1}, r"added must be a number of at least 0.*Received: added=-1"),
         ({"study": "density", "added": 1}, "added"),  # it is no setting of other studies
         ({"study": "brightnes"}, "Did you mean 'brightness'"),
     ):
