@@ -210,8 +210,8 @@ OTHERS = """
     WeightAverage WeightStatistics adversarial adversarial_minus_standard advlc apgd apgd_targeted
     build_ensemble build_model consistency cure epsilon_schedule evaluation_batches fab
     fab_distances fgsm fgsm_n from_arrays gradalign igr kdsa load_classifier load_data load_snapshot
-    load_torch logitalign mart noisy parameter_count pgd rate_schedule reset_slots softplus_twin square standard trades
-    training_batches
+    load_torch logitalign mart noisy parameter_count pgd rate_schedule reset_slots softplus_twin
+    square standard trades training_batches
 """.split()  # noqa: SIM905
 
 
