@@ -60,7 +60,7 @@ class ConvertOptions(Settings):
     shortcut: str | None = setting(
         "convert",
         choice(VARIANTS["shortcut"]),
-        "what 1×1 shortcuts take, where the checkpoint does not tell",
+        "input of the 1×1 shortcuts, where the checkpoint does not tell",
         None,
     )
     stride_in: str | None = setting(

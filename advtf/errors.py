@@ -91,7 +91,7 @@ def _spelling(name: object) -> str:
 
 
 def show_text(value: object, most: int = 100) -> str:
-    """Returns a value as a message of one line quotes it: shortened, and nothing in it is invisible."""
+    """Returns a value as a message of one line quotes it: shortened, and with every character visible."""
     text = str(value)
     if (isinstance(value, str) and text.strip() != text) or not text:
         text = repr(text)

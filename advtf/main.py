@@ -2,7 +2,7 @@
 
 python -m advtf.main                                          embedded digits, under a minute on a CPU
 python -m advtf.main --dataset=cifar10 --eps_sched=cosine     the ResNet18 recipe of Liu et al. 2020
-python -m advtf.main --recipe=liu2020/mnist_lenet_cosine      an experiment of a paper; --recipe=list has all
+python -m advtf.main --recipe=liu2020/mnist_lenet_cosine      an experiment of a paper; --recipe=list: all
 python -m advtf.main --out_dir=runs/x --resume                continue a killed run
 """
 

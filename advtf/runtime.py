@@ -303,7 +303,7 @@ def true_float32() -> Iterator[None]:
     (TF32) unless TensorFlow is told not to, and a training may have oneDNN compute in bfloat16 on a CPU. Both
     are switched off and, at the end or by an exception, set back. TensorFlow reads the switch of TF32 when an
     operation starts, and XLA when it compiles. It belongs to the whole process: a training in another thread
-    goes without TF32 as long.
+    computes without TF32 meanwhile.
 
     Examples:
         >>> with true_float32():

@@ -11,7 +11,7 @@ manifest          the file beside an export that tells what it takes and returns
 ensemble          one classifier out of several: the mean of their probabilities
 pytorch           checkpoints of published PyTorch networks as Keras classifiers
 pytorch_layouts   which of their modules is which of our layers
-reference_logits  what a network said elsewhere, for comparison with its conversion
+reference_logits  the logits that a network gave elsewhere, to compare its conversion with
 ================  ======================================================================================
 
 `manifest`, `pytorch` and `reference_logits` import no TensorFlow, so that the commands answer a mistake at

@@ -315,7 +315,7 @@ def _description(folder):
     except UsageError:
         return "whose manifest.json is damaged"
     if manifest is None:
-        return "which is no export"
+        return "which is not an export"
     if foreign_files(folder):
         return f"which holds {foreign_files(folder)[0]} besides an export"
     run = manifest.get("run")

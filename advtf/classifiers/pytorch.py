@@ -358,5 +358,5 @@ def _arrays(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
         tensor = value.detach().cpu().float() if hasattr(value, "detach") else value
         arrays[name] = np.asarray(tensor, np.float32)
         if not np.isfinite(arrays[name]).all():
-            raise UsageError(f"{key} must be finite. Received: NaN or infinity in it.")
+            raise UsageError(f"{key} must be finite. Received: an array with NaN or infinity.")
     return arrays

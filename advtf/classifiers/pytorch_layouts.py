@@ -18,7 +18,7 @@ from advtf.models import describe_network, features_of, model_settings, preact_r
 from advtf.models.layers import Layers
 
 State = Mapping[str, np.ndarray]
-SHORTCUTS = {  # of PreActResNet18, whose published codes share their names -> who has them
+SHORTCUTS = {  # variant of PreActResNet18 -> who published it, under the same names of parameters
     "raw": "Li & Spratling 2023, Wong et al. 2020",
     "activated": "He et al. 2016, Rice et al. 2020",
 }

@@ -1,4 +1,4 @@
-"""Reference logits: what a network answered elsewhere, for comparison with its conversion.
+"""Reference logits: those that a network gave elsewhere, for comparison with its conversion.
 
 This module does not import TensorFlow, so that a file which cannot be read is refused at once.
 """
@@ -84,7 +84,7 @@ def read_reference(path: str | os.PathLike) -> ReferenceLogits:
     path = Path(path)
     required = f"check_images must be an NPZ file with the arrays images and logits, such as {WRITE} writes."
     if not path.is_file():
-        raise UsageError(f"{required} Received: {path}, which is no file.")
+        raise UsageError(f"{required} Received: {path}, which is not a file.")
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
@@ -92,7 +92,7 @@ def read_reference(path: str | os.PathLike) -> ReferenceLogits:
         raise UsageError(f"{required} Received: {path} ({first_line(error)[:150]}).") from error
     missing = [name for name in ("images", "logits") if name not in arrays]
     if missing:
-        raise UsageError(f"{required} Received: {path} with {', '.join([*arrays][:6]) or 'nothing in it'}.")
+        raise UsageError(f"{required} Received: {path} with {', '.join([*arrays][:6]) or 'no arrays'}.")
     return ReferenceLogits(path, _images(path, arrays["images"]), _logits(path, arrays["logits"]))
 
 

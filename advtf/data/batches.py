@@ -83,7 +83,7 @@ def evaluation_batches(split: Split, batch_size: int, limit: int | None = None) 
     Args:
         split: the examples.
         batch_size: examples per batch, at least 1.
-        limit: takes only so many examples, the first ones; None takes all.
+        limit: the number of examples taken, the first ones; None takes all.
 
     Raises:
         UsageError: a number below 1.

@@ -12,7 +12,7 @@ def read(image_size: int | None = None) -> dict[str, Any]:
     """Reads the digits and holds a fifth of each class out for testing, by a fixed rule.
 
     Args:
-        image_size: every image is resized to a square of so many pixels; None keeps 8×8.
+        image_size: every image is resized to a square of this side, in pixels; None keeps 8×8.
 
     Returns:
         x_train, y_train, x_test, y_test (images float32 (N, H, W, 1) in [0, 1]) and num_classes.

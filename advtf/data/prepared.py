@@ -48,7 +48,8 @@ def require(name: str, directory: str) -> None:
         directory: the folder of prepared data.
 
     Raises:
-        UsageError: the folder is none, or is damaged; the version is unknown; or there is no network.
+        UsageError: the folder is not readable, or its data are damaged; the version is unknown; or there is
+            no network.
     """
     folders = list(_folders(name, directory))
     if folders:

@@ -33,7 +33,8 @@ class PublishedOrder:
     Attributes:
         feature: the feature of TFDS that numbers the examples; None where their order follows from TFDS's.
         restore: ``restore(split, images, labels, numbers)`` -> images and labels in that order, and how many
-            of them, the first, have been found to be those of the files. None: they are stored in it.
+            of them, the first, have been found to be those of the files. None: the stored order is the
+            published one.
     """
 
     feature: str | None = None

@@ -99,7 +99,7 @@ def load(
             TFDS.
         data_dir: the folder of prepared data, see `advtf.data.registry.tfds_directory`.
         val_fraction: share of the training examples held out for validation, by a fixed rule, in [0, 1).
-        image_size: the images are resized to a square of so many pixels; None keeps their size.
+        image_size: the images are resized to a square of this side, in pixels; None keeps their size.
         order: "stored", as TFDS stores them, or "published", that of the files which the data set was
             published as; it is known for digits, mnist and cifar10. It decides which images are the first
             ones and which are held out.
@@ -124,7 +124,7 @@ def load_test(
 
     Args:
         name, data_dir, image_size, order: as for `load`.
-        first: takes only so many examples, the first ones; None takes all.
+        first: the number of examples taken, the first ones; None takes all.
 
     Returns:
         The examples, and the number of classes.

@@ -25,7 +25,8 @@ def read(
     Args:
         name: a TFDS name, such as ``cifar10`` or ``cifar10_corrupted/fog_3``, or one prepared in `data_dir`.
         data_dir: the folder of prepared data, see `advtf.data.registry.tfds_directory`.
-        image_size: every image is resized to a square of so many pixels; required where the sizes vary.
+        image_size: the side in pixels of the square that images are resized to; required where the sizes
+            vary.
         order: one of `advtf.data.registry.ORDERS`.
         parts: what is wanted, "train" and "test" or one of them.
         first: how many of the images of a part are going to be used, the first ones; None for all. The

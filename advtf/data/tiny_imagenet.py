@@ -26,7 +26,7 @@ def read(folder: Path, image_size: int | None = None) -> dict[str, Any]:
 
     Args:
         folder: holds wnids.txt, train and val.
-        image_size: every image is resized to a square of so many pixels; with None all must have the size of
+        image_size: every image is resized to a square of this side; with None all must have the size of
             the first.
 
     Returns:

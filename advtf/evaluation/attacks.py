@@ -403,7 +403,7 @@ class LineUp(NamedTuple):
 
 
 def line_up(names: Sequence[str], classes: int) -> LineUp:
-    """Returns what runs where `names` are asked for on a classifier with so many classes.
+    """Returns what runs where `names` are asked for on a classifier with `classes` classes.
 
     A suite goes without the attacks that are not defined there, or with what stands in for them.
 
@@ -427,7 +427,7 @@ def line_up(names: Sequence[str], classes: int) -> LineUp:
 
 
 def _defined(name, classes):
-    """Returns the attack, or the first of its stand-ins that is defined for so many classes, or None."""
+    """Returns the attack, or the first of its stand-ins that is defined for `classes` classes, or None."""
     while name is not None and ATTACKS[name].fewest_classes > classes:
         name = ATTACKS[name].stand_in
     return name

@@ -268,7 +268,7 @@ class Engine:
         clean_correct: (N,) bool.
         clean_loss: (N,) float32, cross-entropy without attack.
         cache: where finished batches are kept; at first nowhere.
-        line_up: the attacks that the settings stand for with so many classes.
+        line_up: the attacks that the settings stand for with the number of classes.
     """
 
     def __init__(

@@ -118,7 +118,8 @@ def model_settings(
 def recorded_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what stored settings of a training tell about its network, as arguments of `build`.
 
-    Records of before these settings existed lack "shortcut" and "stride_in", and mean the textbook's network.
+    Records from before these settings existed lack "shortcut" and "stride_in", and mean the textbook's
+    network.
 
     Args:
         record: the settings by name, with "model" among them, from a config.json or a manifest.

@@ -28,7 +28,9 @@ from advtf.settings.fields import OPEN, Settings, is_optional, setting, show, sw
 USAGE_EXIT_CODE = 2
 HELP_WORDS = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")
 OTHER_FLAGS = ("help", "version", "flagfile")  # of every command, beside its settings
-RECIPE_HELP = "an experiment of a paper by name, list: all of them; what is given beside it counts more"
+RECIPE_HELP = (
+    "name of an experiment of a paper; list: print all names; flags given beside it override its own"
+)
 HELP_COLUMN = 31  # where the descriptions begin
 
 
@@ -260,7 +262,8 @@ def help_text(
     for section, entries in sections.items():
         lines += [f"{section}:", *entries, ""]
     lines.append(
-        "Also: --flagfile=FILE reads flags from a file; the last of several values counts. --version."
+        "Also: --flagfile=FILE reads flags from a file; the last of several values counts. "
+        "--version prints the version."
     )
     return "\n".join([*lines, *epilogue]).strip()
 

@@ -327,8 +327,8 @@ class Settings:
     def identity(self, *sections: str) -> dict[str, Any]:
         """Returns what tells results of these settings from others: the settings of some sections, or all.
 
-        A setting that has its value of before it existed is left out, so that results of that time are
-        continued.
+        A setting whose value is what the program did before the setting existed is left out, so that results
+        from that time are continued.
         """
         fields = dataclasses.fields(self)
         chosen = [field for field in fields if not sections or field.metadata["section"] in sections]

@@ -154,7 +154,7 @@ def _resolved(name: str, includer: Path | None) -> Path:
 
 
 def _lines(file: Path) -> list[str]:
-    """Returns the flags in a flagfile; empty lines and those that begin with # or // say nothing.
+    """Returns the flags in a flagfile; empty lines and those that begin with # or // are skipped.
 
     Raises:
         UsageError: it cannot be read, or a line is not a flag.

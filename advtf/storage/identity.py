@@ -36,7 +36,7 @@ def new_id() -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """A run, as those know it that it has made.
+    """A run, as the exports that it has made know it.
 
     Attributes:
         id: what `new_id` returned when the run started.

@@ -29,7 +29,7 @@ SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM has come: whatever treats Ctrl-C well treats it well, too."""
+    """SIGTERM has arrived. Whatever handles Ctrl-C handles it in the same way."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class RunDirectory:
                 f"out_dir must not hold {article} {found}. Received: {self.path}. Choose another --out_dir."
             )
         if state == "foreign" and self.config.exists():
-            self.read_config()  # what is damaged is said to be so
+            self.read_config()  # damage is reported as damage
         if resume:
             if state in ("new", "foreign"):
                 raise UsageError(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from advtf.errors import UsageError
+from advtf.errors import UsageError, quantity
 from advtf.settings.fields import Settings, choice, numbers, real, setting, switch, texts, whole
 from advtf.settings.threat import NEGLIGIBLE_EPSILON
 
@@ -104,7 +104,8 @@ def _check_hessian(settings: HessianSettings, models: int) -> None:
         value = getattr(settings, name)
         if value is not None and value < least:
             raise UsageError(
-                f"{name} must be at least {least} for so many eigenvalues. Received: {name}={value}. "
+                f"{name} must be at least {least} for {quantity(pairs, 'eigenvalue')}. "
+                f"Received: {name}={value}. "
                 f"Raise --{name} or lower --eigenvalues."
             )
     if settings.eigen_tol < LEAST_TOLERANCE:

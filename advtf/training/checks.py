@@ -105,7 +105,7 @@ def checked(data, classifier: keras.Model, views: tuple[int, ...] = (1,), labell
 
     Raises:
         UsageError: the images are not uint8 or float in [0, 1] or have another shape than the classifier
-            takes, the labels are not class numbers, a weight is negative or not finite, or what came is
+            takes, the labels are not class numbers, a weight is negative or not finite, or it is
             something else. A dataset raises it in `reported`, when the batch is drawn.
     """
     source = data[0]

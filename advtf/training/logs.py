@@ -161,7 +161,7 @@ def truncate_events(log_dir: str | Path, epochs: int) -> None:
 
     Args:
         log_dir: the folder of the event files; it may be missing.
-        epochs: the number of finished epochs that stay. A record torn by a kill goes in any case.
+        epochs: the number of finished epochs that stay. A record that a kill has torn is removed in any case.
     """
     for path in sorted(Path(log_dir).rglob(EVENT_FILES)):
         kept = path.with_name(f".{path.name}.partial")

@@ -13,7 +13,8 @@ def require_training_memory(config: TrainConfig) -> None:
     """Checks that the images and a training step fit into the memory of this machine.
 
     Both are lower estimates: the images are counted as they lie in memory, a byte for each value, and the
-    step by `advtf.models.training_bytes`, where a mirrored strategy counts as one image on this machine.
+    step by `advtf.models.training_bytes`. With a mirrored strategy the step counts with a batch of one image,
+    because each device holds a share of the batch.
 
     Args:
         config: the settings of the training. A data set that is not in `DATASETS` counts by its smallest

@@ -111,7 +111,7 @@ class TrainConfig(Settings):
     shortcut: str | None = setting(
         "model",
         choice(VARIANTS["shortcut"]),
-        "what 1×1 shortcuts take, for preact_resnet18, wide_resnet; activated: the textbook's",
+        "input of the 1×1 shortcuts, for preact_resnet18, wide_resnet; activated: the textbook's",
         earlier=lambda stored: earlier_variant(stored.get("model"), "shortcut"),
     )
     stride_in: str | None = setting(
@@ -164,7 +164,7 @@ class TrainConfig(Settings):
     eps_max: float | None = setting("epsilon", real(), "end of the course of ε, which is clipped at eps")
     epochs: int = setting("epsilon", whole(1), "length of the training, in epochs")
     steps_per_epoch: int | None = setting(
-        "epsilon", whole(1), "shorten every epoch to so many steps; none: all the data", None
+        "epsilon", whole(1), "number of steps of every epoch, to shorten it; none: all the data", None
     )
     periods: tuple[int | float, ...] = setting(
         "epsilon",
@@ -371,10 +371,10 @@ class RunOptions(CommandOptions):
         "files", real(open_low=True), "minutes between two checkpoints inside an epoch", 10.0
     )
     dynamics_steps: int | None = setting(
-        "files", whole(1), "record so many first and last updates in dynamics.npz; none: nothing", None
+        "files", whole(1), "number of first and of last updates in dynamics.npz; none: no such file", None
     )
     input_every: int | None = setting(
-        "files", whole(1), "log the input loss landscape every so many epochs; none: never", None
+        "files", whole(1), "epochs between two logs of the input loss landscape; none: no log", None
     )
     input_examples: int = setting(
         "files", whole(1), "images of the input loss landscape, of training and of validation data each", 200

@@ -320,7 +320,7 @@ CONVERT = [
         "--image_size=0", "--image_size=-3", f"--image_size={HUGE}", "--image_size=32x32", beside=CHECKPOINT
     ),
     *each("--shortcut=row", "--shortcut=", "--stride_in=3", beside=CHECKPOINT),
-    ([*CHECKPOINT, "--check_images=missing.npz"], r"check_images must be an NPZ .* missing\.npz, .* no file"),
+    ([*CHECKPOINT, "--check_images=missing.npz"], r"check_images must be an .* missing\.npz, .* not a file"),
     ([*CHECKPOINT, "--check_images=cut.npz"], r"check_images must be an NPZ file .*Received: cut\.npz"),
     ([*CHECKPOINT, "--check_images=state.npz"], r"arrays images and logits.* state\.npz with conv1"),
     ([*CHECKPOINT, "--check-images=x.npz"], "Did you mean --check_images"),

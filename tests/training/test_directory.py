@@ -141,9 +141,9 @@ def test_exports_of_another_run_are_never_replaced(project):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("file", "which is no export"),
-        ("empty", "which is no export"),
-        ("link", "which is no export"),
+        ("file", "which is not an export"),
+        ("empty", "which is not an export"),
+        ("link", "which is not an export"),
         ("added", "holds notes.txt besides an export"),
         ("damaged", "whose manifest.json is damaged"),
         ("no id", "or made before runs had ids"),
