@@ -142,6 +142,7 @@ TABLE = {
     # The trainer
     "trainer: classifier": (call("AdversarialTrainer", "model.keras", "@attack", 0.1), "classifier"),
     "trainer: epsilon": (call("AdversarialTrainer", "@model", "@attack", -0.1), "epsilon=-0.1"),
+    "trainer: epsilon as text": (call("AdversarialTrainer", "@model", "@attack", "8:255"), "epsilon=8:255"),
     "trainer: epsilon nan": (call("AdversarialTrainer", "@model", "@attack", NAN), "epsilon=nan"),
     "trainer: mode": (
         call("AdversarialTrainer", "@model", "@attack", 0.1, attack_mode="eval"),

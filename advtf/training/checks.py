@@ -13,6 +13,7 @@ import math
 import re
 import types
 from collections.abc import Iterator
+from numbers import Integral
 
 import keras
 import numpy as np
@@ -131,10 +132,17 @@ def checked(data, classifier: keras.Model, views: tuple[int, ...] = (1,), labell
 
 def require_class_weight(class_weight: dict, classifier: keras.Model) -> None:
     """Raises UsageError unless `class_weight` maps classes of the classifier to numbers of at least 0."""
+    if not isinstance(class_weight, dict):
+        raise UsageError(
+            "class_weight must be a dictionary from class numbers to weights. "
+            f"Received: a {type(class_weight).__name__}."
+        )
     classes = (getattr(classifier, "output_shape", None) or [None])[-1]
     for label, weight in class_weight.items():
-        if classes is not None:
-            require_classes(label, label, classes)
+        whole = isinstance(label, Integral) and not isinstance(label, bool)
+        if not whole or not 0 <= label < (classes or math.inf):
+            numbers = f"class numbers in [0, {classes})" if classes else "class numbers"
+            raise UsageError(f"class_weight must have {numbers} as its keys. Received: {label!r}.")
         require_real(f"class_weight[{label}]", weight, 0.0)
 
 
@@ -229,6 +237,8 @@ def _require_structure(x, y, sample_weight, classifier, views, labelled) -> int 
     Returns:
         The number of classes; None where the classifier does not tell.
     """
+    if x is None:
+        raise UsageError("images must be given. Received: x=None.")
     images = _views(x, views)
     for view in images:
         _require_images(view, classifier)
@@ -246,6 +256,8 @@ def _require_structure(x, y, sample_weight, classifier, views, labelled) -> int 
     if not dtype.is_integer:
         hint = ' Use y.astype("int32") of class numbers.' if dtype.is_floating or dtype.is_bool else ""
         raise UsageError(f"labels must be integers (batch,). Received: y of dtype {dtype.name}.{hint}")
+    if isinstance(sample_weight, dict | list | tuple):
+        raise UsageError(f"sample weights must be one array (N,). Received: {_said(sample_weight)}.")
     shape = None if sample_weight is None else _shape(sample_weight)
     if shape is not None and not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
         raise UsageError(f"sample weights must be (batch,). Received: a shape of {tuple(shape)}.")

@@ -18,7 +18,7 @@ from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence
 from advtf.data.arrays import to_unit_float
 from advtf.errors import UsageError, one_of
 from advtf.runtime import true_float32
-from advtf.settings.threat import NORMS, require_radius
+from advtf.settings.threat import NORMS, read_radius
 from advtf.storage.builders import builder_call, is_known, serialized
 from advtf.training.checks import (
     checked,
@@ -123,9 +123,9 @@ class AdversarialTrainer(keras.Model):
                 f"Received: attack_mode={attack_mode}, awp={awp}, second_order={self.objective.second_order}."
             )
         self.seed = int(seed)
-        target = require_radius("epsilon", epsilon, norm_of(attack))
+        target = read_radius("epsilon", epsilon, norm_of(attack))
         if eval_epsilon is not None:
-            eval_epsilon = require_radius("eval_epsilon", eval_epsilon, norm_of(self.eval_attack))
+            eval_epsilon = read_radius("eval_epsilon", eval_epsilon, norm_of(self.eval_attack))
         self._targets = target, eval_epsilon
         self.epsilon = self._scalar("epsilon", target)
         self.eval_epsilon = self._scalar("eval_epsilon", target if eval_epsilon is None else eval_epsilon)

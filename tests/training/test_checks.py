@@ -168,12 +168,16 @@ def test_other_refused_data(trainer):
         ((X, Y), {"sample_weight": np.full(6, -1.0)}, r"sample weights must .* \[-1, -1\]"),
         ((X, Y), {"sample_weight": np.full(6, np.nan)}, r"sample weights must .* \[nan, nan\]"),
         ((X, Y), {"sample_weight": np.ones((6, 3))}, r"sample weights must be \(batch,\)"),
+        ((X, Y), {"sample_weight": [1.0] * 6}, r"sample weights must be one array .* a list of 6"),
+        ((None, Y), {}, "images must be given"),
         ((tf.ragged.constant([[1.0], [0.5, 0.2]]), Y), {}, "must be dense"),
     ]
     for given, settings, message in cases:
         refused(trainer, message, *given, **settings)
     for weight, message in (
-        ({3: 1.0}, r"labels must be in \[0, 3\)"),
+        ({3: 1.0}, r"class numbers in \[0, 3\) as its keys\. Received: 3"),
+        ({"a": 1.0}, "Received: 'a'"),
+        ([1.0, 2.0, 1.0], "class_weight must be a dictionary .* a list"),
         ({0: -1.0}, r"class_weight\[0\] must"),
     ):
         with pytest.raises(UsageError, match=message):
