@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from advtf import __version__
 from advtf.errors import UsageError, disk_full, room_for
 
 
@@ -166,14 +167,15 @@ def provenance() -> dict:
 
 def versions() -> dict:
     """Returns the versions of Python and of the packages that the numbers depend on."""
-    packages = ("advtf", "tensorflow", "keras", "numpy", "tensorflow-datasets")
-    return {"python": platform.python_version()} | {package: _version(package) for package in packages}
+    packages = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
+    own = {"python": platform.python_version(), "advtf": __version__}
+    return own | {package: _version(package) for package in packages}
 
 
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree, or under another name
+    except importlib.metadata.PackageNotFoundError:  # installed under another name, such as tensorflow-cpu
         return "unknown"
 
 
