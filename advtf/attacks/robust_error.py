@@ -10,6 +10,7 @@ from advtf.attacks.attack import Attack, LogitsFn
 from advtf.attacks.losses import is_correct
 from advtf.errors import UsageError
 from advtf.runtime import progress, true_float32
+from advtf.settings.threat import read_radius
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,13 @@ def robust_error(
         The errors, and which examples were classified correctly.
 
     Raises:
-        UsageError: there are no batches.
+        UsageError: there are no batches, or `epsilon` is no radius.
     """
+    radius = read_radius("epsilon", epsilon, None)
 
     @tf.function(reduce_retracing=True, jit_compile=jit_compile)
     def measure(x, y, batch_seed):
-        x_adv = attack(logits_fn, x, y, tf.constant(epsilon, tf.float32), batch_seed)
+        x_adv = attack(logits_fn, x, y, tf.constant(radius, tf.float32), batch_seed)
         clean = is_correct(y, logits_fn(x))
         return clean, clean * is_correct(y, logits_fn(x_adv))
 

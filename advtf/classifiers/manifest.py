@@ -172,13 +172,13 @@ def require_saved_model(path: str | os.PathLike, name: str = "model") -> None:
 
 
 def weights_digest(path: str | os.PathLike) -> str:
-    """Returns a hexadecimal digest of the weights of a SavedModel, which a copy of it shares.
+    """Returns a hexadecimal digest of the graph and the weights of a SavedModel, which a copy of it shares.
 
     Args:
         path: its folder.
     """
     digest = hashlib.sha256()
-    for file in sorted(Path(path).glob("variables/variables.*")):
+    for file in sorted([*Path(path).glob("saved_model.pb"), *Path(path).glob("variables/variables.*")]):
         with open(file, "rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()
@@ -287,7 +287,7 @@ def require_replaceable(path: Path, overwrite: bool, name: str = "path") -> None
         if not overwrite:
             raise UsageError(
                 f"{name} must be free. Received: {name}={path}, which holds an export. "
-                f"Choose another {name}, or pass overwrite=True."
+                f"Choose another {name}, or pass overwrite=True (--overwrite)."
             )
     require_writable(path.parent, name)
 

@@ -17,6 +17,11 @@ def machine_memory() -> int:
         return memory
 
 
+def has_gpu() -> bool:
+    """Tells whether the machine shows a GPU of NVIDIA, whose memory is not known before TensorFlow starts."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
 def require_memory(what: str, needed: int, received: str, remedy: str) -> None:
     """Checks that something fits into memory, which the system would answer by a silent kill.
 

@@ -14,6 +14,7 @@ from advtf.errors import UsageError, disk_full
 from advtf.storage.files import write_atomically, write_json
 
 IDENTITY = "identity.json"
+MARK = "is_cached"  # an array of every file that a cache writes; other files are left alone
 SCHEME = "2:"  # begins a fingerprint; the first version's have no beginning, and knew no types and shapes
 
 
@@ -101,14 +102,14 @@ class ResultCache:
             return None
         try:
             with np.load(self._file(name), allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
+                return {key: file[key] for key in file.files if key != MARK}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
 
     def put(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keeps arrays under `name`; their file is there whole or not at all."""
         if self._folder:
-            write_atomically(self._file(name), lambda file: np.savez(file, **arrays))
+            write_atomically(self._file(name), lambda file: np.savez(file, **arrays, **{MARK: True}))
 
     def drop(self, prefix: str) -> None:
         """Forgets every name that starts with `prefix`."""
@@ -123,8 +124,16 @@ class ResultCache:
 def clear(folder: str | Path | None) -> None:
     """Removes the results of a `ResultCache`, and its folder unless there are other files in it."""
     if folder and (Path(folder) / IDENTITY).exists():
-        parts = [file for pattern in ("*.npz", ".*.partial") for file in Path(folder).glob(pattern)]
-        for file in [*parts, Path(folder) / IDENTITY]:
+        results = [file for file in Path(folder).glob("*.npz") if _is_marked(file)]
+        for file in [*results, *Path(folder).glob(".*.partial"), Path(folder) / IDENTITY]:
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             Path(folder).rmdir()
+
+
+def _is_marked(file):
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return MARK in arrays
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return False

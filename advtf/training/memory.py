@@ -2,7 +2,7 @@
 
 from advtf.data.registry import DATASETS, DataSet
 from advtf.models import parameter_count, training_bytes
-from advtf.settings.memory import require_memory
+from advtf.settings.memory import has_gpu, require_memory
 from advtf.training.settings import TrainConfig
 
 # A lower bound for data sets whose images are not known before they are read.
@@ -14,7 +14,8 @@ def require_training_memory(config: TrainConfig) -> None:
 
     Both are lower estimates: the images are counted as they lie in memory, a byte for each value, and the
     step by `advtf.models.training_bytes`. With a mirrored strategy the step counts with a batch of one image,
-    because each device holds a share of the batch.
+    because each device holds a share of the batch. Where there is a GPU, the activations are in its memory and
+    do not count; the weights count, because they are initialised and saved on the machine.
 
     Args:
         config: the settings of the training. A data set that is not in `DATASETS` counts by its smallest
@@ -36,7 +37,7 @@ def require_training_memory(config: TrainConfig) -> None:
     )
     network = config.model, (height, width, channels), entry.num_classes or _FEWEST_CLASSES
     size = ", ".join(f"{name}={value}" for name, value in config.network.items() if value is not None)
-    batch = 1 if config.strategy == "mirrored" else config.batch_size
+    batch = 0 if has_gpu() else 1 if config.strategy == "mirrored" else config.batch_size
     require_memory(
         "a training step",
         training_bytes(*network, batch, **config.network),

@@ -97,3 +97,16 @@ def test_no_examples_is_an_error():
 def test_percentages():
     result = RobustError(np.array([True, True, True, False]), np.array([True, False, False, False]))
     assert (result.examples, result.clean_error, result.robust_error) == (4, 25.0, 75.0)
+
+
+def test_epsilon_may_be_a_fraction_and_must_be_a_radius():
+    seen = []
+
+    def attack(logits_fn, x, y, epsilon, seed):
+        tf.py_function(lambda value: seen.append(float(value)), [epsilon], [])
+        return x
+
+    robust_error(threshold, batches_of(PIXELS, LABELS, 4), attack, "8/255")
+    assert seen[0] == pytest.approx(8 / 255)
+    with pytest.raises(UsageError, match="epsilon must be"):
+        robust_error(threshold, batches_of(PIXELS, LABELS, 4), attack, "8/x")

@@ -32,7 +32,7 @@ def test_too_few_classes_name_what_works():
 
 
 FOUR, THREE = ("apgd_ce", "apgd_t", "fab_t", "square"), ("apgd_ce", "apgd_dlr", "fab_t", "square")
-FEWER = "which requires 4 classes and not"
+FEWER = "which requires at least 4 classes, and there are"
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,13 @@ def test_clearing_removes_the_results_and_a_folder_that_holds_nothing_else(tmp_p
         ResultCache(tmp_path / name, fingerprint(1)).put("a", {"a": np.ones(2)})
         (tmp_path / name / ".b.npz.partial").write_bytes(b"killed")
     (tmp_path / "mine" / "notes.txt").write_text("years of work")
+    np.savez(tmp_path / "mine" / "photos.npz", a=np.ones(2))
     for name in ("mine", "state", "absent", None):
         clear(name and tmp_path / name)
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
         "mine",
         "mine/notes.txt",
+        "mine/photos.npz",
     ]
 
 

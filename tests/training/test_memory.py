@@ -12,6 +12,7 @@ from advtf.training.settings import TrainConfig
 
 def require(monkeypatch, available, **settings):
     monkeypatch.setattr(memory, "machine_memory", lambda: available)
+    monkeypatch.setattr("advtf.training.memory.has_gpu", lambda: False)
     require_training_memory(TrainConfig.of(settings))
 
 
@@ -56,3 +57,13 @@ def test_the_entry_of_digits_is_what_the_set_has():
     data, entry = load("digits"), DATASETS["digits"]
     assert data.input_shape == entry.input_shape and data.num_classes == entry.num_classes
     assert len(data.train) + len(data.test) == entry.examples  # nothing is held out
+
+
+def test_on_a_gpu_the_weights_count_and_the_activations_do_not(monkeypatch):
+    settings = dict(model="wide_resnet", dataset="cifar10", batch_size=512)
+    with pytest.raises(UsageError, match="a training step must fit into memory"):
+        require(monkeypatch, 16 * 10**9, **settings)
+    monkeypatch.setattr("advtf.training.memory.has_gpu", lambda: True)
+    require_training_memory(TrainConfig.of(settings))
+    with pytest.raises(UsageError, match="width=100000"):
+        require_training_memory(TrainConfig.of({"model": "resnet18", "width": 100_000}))
