@@ -376,8 +376,8 @@ class LeftOut(NamedTuple):
         entry = ATTACKS[self.attack]
         change = f"with {self.stand_in} in place of" if self.stand_in else "without"
         return (
-            f"{SUITES[self.suite].label} {change} {self.attack}, which requires at least {entry.fewest_classes} "
-            f"classes, and there are {self.classes}: {entry.because}."
+            f"{SUITES[self.suite].label} {change} {self.attack}, which requires at least "
+            f"{entry.fewest_classes} classes, and there are {self.classes}: {entry.because}."
         )
 
     def to_json(self) -> dict:

@@ -14,8 +14,8 @@ def require_training_memory(config: TrainConfig) -> None:
 
     Both are lower estimates: the images are counted as they lie in memory, a byte for each value, and the
     step by `advtf.models.training_bytes`. With a mirrored strategy the step counts with a batch of one image,
-    because each device holds a share of the batch. Where there is a GPU, the activations are in its memory and
-    do not count; the weights count, because they are initialised and saved on the machine.
+    because each device holds a share of the batch. Where there is a GPU, the activations are in its
+    memory and do not count; the weights count, because they are initialised and saved on the machine.
 
     Args:
         config: the settings of the training. A data set that is not in `DATASETS` counts by its smallest
