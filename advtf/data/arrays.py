@@ -1,5 +1,7 @@
 """Checks of in-memory images and labels, and the fixed rule that holds examples out."""
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -58,6 +60,8 @@ def require_unit_range(name: str, low: float, high: float, hint: str = "") -> No
     """
     if not (low >= 0 and high <= 1):  # a NaN fails this, too
         advice = f" Divide by 255{hint}." if low >= 0 and high > 1 else ""
+        if math.isnan(low) or math.isnan(high):
+            advice = " Leave out the images that hold NaN, or mend them."
         raise UsageError(
             f"{name} must be finite and in [0, 1]. Received: values in [{low:g}, {high:g}].{advice}"
         )

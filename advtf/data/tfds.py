@@ -55,11 +55,12 @@ def read(
         if order == "published":
             images, labels, checked = _read_published(builder, name, splits[part], keys, shape)
             if checked < min(first or len(labels), len(labels)):
+                known = f"only the first {checked}" if checked else "none"
                 remedy = f" or use the first {checked} images only," if checked and parts == ("test",) else ""
                 raise UsageError(
                     "order=published needs prepared data in which the places of the published files are "
-                    f"known. Received: {builder.data_path}, split {splits[part]}, where the first {checked} "
-                    f"of {len(labels)} images are those of the files. Use --order=stored,{remedy} or prepare "
+                    f"known. Received: {builder.data_path}, split {splits[part]}, where the place of "
+                    f"{known} of {len(labels)} images is known. Use --order=stored,{remedy} or prepare "
                     "the data anew with TFDS."
                 )
         else:

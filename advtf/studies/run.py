@@ -181,7 +181,7 @@ def describe(settings: CommonSettings, run: AnalysisDirectory) -> str:
     if settings.dataset:
         order = " in the published order" if settings.order == "published" else ""
         images = quantity(settings.num_examples, f"{settings.split} image")
-        lines["data"] = f"{settings.dataset}, first {images}{order}"
+        lines["data"] = f"{settings.dataset}, at most {images}, the first ones{order}"
         pgd = describe_pgd(
             settings.norm,
             settings.eps,

@@ -31,6 +31,7 @@ _MONITORING = (
 )
 # The metrics of a trainer that a callback can monitor, of which more is better.
 ACCURACIES = ("clean_accuracy", "robust_accuracy")
+VALIDATED = ("val_loss", "val_clean_accuracy", "val_robust_accuracy")
 
 
 class NonFiniteLoss(RuntimeError):
@@ -56,7 +57,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             )
 
 
-def ready_callbacks(callbacks) -> list[keras.callbacks.Callback]:
+def ready_callbacks(callbacks, validates: bool = True) -> list[keras.callbacks.Callback]:
     """Returns the callbacks of a training, checked, with `StopOnNonFiniteLoss` among them.
 
     Keras knows the direction of the loss and of metrics of its own only. Here "auto" becomes "max" for the
@@ -64,9 +65,10 @@ def ready_callbacks(callbacks) -> list[keras.callbacks.Callback]:
 
     Args:
         callbacks: None, a callback, or a list of them.
+        validates: whether the training is given validation data.
 
     Raises:
-        UsageError: a callback monitors what no trainer logs, or does not say in which direction.
+        UsageError: a callback monitors what the training does not log, or does not say in which direction.
     """
     callbacks = [callback for callback in keras.tree.flatten(callbacks) if callback is not None]
     for callback in callbacks:
@@ -78,6 +80,13 @@ def ready_callbacks(callbacks) -> list[keras.callbacks.Callback]:
                 f"val_clean_accuracy, val_loss. Received: monitor={monitor}."
             )
         if isinstance(callback, _MONITORING):
+            is_used = getattr(callback, "save_best_only", True)
+            if is_used and not validates and monitor in VALIDATED:
+                raise UsageError(
+                    f"{type(callback).__name__} with monitor={monitor} needs validation data. "
+                    "Received: none. Give fit validation_data or validation_split, or monitor "
+                    f"{name}."
+                )
             if callback.mode == "auto" and name in ACCURACIES:
                 callback.mode = "max"
             if callback.mode == "auto" and name != "loss":

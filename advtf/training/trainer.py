@@ -411,7 +411,8 @@ class AdversarialTrainer(keras.Model):
             NonFiniteLoss: the loss became NaN or infinite.
         """
         if self.compiled:  # else Keras says so
-            callbacks = self._ready(callbacks, class_weight)
+            validates = validation_data is not None or validation_split > 0
+            callbacks = self._ready(callbacks, class_weight, validates)
             x = checked((x, y, sample_weight), self.classifier, (self.objective.views,))
             validation_data = self._checked_validation(validation_data)
         with reported():
@@ -430,7 +431,7 @@ class AdversarialTrainer(keras.Model):
                 **settings,
             )
 
-    def _ready(self, callbacks, class_weight):
+    def _ready(self, callbacks, class_weight, validates):
         weights = self.classifier.trainable_variables
         if not self._optimized.issuperset(map(id, weights)):
             raise UsageError(
@@ -445,7 +446,7 @@ class AdversarialTrainer(keras.Model):
         require_class_weight(class_weight or {}, self.classifier)
         if isinstance(callbacks, keras.callbacks.CallbackList):
             return callbacks
-        callbacks = ready_callbacks(callbacks)
+        callbacks = ready_callbacks(callbacks, validates)
         for callback in callbacks:
             if isinstance(callback, keras.callbacks.ModelCheckpoint) and not callback.save_weights_only:
                 self._require_savable(callback.filepath)  # now, and not after the first epoch

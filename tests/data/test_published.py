@@ -95,19 +95,19 @@ def test_resized_images_are_checked_before_they_are_resized(folder):
 
 
 def test_images_that_are_not_those_of_the_files_are_refused(folder, monkeypatch):
-    with pytest.raises(UsageError, match=r"the first 1000 of 2050.*Use --order=stored, or prepare"):
+    with pytest.raises(UsageError, match=r"only the first 1000 of 2050.*Use --order=stored, or prepare"):
         sets.load("renumbered", folder, order="published")
     with pytest.raises(UsageError, match=r"split test, .* 1000 of 1100 .* or use the first 1000 images only"):
         sets.load_test("renumbered", folder, order="published")
     assert len(sets.load_test("renumbered", folder, order="published", first=1000)[0]) == 1000
     monkeypatch.setitem(published.MNIST_FILES, "test", ("0" * 32, "0" * 32))
-    with pytest.raises(UsageError, match="the first 0 of 1100"):
+    with pytest.raises(UsageError, match="the place of none of 1100 images"):
         sets.load_test("like_mnist", folder, order="published", first=1)
 
 
 def test_ids_that_do_not_count_the_images_are_refused(tmp_path, files, monkeypatch):
     prepare(tmp_path, "like_cifar", files, lambda split, i: f"{split}_{i + 1:05d}")
-    with pytest.raises(UsageError, match="the first 0 of 2050"):
+    with pytest.raises(UsageError, match="the place of none of 2050 images"):
         sets.load("like_cifar", str(tmp_path), order="published")
 
 

@@ -136,7 +136,8 @@ def test_the_plan_in_a_few_lines(inside):
     run, settings, _ = plan({"study": "hessian,density", "model": LAST, "num_examples": 1500}, {})
     lines = analysis_run.describe(settings, run).splitlines()
     assert [line.split()[0] for line in lines] == ["study", "model", "data", "attack", "output"]
-    assert "mnist, first 1,500 train images" in lines[2] and "ε 0.3, 33 steps of 0.01" in lines[3]
+    assert "mnist, at most 1,500 train images, the first ones" in lines[2]
+    assert "ε 0.3, 33 steps of 0.01" in lines[3]
     assert run.resume_command == ("python -m advtf.analyze --out_dir=runs/analyze-r-last --resume")
 
 

@@ -447,6 +447,10 @@ def test_callbacks_of_keras(tmp_path):
 
 
 NOT_CALLED = {
+    "no validation": (
+        keras.callbacks.EarlyStopping("val_robust_accuracy"),
+        "monitor=val_robust_accuracy needs validation data",
+    ),
     "accuracy": (keras.callbacks.EarlyStopping("val_accuracy"), "Received: monitor=val_accuracy"),
     "unknown direction": (keras.callbacks.EarlyStopping("gradient_norm"), "Give mode='max' or mode='min'"),
 }
