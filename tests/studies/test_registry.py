@@ -114,7 +114,7 @@ def test_a_script_can_give_its_study_to_the_command(tmp_path):
         return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     helped = command("--help").stdout
-    assert "what is added [0.25]" in helped and "theory,mine}" in helped
+    assert "what is added [0.25]" in helped and "theory, mine}" in " ".join(helped.split())
     done = command("--study=mine", "--added=1/2", "--out_dir=out")
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "out" / "mine" / "mine.json")["sum"] == 1.5
