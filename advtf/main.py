@@ -50,6 +50,7 @@ def main(argv: list[str]) -> None:
         if run.state() == "finished":
             print(f"{run.path} is finished; its results are in {run.results}.")
             return
+        run.require_undamaged()
         require_training_memory(config)
     run = run.exporting(
         options.export_dir,

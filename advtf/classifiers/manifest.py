@@ -17,6 +17,13 @@ MANIFEST = "manifest.json"
 KINDS = {"classifier": "logits", "ensemble": "log_probabilities"}  # kind of an export -> what it returns
 OUTPUTS = ("logits", "probabilities")  # what its user may say that a SavedModel returns
 ENTRIES = {"name": str, "kind": str, "output": str, "input": dict, "num_classes": int}  # what all have
+MORE = {  # what trainings and conversions add
+    **dict.fromkeys(("dataset", "network"), str),
+    **dict.fromkeys(("versions", "run", "images", "test"), dict),
+    **dict.fromkeys(("converted_from", "settings", "reference_logits"), dict),
+    "epoch": int | None,
+    "members": list,
+}
 TRAINING = {  # what is read of the training's settings in the entry "config", where there is one
     **dict.fromkeys(("dataset", "model", "norm", "random_start", "activation"), str),
     **dict.fromkeys(("shortcut", "stride_in", "order"), str | None),
@@ -51,8 +58,8 @@ def make_manifest(name: str, kind: str, shape: tuple, num_classes: int, metadata
     """Returns the manifest of an export: format, description, versions, then `metadata`, all JSON-ready.
 
     Raises:
-        UsageError: `metadata` uses one of the manifest's own keys, holds what JSON cannot, or has a
-            "config" that is no object of settings.
+        UsageError: `metadata` uses one of the manifest's own keys, holds what JSON cannot, or has an entry
+            of another type than `MORE` and `TRAINING` say.
     """
     own = {"format": FORMAT, "format_version": FORMAT_VERSION} | describe(name, kind, shape, num_classes)
     own["versions"] = versions()
@@ -62,7 +69,10 @@ def make_manifest(name: str, kind: str, shape: tuple, num_classes: int, metadata
     manifest = own | {str(key): jsonable(value, str(key)) for key, value in metadata.items()}
     wrong = _wrong(manifest)
     if wrong:
-        raise UsageError(f'the "config" of metadata must be settings of a training. Received: {wrong}.')
+        raise UsageError(
+            "metadata must have the types of a manifest's entries, and settings of a training in its "
+            f'"config". Received: {wrong}. Choose another name for an entry of your own.'
+        )
     return manifest
 
 
@@ -111,7 +121,7 @@ def _wrong(manifest):
         return f"without {', '.join(sorted(missing))}"
     training = manifest.get("config")
     config = training if isinstance(training, Mapping) else {}
-    for entries, types in ((manifest, ENTRIES), (config, TRAINING)):
+    for entries, types in ((manifest, ENTRIES | MORE), (config, TRAINING)):
         for name in sorted(types.keys() & entries.keys()):
             value = entries[name]
             huge = isinstance(value, int) and abs(value) >= 2**31

@@ -187,6 +187,7 @@ class EvaluationDirectory(RunDirectory):
     command = "evaluate"
     own_files = ("evaluation.json", "examples.npz", "adversarial_examples.npz", "config.json")
     own_folders = ("figures", "state")
+    own_result = "attacks"
 
     @property
     def examples(self) -> Path:

@@ -4,8 +4,11 @@ import json
 import os
 from pathlib import Path
 
-from advtf.errors import UsageError, room_for
+from advtf.errors import UsageError, quantity, room_for
 from advtf.storage.files import write_atomically
+
+GIVEN = "Give the metrics.jsonl of a run, restored from a copy if it is damaged."  # remedies
+OWN = "Restore it from a copy, or start again with --overwrite."
 
 
 def append(path: str | Path, record: dict) -> None:
@@ -24,23 +27,28 @@ def append(path: str | Path, record: dict) -> None:
         os.fsync(file.fileno())
 
 
-def read(path: str | Path) -> list[dict]:
+def read(path: str | Path, remedy: str = GIVEN) -> list[dict]:
     """Reads all records.
 
-    A last line that is not whole JSON is skipped: the process was killed while writing it.
+    A last line that is not a whole record is skipped if the process may have been killed while writing it:
+    it has no end, or begins as a record does.
+
+    Args:
+        path: the file.
+        remedy: what the message about a damaged file advises.
 
     Raises:
         UsageError: no such file, or a line other than the last is not a JSON object of numbers and nulls.
     """
-    lines = _text(path).splitlines()
+    text = _text(path)
+    lines = text.splitlines()
     records = [_parse(line) for line in lines]
-    if records and records[-1] is None:
+    if records and records[-1] is None and (not text.endswith("\n") or lines[-1][:1] in ("", "{", "\0")):
         records.pop()
     if None in records:
         raise UsageError(
             "every line of a metrics file must be one JSON object whose values are numbers. Received: "
-            f"{path}, line {records.index(None) + 1}: {lines[records.index(None)][:40]!r}. "
-            "Give the metrics.jsonl of a run, restored from a copy if it is damaged."
+            f"{path}, line {records.index(None) + 1}: {lines[records.index(None)][:40]!r}. {remedy}"
         )
     return records
 
@@ -50,9 +58,16 @@ def truncate(path: str | Path, epochs: int) -> None:
 
     A run that continues calls it, because what was logged after the checkpoint will be logged again. The file
     is replaced atomically; a missing file stays missing.
+
+    Raises:
+        UsageError: the file is damaged, or holds no record of epochs that are finished.
     """
     if Path(path).exists():
-        kept = [record for record in read(path) if (record.get("epoch") or 0) <= epochs]
+        kept = [record for record in read(path, OWN) if (record.get("epoch") or 0) <= epochs]
+        if epochs and not kept:
+            raise UsageError(
+                f"{path} must hold the records of {quantity(epochs, 'finished epoch')}. Received: none. {OWN}"
+            )
         _rewrite(Path(path), kept[:epochs])
 
 

@@ -43,6 +43,7 @@ class RunDirectory:
         own_files: what the run writes beside its folders. The first one holds the final numbers and is
             written last; the last one marks a run and is removed last.
         own_folders: folders that the run writes.
+        own_result: the entry of the final numbers, a JSON object or list, that every such run has written.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class RunDirectory:
     command: ClassVar[str]
     own_files: ClassVar[tuple[str, ...]]
     own_folders: ClassVar[tuple[str, ...]]
+    own_result: ClassVar[str]
 
     @classmethod
     def choose(
@@ -80,7 +82,9 @@ class RunDirectory:
         else:
             run = cls(Path(out_dir or default))
             run._require_allowed(resume, overwrite)
-        if not (resume and run.state() == "finished"):  # its results may be read from anywhere
+        if resume and run.state() == "finished":  # its results may be read from anywhere
+            run._require_results()
+        else:
             require_writable(run.path, "--out_dir")
         return run
 
@@ -94,6 +98,12 @@ class RunDirectory:
             )
         if state == "foreign" and self.config.exists():
             self.read_config()  # damage is reported as damage
+            if resume:
+                raise UsageError(
+                    f"{self.config} must tell the kind of run and the version of advtf. Received: a JSON "
+                    "object without them, which is damaged or of another program. "
+                    "Restore it from a copy, or choose another --out_dir."
+                )
         if resume:
             if state in ("new", "foreign"):
                 raise UsageError(
@@ -227,6 +237,19 @@ class RunDirectory:
             )
         return record
 
+    def _require_results(self) -> None:
+        try:
+            record = json.loads(self.results.read_text(encoding="utf-8"))
+            whole = isinstance(record, dict) and isinstance(record.get(self.own_result), dict | list)
+            reason = None if whole else f"JSON without an entry {self.own_result!r}"
+        except (OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+        if reason is not None:
+            raise UsageError(
+                f"{self.results} must be the results that the run has written. Received: {reason}. Restore "
+                "it from a copy, or remove it and run the same command again, which writes it anew."
+            )
+
     def stored(self, settings: type[SettingsType], entry: str) -> SettingsType:
         """Returns the settings that config.json holds under `entry`.
 
@@ -349,14 +372,17 @@ class RunDirectory:
             kept = self.kept()
             kept = f" Kept: {kept}." if kept else ""
             again = self._continuation(" Free some space, then continue with: ")
-            again = again or " Free some space, then start again."
+            again = again if self.state() == "unfinished" else " Free some space, then start again."
             print(f"error: {full}{kept}{again}", file=sys.stderr)
             sys.exit(1)
         finally:
             signal.signal(signal.SIGTERM, previous)
 
     def _continuation(self, words: str) -> str:
-        return f"{words}{self.resume_command}" if self.state() == "unfinished" else ""
+        state = self.state()
+        if state == "new":
+            return " Nothing was written yet; run the same command again."
+        return f"{words}{self.resume_command}" if state == "unfinished" else ""
 
 
 def _terminate(number, frame):

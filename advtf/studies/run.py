@@ -47,6 +47,7 @@ class AnalysisDirectory(RunDirectory):
     command = "analyze"
     own_files = ("analysis.json", "config.json")
     own_folders = STUDIES
+    own_result = "studies"
 
     def stored_settings(self) -> CommonSettings:
         """Returns the settings the analysis was begun with.

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,9 @@ def load_state(path: Path) -> tuple[dict[str, list[np.ndarray]], dict]:
         UsageError: the file is missing, truncated, corrupt or no file of `save_state`.
     """
     try:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):  # NumPy would take it for a pickle, and advise to allow that
+                raise ValueError("no whole NPZ file")
         with np.load(path) as archive:
             meta = json.loads(str(archive[META]))
             groups: dict[str, list[np.ndarray]] = {}

@@ -2,11 +2,14 @@
 
 import dataclasses
 import os
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
 from advtf.classifiers import manifest
+from advtf.errors import UsageError
+from advtf.storage import jsonl
 from advtf.storage.run_directory import RunDirectory
 
 
@@ -24,6 +27,7 @@ class TrainingDirectory(RunDirectory):
     command = "main"
     own_files = ("evaluation.json", "examples.npz", "dynamics.npz", "metrics.jsonl", "config.json")
     own_folders = ("checkpoints", "snapshots", "tensorboard", "figures")
+    own_result = "results"
 
     @property
     def metrics(self) -> Path:
@@ -97,6 +101,21 @@ class TrainingDirectory(RunDirectory):
         if not isinstance(way, str):
             return None
         return Path(os.path.realpath(Path(os.path.realpath(self.path), way)))
+
+    def require_undamaged(self) -> None:
+        """Checks the files of an unfinished run that it reads again when it is continued, as far as is cheap.
+
+        Raises:
+            UsageError: the metrics are not lines of numbers, or a snapshot is not an NPZ file.
+        """
+        if self.metrics.exists():
+            jsonl.read(self.metrics, jsonl.OWN)
+        for path in sorted(self.snapshots.glob("*.npz")):
+            if not zipfile.is_zipfile(path):
+                raise UsageError(
+                    f"{path} must be a snapshot of the run. Received: no NPZ file. Restore it from a copy, "
+                    "or train again with --overwrite."
+                )
 
     def kept(self) -> str:
         """Returns which checkpoint the run continues from."""

@@ -69,6 +69,10 @@ def test_any_entry_of_another_type_ends_in_one_line(file):
     content = json.loads(file.read_text()) | {"run": {"id": "a" * 32, "directory": "../../x", "inode": 7}}
     read = {name: value for name, value in content["config"].items() if name in manifest.TRAINING}
     content |= {"config": read, "versions": {}}
+    content |= {name: {} for name in ("images", "test", "converted_from", "settings", "reference_logits")}
+    content |= {"network": "LeNet", "dataset": "digits", "epoch": None, "members": ["period1"]}
+    file.write_text(json.dumps(content))
+    assert manifest.read_manifest(file.parent) == content
     lines = set()
     for path, value, text in damaged(content):
         file.write_text(json.dumps(text))
@@ -91,6 +95,17 @@ def test_a_file_that_is_no_manifest_ends_in_one_line(file, text):
     for reader in (evaluation_plan, replacement):
         line = refused(reader)
         assert "\n" not in line and len(line) < 400 and REMEDY.search(line)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("run", 7), ("images", 1), ("test", [1]), ("network", []), ("epoch", "3"), ("versions", None)],
+)
+def test_an_entry_that_may_be_missing_has_its_type(file, name, value):
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {name: value}))
+    with pytest.raises(UsageError, match=rf"Received: {name}=.*; export the classifier again, or restore"):
+        manifest.read_manifest(file.parent)
 
 
 @pytest.mark.parametrize("name", sorted(manifest.ENTRIES))

@@ -24,6 +24,7 @@ from advtf.training.checkpoint import load_state
 from advtf.training.directory import TrainingDirectory
 from advtf.training.settings import RunOptions, TrainConfig
 
+RESULTS = {"results": {}, "attacks": {}, "studies": {}}  # what the three commands write, each its own
 REMEDY = re.compile(r"Restore|restored|[Cc]hoose|Leave|Add |Give|Name|start again|Use |Did you mean|must be")
 
 
@@ -114,12 +115,80 @@ def test_a_config_that_is_no_record_is_named_with_the_remedy(tmp_path, kind, fla
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
 
 
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]\n", "null", "{}", '{"results": 1, "attacks": 1, "studies": 1}']
+)
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [(trained, TrainingDirectory), (evaluated, EvaluationDirectory), (analyzed, AnalysisDirectory)],
+)
+def test_results_that_are_damaged_are_not_called_finished(tmp_path, make, kind, text):
+    run = make(tmp_path / "run")
+
+    def resumed():
+        return kind.choose(str(run.path), "", resume=True, overwrite=False)
+
+    run.results.write_text(json.dumps(RESULTS))
+    assert resumed().state() == "finished"
+    run.results.write_text(text)
+    with pytest.raises(
+        UsageError, match=rf"{run.results.name} .* Restore it from a copy, or remove it"
+    ) as line:
+        resumed()
+    assert "\n" not in str(line.value) and len(str(line.value)) < 500
+    run.results.unlink()
+    assert resumed().state() == "unfinished"
+
+
+@pytest.mark.parametrize("kind", [TrainingDirectory, EvaluationDirectory, AnalysisDirectory])
+def test_a_config_without_the_marks_of_a_run_is_named_where_one_is_continued(tmp_path, kind):
+    (tmp_path / "config.json").write_text('{"model": 3}')
+    with pytest.raises(UsageError, match=r"config\.json must tell .* damaged or of another .* Restore it"):
+        kind.choose(str(tmp_path), "", resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metrics.jsonl", "[]\n"),
+        ("metrics.jsonl", "years of work\n"),
+        ("metrics.jsonl", '{"epoch": 1}\n7\n'),
+        ("snapshots/best.npz", "1"),
+        ("snapshots/best.npz", ""),
+    ],
+)
+def test_a_training_names_its_damaged_files_before_it_starts_tensorflow(tmp_path, monkeypatch, name, text):
+    run = trained(tmp_path / "run")
+    run.snapshots.mkdir()
+    snapshot(run.snapshots / "best.npz")
+    run.metrics.write_text('{"epoch": 1, "loss": 0.5}\n{"epo')  # as a kill leaves it
+    run.require_undamaged()
+    (run.path / name).write_text(text)
+    monkeypatch.setattr(main, "_train_and_finish", lambda *_: pytest.fail("it has started"))
+    monkeypatch.setattr(
+        main.commands,
+        "given_flags",
+        lambda _, cls: {"out_dir": str(run.path), "resume": True} if cls is RunOptions else {},
+    )
+    with pytest.raises(UsageError, match=rf"{name}.*Restore it from a copy, or .* --overwrite") as line:
+        main.main([])
+    assert "\n" not in str(line.value) and "pickle" not in str(line.value)
+
+
+def test_metrics_that_lack_what_is_finished_are_refused(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epo')
+    jsonl.truncate(path, 0)
+    with pytest.raises(UsageError, match=r"the records of 2 finished epochs\. Received: none\. Restore it"):
+        jsonl.truncate(path, 2)
+
+
 @pytest.mark.parametrize("value", ["x", True, [1.0], {"a": 1}])
 def test_metrics_that_are_no_numbers_are_refused(tmp_path, value):
     path = tmp_path / "metrics.jsonl"
     text = json.dumps({"epoch": 1, "loss": value}) + "\n" + '{"epoch": 2, "loss": null}\n'
     path.write_text(text)
-    with pytest.raises(UsageError, match=r"metrics\.jsonl, line 1: .*Give the metrics\.jsonl of"):
+    with pytest.raises(UsageError, match=r"metrics\.jsonl, line 1: .*Restore it from a copy, or start again"):
         jsonl.truncate(path, 1)
     assert path.read_text() == text
 
@@ -157,4 +226,4 @@ def test_a_snapshot_that_is_damaged_is_named_with_the_remedy(tmp_path, damage):
         UsageError, match=r"best.npz .*Restore it from a copy, or train again with --over"
     ) as error:
         load_state(path)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and "pickle" not in str(error.value)

@@ -73,6 +73,26 @@ STOPS = {
 }
 
 
+@pytest.mark.parametrize("code", [130, 143])
+@pytest.mark.parametrize(
+    "kind", [TrainingDirectory, evaluation_run.EvaluationDirectory, analysis_run.AnalysisDirectory]
+)
+def test_what_is_stopped_before_it_has_written_anything_says_so(tmp_path, kind, code, capsys):
+    run = kind(tmp_path / "run")
+
+    def work():
+        with run.locked():
+            STOPS[code][0]()
+
+    with pytest.raises(SystemExit) as stop, run.tell_how_to_continue():
+        work()
+    by = " by SIGTERM" if code == 143 else ""
+    assert stop.value.code == code
+    assert capsys.readouterr().out == (
+        f"Interrupted{by}. Nothing was written yet; run the same command again.\n"
+    )
+
+
 # Training
 
 

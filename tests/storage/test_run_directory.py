@@ -37,7 +37,7 @@ def make(path, state):
         (path / "checkpoints").mkdir()
         (path / "checkpoints" / "step-1.npz").write_bytes(b"x")
     if state == "finished":
-        (path / "evaluation.json").write_text("{}")
+        (path / "evaluation.json").write_text('{"results": {}}')
     if state == "foreign":
         (path / "thesis.tex").write_text("years of work")
     if state == "locked":
@@ -256,6 +256,7 @@ def made(path, kind, *, finished=True):
     for name in run.own_folders:
         (path / name / "deeper").mkdir(parents=True)
     run.write_config(TrainConfig.of({}), RunOptions())
+    run.results.write_text(json.dumps({run.own_result: {}}))
     if not finished:
         run.results.unlink()
     return run
