@@ -346,7 +346,11 @@ def test_an_interruption_before_training_is_one_line(monkeypatch, capsys, tmp_pa
     monkeypatch.setattr(main, "_train_and_finish", interrupted)
     with pytest.raises(SystemExit) as stopped:
         main.main([])
-    assert stopped.value.code == 130 and capsys.readouterr().out.splitlines()[-1] == "Interrupted."
+    assert (
+        stopped.value.code == 130
+        and capsys.readouterr().out.splitlines()[-1]
+        == "Interrupted. Nothing was written yet; run the same command again."
+    )
     assert list(tmp_path.iterdir()) == []
 
 
