@@ -1,9 +1,13 @@
-"""What holds for every test: threads, and the order in which files are handed to the test processes."""
+"""What holds for every test: threads, Ctrl-C, and the order in which files go to the test processes."""
 
 import os
+import signal
 
 # Two test processes on two cores would only fight over BLAS threads. NumPy reads this when it is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# A shell that starts the tests in the background lets them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST_FOLDERS = ("commands", "docs", "training", "evaluation")
 

@@ -158,7 +158,7 @@ def test_pieces_end_with_the_search():
     np.testing.assert_array_equal(beyond.x_adv, ended.x_adv)
 
 
-@pytest.mark.parametrize(("norm", "share"), [("linf", 1.0), ("l2", 0.75)])
+@pytest.mark.parametrize(("norm", "share"), [("linf", 1.0), pytest.param("l2", 0.75, marks=pytest.mark.slow)])
 def test_comes_close_to_the_optimum_of_a_linear_model(norm, share):
     # The margin of two classes moves by ε‖w‖* at most. Single pixels reach that corner of the linf ball; l2
     # moves are patterns of 3×3 or more, which cannot follow random weights all the way.

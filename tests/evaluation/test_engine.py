@@ -172,6 +172,7 @@ class Counting(ResultCache):
             raise Broken
 
 
+@pytest.mark.slow
 def test_an_evaluation_killed_twice_ends_with_the_same_bits(tmp_path):
     components = ["pgd", "square"]
     expected = engine_of(attacks=components)

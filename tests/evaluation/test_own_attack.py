@@ -50,6 +50,7 @@ def register(monkeypatch):
     return lambda name, entry: monkeypatch.setitem(ATTACKS, name, entry)
 
 
+@pytest.mark.slow
 def test_the_library_measures_it(register):
     def stages(builder):
         return [builder.stage(corner, forward=0, backward=0)] * builder.settings.restarts

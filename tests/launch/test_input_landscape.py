@@ -27,6 +27,7 @@ def test_records_continue_and_refuse_other_settings(tmp_path):
         Records(path, {"eps": 0.1, "sizes": (1, 2)})
 
 
+@pytest.mark.slow
 def test_effectiveness_of_attacks_that_are_known():
     """On a linear model FGSM and PGD10 reach the optimum: effectiveness 1; no perturbation has 0."""
     from advtf.attacks.degraded import scaled

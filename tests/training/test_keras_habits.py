@@ -95,7 +95,14 @@ COPIES = {
 }
 
 
-@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize(
+    "way",
+    [
+        "load_model",
+        pytest.param("clone_model and load_weights", marks=pytest.mark.slow),
+        pytest.param("deepcopy", marks=pytest.mark.slow),
+    ],
+)
 def test_a_copy_continues_with_the_same_bits(way, uninterrupted):
     trainer = COPIES[way](uninterrupted)
     assert_same(state(trainer), uninterrupted["two"])
