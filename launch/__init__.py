@@ -1,7 +1,8 @@
 """What is done with the commands of `advtf`: experiments of the two papers, and benchmarks.
 
-Everything here is started from the root of the repository by ``python -m launch.<folder>.<name>``, and each
-answers ``--help``. Read `launch.experiments.mnist_epsilons` first: an experiment is a table of runs and the
+Everything here is started from the root of the repository, an experiment by
+``python -m launch.experiments.<name>`` and all benchmarks by ``python -m launch.benchmarks``; each answers
+``--help``. Read `launch.experiments.mnist_epsilons` first: an experiment is a table of runs and the
 figures that are drawn from their files.
 
 experiments   results of Liu et al. 2020 and Li & Spratling 2023

@@ -1,34 +1,10 @@
 """Robust error of one classifier under advtf, torchattacks and ART: do three implementations agree?
 
-    pip install ".[compare]"
-    python -m launch.benchmarks.attack_strength --model=saved_models/mnist-cosine/last [--data_dir=...]
+A classifier in Keras and its copy in PyTorch, the first `examples` test images, the ε it was trained for, the
+same iterations, restarts (one) and queries; a round is a seed. Images that are wrong without attack count as
+errors. Random starts differ between the libraries, so torchattacks' APGD is also given the starts that advtf
+draws: the fact "same_starts_differ" counts the images whose outcome differs then, of all seeds.
 
-An exported LeNet in Keras and its copy in PyTorch, the first `--examples` test images, the ε it was trained
-for, the same iterations, restarts (one) and queries, `--seeds` times each. Prints a table and writes a JSON.
-Random starts differ between the libraries, so a last check gives torchattacks' APGD the starts that advtf
-draws, and counts the images whose outcome differs.
-"""
-
-import statistics
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
-from unittest import mock
-
-import numpy as np
-
-from advtf.runtime import import_tensorflow
-from advtf.settings.commands import exit_on_usage_error
-from advtf.storage.files import write_json
-from launch.common.arguments import parser, require_compared_libraries
-
-if TYPE_CHECKING:
-    from launch.common.peers import Bench
-
-CLAIM = 0.5  # percentage points
-ART_LOSSES = {"ce": "cross_entropy", "dlr": "difference_logits_ratio"}
-NOTES = """\
 torchattacks  is set to what it does not do by default: 100 iterations of APGD (10), and squares that shrink
               over 10,000 queries where the table says so (over all queries). Like the authors' program it
               compares the loss of APGD's first iterate with 0, advtf with the loss of the start, as the paper
@@ -39,30 +15,50 @@ ART           APGD looks at its last iterate only; "any iterate" counts every po
               (set to 2ε and one). Its squares always shrink over all queries.
 Square        advtf draws a square for every image, and lets it lie anywhere; the others draw one for the
               whole batch, which never touches the last row and column. ART keeps the first stripes only
-              where they raise the loss."""
+              where they raise the loss.
+"""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import numpy as np
+
+from launch.common.benchmark import AGREEMENT, Comparison
+
+if TYPE_CHECKING:
+    from launch.common.peers import Bench
+
+ART_LOSSES = {"ce": "cross_entropy", "dlr": "difference_logits_ratio"}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One implementation: its robust errors in percent, by seed."""
+def compare(options: SimpleNamespace) -> Iterator[Comparison]:
+    """Yields the robust errors of advtf beside those of the others, a pair a seed."""
+    from launch.common.peers import load_bench
 
-    attack: str
-    library: str
-    errors: tuple[float, ...]
+    bench = load_bench(options.model, options.examples, options.data_dir)
+    clean = 100 * (1 - bench.right.mean())
+    implementations = Implementations(bench, options.rounds, options.steps, options.queries)
+    for attack, errors, facts in implementations.errors():
+        for library in list(errors)[1:]:
+            own, other = np.array(errors["advtf"]), np.array(errors[library])
+            yield Comparison(
+                what=f"{attack}, {bench.name}",
+                ours="advtf",
+                against=library,
+                pairs=list(zip(own, other, strict=True)),
+                unit=AGREEMENT,
+                work=f"{len(bench.x)} images",
+                facts={
+                    "difference": float((own - other).mean()),
+                    "clean_error": clean,
+                    **facts.get(library, {}),
+                },
+            )
 
-    @property
-    def mean(self) -> float:
-        """Mean over the seeds."""
-        return statistics.mean(self.errors)
 
-    def line(self, reference: "Row") -> str:
-        """Returns a line of the table, with the difference to another row of the same attack."""
-        spread = f"({min(self.errors):.2f} to {max(self.errors):.2f})"
-        difference = "" if self is reference else f"{self.mean - reference.mean:+.2f}"
-        return f"{self.attack:<30}{self.library:<28}{self.mean:>8.2f}  {spread:<18}{difference:>8}"
-
-
-class Comparison:
+class Implementations:
     """Runs the attacks on the images that are classified correctly; the others count as errors.
 
     Args:
@@ -79,37 +75,42 @@ class Comparison:
         self._seeds, self._steps, self._queries = range(seeds), steps, queries
         self._art = art_classifier(bench, compiled=True)
 
-    def rows(self) -> Iterator[Row]:
-        """Yields the rows of the table as they are found; the first of an attack is advtf's."""
+    def errors(self) -> Iterator[tuple[str, dict[str, list[float]], dict[str, dict]]]:
+        """Yields, attack by attack, the errors in percent by seed of every library, and facts about some."""
         for loss in ART_LOSSES:
-            yield from self._apgd(loss)
+            yield self._apgd(loss)
         for rescaled in (True, False):
-            yield from self._square(rescaled)
+            yield self._square(rescaled)
 
-    def _row(self, attack: str, library: str, broken: Callable[[int], np.ndarray]) -> Row:
+    def _percent(self, broken: Callable[[int], np.ndarray]) -> list[float]:
         wrong = self._examples - len(self._bench.x)
-        errors = (100 * (wrong + int(broken(seed).sum())) / self._examples for seed in self._seeds)
-        return Row(attack, library, tuple(errors))
+        return [100 * (wrong + int(broken(seed).sum())) / self._examples for seed in self._seeds]
 
     def _apgd(self, loss):
         from advtf import apgd
 
-        name = f"APGD-{loss.upper()}, {self._steps} iterations"
-        yield self._row(name, "advtf", self.ours(apgd("linf", loss, self._steps)))
-        yield self._row(name, "torchattacks", lambda seed: self.torchattacks_apgd(loss, seed))
         found = {seed: self._art_apgd(loss, seed) for seed in self._seeds}
-        yield self._row(name, "ART, last iterate", lambda seed: found[seed][0])
-        yield self._row(name, "ART, any iterate", lambda seed: found[seed][1])
+        errors = {
+            "advtf": self._percent(self.ours(apgd("linf", loss, self._steps))),
+            "torchattacks": self._percent(lambda seed: self.torchattacks_apgd(loss, seed)),
+            "ART, last iterate": self._percent(lambda seed: found[seed][0]),
+            "ART, any iterate": self._percent(lambda seed: found[seed][1]),
+        }
+        facts = {"torchattacks": {"same_starts_differ": self.outcomes_that_differ(loss)}}
+        return f"APGD-{loss.upper()}, {self._steps} iterations", errors, facts
 
     def _square(self, rescaled):
         from advtf import square
 
         shrinking = self._queries if rescaled else 10000
-        name = f"Square, {self._queries} of {shrinking} queries"
-        yield self._row(name, "advtf", self.ours(square("linf", self._queries, rescale_schedule=rescaled)))
-        yield self._row(name, "torchattacks", lambda seed: self._torchattacks_square(rescaled, seed))
+        attack = square("linf", self._queries, rescale_schedule=rescaled)
+        errors = {
+            "advtf": self._percent(self.ours(attack)),
+            "torchattacks": self._percent(lambda seed: self._torchattacks_square(rescaled, seed)),
+        }
         if rescaled:
-            yield self._row(name, "ART", self._art_square)
+            errors["ART"] = self._percent(self._art_square)
+        return f"Square, {self._queries} of {shrinking} queries", errors, {}
 
     def ours(self, attack: Callable) -> Callable[[int], np.ndarray]:
         """Returns seed -> (n,) bool, broken by one of advtf's attacks."""
@@ -202,56 +203,3 @@ class Comparison:
                 theirs = self.torchattacks_apgd(loss, seed)
             differ += int((ours(seed) != theirs).sum())
         return differ
-
-
-def main():
-    made = parser(__doc__)
-    made.add_argument("--model", required=True, help="export of a LeNet trained against linf")
-    made.add_argument("--data_dir", help="prepared TFDS data")
-    made.add_argument("--examples", type=int, default=500)
-    made.add_argument("--seeds", type=int, default=3)
-    made.add_argument("--steps", type=int, default=100, help="iterations of APGD")
-    made.add_argument("--queries", type=int, default=5000, help="of Square")
-    made.add_argument("--out", default="runs/attack_strength.json")
-    chosen = made.parse_args()
-    require_compared_libraries()
-    import_tensorflow()
-
-    from launch.common.peers import load_bench, versions
-
-    bench = load_bench(chosen.model, chosen.examples, chosen.data_dir)
-    comparison = Comparison(bench, chosen.seeds, chosen.steps, chosen.queries)
-    clean = 100 * (1 - bench.right.mean())
-    print(f"{bench.name}, linf, ε {bench.epsilon}, {len(bench.x)} images, clean error {clean:.2f} %\n")
-    print(f"{'robust error in %':<58}{'mean':>8}  {chosen.seeds} seeds{'':<11}to advtf")
-    rows, references = [], {}
-    for row in comparison.rows():
-        rows.append(row)
-        print(row.line(references.setdefault(row.attack, row)), flush=True)
-    far = [
-        f"{row.attack}: {row.library}" for row in rows if abs(row.mean - references[row.attack].mean) > CLAIM
-    ]
-    print(f"\nMore than {CLAIM} points from advtf: {'; '.join(far) or 'none'}.")
-    same_starts = {loss: comparison.outcomes_that_differ(loss) for loss in ART_LOSSES}
-    pairs = chosen.seeds * int(bench.right.sum())
-    found = ", ".join(f"{differ} for APGD-{loss.upper()}" for loss, differ in same_starts.items())
-    print(f"Outcomes of advtf and torchattacks that differ from the same starts, of {pairs:,}: {found}.")
-    print(f"\n{NOTES}")
-    results = {
-        "arguments": vars(chosen),
-        "versions": versions(),
-        "clean_error": clean,
-        "epsilon": bench.epsilon,
-    }
-    results["rows"] = [
-        {"attack": row.attack, "library": row.library, "errors": row.errors, "mean": row.mean}
-        | {"difference": row.mean - references[row.attack].mean}
-        for row in rows
-    ]
-    Path(chosen.out).parent.mkdir(parents=True, exist_ok=True)
-    write_json(Path(chosen.out), results | {"same_starts": {"outcomes": pairs, "differ": same_starts}})
-
-
-if __name__ == "__main__":
-    with exit_on_usage_error():
-        main()

@@ -1,135 +1,198 @@
-"""Cost of one adversarial training step against the bare arithmetic, and of everything else `fit` does.
+"""A training step of advtf against PyTorch, and against a bare `tf.function` with the same arithmetic.
 
-    python -m launch.benchmarks.step [--rounds 5] [--jit off]
+Each network is trained on one batch of random images, PGD-10 or FGSM-N with the attack in inference mode and
+SGD with momentum and L2 decay, on all sides from the same weights; that the logits are equal is checked
+first.
 
-ResNet18 w=8, batch 128, PGD-10, float32, on random images. The bare step is one `tf.function` with the same
-arithmetic: 10 input gradients, one forward and backward pass for the weights, one SGD update; nothing is
-measured or logged in it. Both are timed in turn, and the median of the ratios is printed. Then a real run of
-`--fit_steps` steps with all callbacks tells the time that is spent outside the compiled step, between steps
-and at the end of an epoch, scaled to the 390 steps of a CIFAR-10 epoch.
+paper          eager PyTorch, (B, C, H, W), float32, ``backward`` with gradients for all parameters in every
+               iteration of the attack, as the code of Liu et al. 2020 does
+best practice  eager PyTorch, channels-last, gradients for the images alone, float32 or bfloat16 by autocast
+bare           one `tf.function` with the passes and the update, float32; nothing is measured or logged in it
 """
 
-import statistics
-import tempfile
-import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import numpy as np
 
-from advtf.runtime import start
-from advtf.settings.commands import exit_on_usage_error
-from advtf.training.directory import TrainingDirectory
-from advtf.training.settings import RunOptions, TrainConfig
-from launch.common.arguments import parser
-from launch.common.timing import timed_in_turn
+from launch.common.benchmark import Comparison
+from launch.common.timing import seconds_of, timed_in_turn
 
-EPOCH_STEPS = 390  # 50,000 images in batches of 128
+WIDTHS = {"resnet18": 8, "lenet": 16, "preact_resnet18": 8}
+ADVERSARIES = {"resnet18": "pgd", "lenet": "pgd", "preact_resnet18": "fgsm_n"}
+SHAPES = {"lenet": (28, 28, 1)}  # CIFAR's otherwise
+LABELS = {"resnet18": "ResNet18", "lenet": "LeNet", "preact_resnet18": "PreActResNet18"}
+GOALS = {  # (network, precision of advtf, the other) -> the largest ratio that is aimed at
+    ("resnet18", "bfloat16", "bfloat16"): 0.9,
+    ("resnet18", "float32", "float32"): 0.85,
+    ("resnet18", "bfloat16", "paper"): 1 / 5,
+    ("lenet", "bfloat16", "bfloat16"): 0.45,
+    ("preact_resnet18", "bfloat16", "bfloat16"): 0.9,
+}
+COMPARED = {  # what each of our steps is compared with
+    "bfloat16": ("bfloat16", "compiled", "paper"),
+    "float32": ("float32", "bare", "paper"),
+}
 
 
-def bare_step(classifier, config, rate=0.1, momentum=0.9):
-    """Returns a compiled function (x, y) -> loss with the arithmetic of one step and nothing else."""
+def compare(options: SimpleNamespace) -> Iterator[Comparison]:
+    """Yields the steps of every network in both precisions against every other."""
+    for name in options.networks.split(","):
+        yield from _network(name, options)
+
+
+def _network(name, options):
+    width, labels = options.width or WIDTHS[name], _labels()
+    steps = Steps(name, width, options.batch_size, compiled=options.compile)
+    for call in steps.calls.values():
+        call()
+    times = timed_in_turn(steps.calls, options.rounds)
+    attack = "PGD-10" if ADVERSARIES[name] == "pgd" else "FGSM-N"
+    for precision, others in COMPARED.items():
+        for other in others:
+            if other in times:
+                yield Comparison(
+                    what=f"{attack} step, {LABELS[name]} w={width}",
+                    ours=f"advtf, {precision}",
+                    against=labels[other],
+                    pairs=times.pairs(f"advtf {precision}", other),
+                    work=f"{options.batch_size} images",
+                    goal=GOALS.get((name, precision, other)),
+                    facts={"first_step_seconds": steps.first[f"advtf {precision}"]},
+                )
+
+
+def _labels():
+    from launch.common.torch_training import STYLES
+
+    return {name: style.label for name, style in STYLES.items()} | {"bare": "bare tf.function, float32"}
+
+
+class Steps:
+    """The steps of one network, by name: "advtf float32", "advtf bfloat16", "bare" and PyTorch's styles.
+
+    Args:
+        name: of the network.
+        width: its width factor.
+        batch_size: images of a step.
+        compiled: whether ``torch.compile`` is among them.
+
+    Attributes:
+        calls: functions that make a step and return its loss.
+        first: seconds of the first step of advtf, with its tracing.
+    """
+
+    def __init__(self, name: str, width: int, batch_size: int, *, compiled: bool = False):
+        import torch
+
+        from launch.common.peers import to_torch, torch_copy, use_all_cores
+        from launch.common.torch_training import STYLES, training_step
+
+        use_all_cores()
+        rng, shape = np.random.default_rng(0), SHAPES.get(name, (32, 32, 3))
+        self.x = rng.random((batch_size, *shape), np.float32)
+        self.y = rng.integers(0, 10, batch_size).astype(np.int32)
+        self._name, self._width = name, width
+        self.calls: dict[str, Callable[[], float]] = {}
+        self.first: dict[str, float] = {}
+        for precision in COMPARED:
+            self._add(precision)
+        classifier, config = self._untrained()
+        self.calls["bare"] = bare_step(classifier, config, self.x, self.y)
+        for key, style in STYLES.items():
+            if compiled or not style.compiled:
+                network = torch_copy(classifier, name, width)
+                y = torch.tensor(self.y, dtype=torch.int64)
+                self.calls[key] = training_step(network, to_torch(self.x), y, style, recipe_of(config))
+
+    def _config(self, precision):
+        from advtf.training.settings import TrainConfig
+
+        return TrainConfig.of(
+            {
+                "dataset": "cifar10", "model": self._name, "width": self._width, "augment": False,
+                "batch_size": len(self.x), "adversary": ADVERSARIES[self._name], "eps": 8 / 255,
+                "eps_sched": "constant", "epochs": 1, "optimizer": "sgd", "lr": 0.01, "lr_sched": "constant",
+                "momentum": 0.9, "weight_decay": 5e-4, "precision": precision,
+            }
+        )  # fmt: skip
+
+    def _data(self):
+        from advtf.data.sets import from_arrays
+
+        return from_arrays(self.x, self.y, self.x[:1], self.y[:1], num_classes=10)
+
+    def _untrained(self):
+        from advtf.training.run import build_classifier
+
+        config = self._config("float32")
+        return build_classifier(config, self._data()), config
+
+    def _add(self, precision):
+        import tensorflow as tf
+
+        from advtf.runtime import start
+        from advtf.training.run import build_trainer
+
+        runtime = start(precision=precision)
+        trainer = build_trainer(self._config(precision), self._data(), runtime)
+        trainer.make_train_function()
+        batches = iter(tf.data.Dataset.from_tensors((self.x, self.y)).repeat())
+
+        def step():
+            with runtime.training():
+                return float(trainer.train_function(batches)["loss"])
+
+        self.calls[f"advtf {precision}"] = step
+        self.first[f"advtf {precision}"] = seconds_of(step)
+
+
+def recipe_of(config):
+    """Returns what a step of these settings computes, for PyTorch."""
+    from launch.common.torch_training import Recipe
+
+    return Recipe(
+        config.adversary, config.eps, config.eps * config.relative_step, config.attack_steps,
+        config.lr, config.momentum, config.weight_decay, random_start=config.random_start == "uniform",
+    )  # fmt: skip
+
+
+def bare_step(classifier, config, x: np.ndarray, y: np.ndarray) -> Callable[[], float]:
+    """Returns a compiled function () -> loss with the arithmetic of one step and nothing else."""
     import tensorflow as tf
 
     weights = [variable.value for variable in classifier.trainable_variables]
     buffers = [tf.Variable(tf.zeros_like(weight)) for weight in weights]
-    epsilon, step = config.eps, config.eps * config.relative_step
+    epsilon = config.eps
+    single = config.adversary == "fgsm_n"
+    step = epsilon if single else epsilon * config.relative_step
 
     def loss(logits, y):
         return tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
 
     @tf.function
     def run(x, y):
-        def ascend(i, x_adv):
+        def moved(x_adv):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(x_adv)
                 total = tf.reduce_sum(loss(classifier(x_adv, training=False), y))
-            moved = x_adv + step * tf.sign(tape.gradient(total, x_adv))
-            return i + 1, tf.clip_by_value(tf.clip_by_value(moved, x - epsilon, x + epsilon), 0.0, 1.0)
+            return x_adv + step * tf.sign(tape.gradient(total, x_adv))
 
-        _, x_adv = tf.while_loop(lambda i, _: i < config.attack_steps, ascend, (0, x))
+        def ascend(i, x_adv):
+            inside = tf.clip_by_value(moved(x_adv), x - epsilon, x + epsilon)
+            return i + 1, tf.clip_by_value(inside, 0.0, 1.0)
+
+        start = tf.clip_by_value(x + tf.random.uniform(tf.shape(x), -epsilon, epsilon), 0.0, 1.0)
+        if single:
+            x_adv = tf.clip_by_value(moved(start), 0.0, 1.0)
+        else:
+            _, x_adv = tf.while_loop(lambda i, _: i < config.attack_steps, ascend, (0, start))
         with tf.GradientTape() as tape:
             mean = tf.reduce_mean(loss(classifier(x_adv, training=True), y))
         for weight, buffer, gradient in zip(weights, buffers, tape.gradient(mean, weights), strict=True):
-            buffer.assign(momentum * buffer + gradient + config.weight_decay * weight)
-            weight.assign_sub(rate * buffer)
+            buffer.assign(config.momentum * buffer + gradient + config.weight_decay * weight)
+            weight.assign_sub(config.lr * buffer)
         return mean
 
-    return run
-
-
-def compare_steps(config, data, runtime, rounds):
-    """Times bare and real steps in turn; returns (bare seconds, real seconds), one entry a round."""
-    import tensorflow as tf
-
-    from advtf.training.run import build_classifier, build_trainer
-
-    trainer = build_trainer(config, data, runtime)
-    trainer.make_train_function()
-    x = tf.constant(data.train.images[: config.batch_size])
-    y = tf.constant(data.train.labels[: config.batch_size])
-    bare = bare_step(build_classifier(config, data), config)
-    repeated = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
-    bare(x, y), trainer.train_function(repeated)  # trace
-    pairs = timed_in_turn(lambda: bare(x, y), lambda: trainer.train_function(repeated), rounds)
-    return zip(*pairs, strict=True)
-
-
-def fit_overhead(config, data, runtime):
-    """Runs one epoch with every callback; returns seconds (in steps, between steps, at the epoch's end)."""
-    from advtf.training.run import build_trainer, train
-
-    trainer = build_trainer(config, data, runtime)
-    trainer.make_train_function()
-    step, spans = trainer.train_function, []
-
-    def timed(iterator):
-        begin = time.perf_counter()
-        logs = step(iterator)
-        spans.append((begin, time.perf_counter()))
-        return logs
-
-    trainer.train_function = timed
-    with tempfile.TemporaryDirectory() as folder:
-        train(trainer, config, RunOptions.of({}), TrainingDirectory(Path(folder)), data)
-        end = time.perf_counter()
-    steps = sum(after - before for before, after in spans[1:])  # the first step traces
-    between = spans[-1][1] - spans[0][1] - steps
-    return steps, between, end - spans[-1][1]
-
-
-def main():
-    made = parser(__doc__)
-    made.add_argument("--rounds", type=int, default=5)
-    made.add_argument("--fit_steps", type=int, default=11)
-    made.add_argument("--jit", default="auto")
-    chosen = made.parse_args()
-    runtime = start(jit=chosen.jit)
-
-    from advtf.data.sets import from_arrays
-
-    rng = np.random.default_rng(0)
-    x = rng.random((128 * chosen.fit_steps, 32, 32, 3), np.float32)
-    y = rng.integers(0, 10, len(x)).astype(np.int32)
-    data = from_arrays(x, y, x[:8], y[:8], num_classes=10)
-    config = TrainConfig.of({"dataset": "cifar10", "model": "resnet18", "epochs": 1, "eps_sched": "constant"})
-    attack = f"PGD-{config.attack_steps}"
-    print(f"{runtime.device}; resnet18 w={config.width}, batch {config.batch_size}, {attack}")
-
-    bare, real = compare_steps(config, data, runtime, chosen.rounds)
-    ratios = [b / a for a, b in zip(bare, real, strict=True)]
-    print(f"bare step  {statistics.median(bare):.3f} s   advtf step  {statistics.median(real):.3f} s")
-    print(f"ratio      {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})")
-
-    steps, between, end = fit_overhead(config, data, runtime)
-    counted = chosen.fit_steps - 1
-    epoch = EPOCH_STEPS * steps / counted
-    overhead = EPOCH_STEPS * between / counted + end
-    print(
-        f"fit        {1000 * between / counted:.1f} ms between steps, {end:.2f} s at the epoch's end: "
-        f"{100 * overhead / epoch:.2f} % of an epoch of {EPOCH_STEPS} steps"
-    )
-
-
-if __name__ == "__main__":
-    with exit_on_usage_error():
-        main()
+    images, labels = tf.constant(x), tf.constant(y)
+    return lambda: float(run(images, labels))

@@ -2,9 +2,11 @@
 
 arguments         options of a script, and the flags after ``--`` that it passes on
 benchmark         the format of all benchmarks: comparisons of costs, and the files of results
+classifiers       the exports that benchmarks attack and examine, and how each is made
 experiment        a table of runs and their figures: what is finished is not repeated
 input_landscape   experiments on the loss around images, with records that continue
 objectives        the training objectives that are compared, with what each needs
-peers             one classifier in TensorFlow and in PyTorch, for libraries to be compared
-timing            wall times of two things measured in turn
+peers             networks in PyTorch, and one classifier for several libraries to be compared
+timing            wall times of things measured in turn
+torch_training    a step of adversarial training in PyTorch
 """

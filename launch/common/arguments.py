@@ -1,11 +1,8 @@
 """The options of a script, and the flags after ``--`` that it passes on to a command."""
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Sequence
-
-from advtf.errors import UsageError
 
 MNIST_SCHEDULE = "cosine"  # the preset of MNIST
 
@@ -14,7 +11,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     """Returns a parser whose ``--help`` shows the whole description, as it is written."""
     spec = sys.modules["__main__"].__spec__
     return argparse.ArgumentParser(
-        prog=f"python -m {spec.name}" if spec else None,
+        prog=f"python -m {spec.name.removesuffix('.__main__')}" if spec else None,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -49,20 +46,6 @@ def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
     chosen = made.parse_args(given[:end])
     chosen.flags = given[end + 1 :]
     return chosen
-
-
-def require_compared_libraries() -> None:
-    """Refuses to go on without the other libraries that a benchmark compares `advtf` with.
-
-    Raises:
-        UsageError: at least one of them is not installed.
-    """
-    missing = [name for name in ("torch", "torchattacks", "art") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            "the libraries that are compared must be installed. "
-            f'Received: no {", ".join(missing)}. Run pip install ".[compare]".'
-        )
 
 
 def data_flags(chosen: argparse.Namespace) -> list[str]:

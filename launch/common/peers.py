@@ -1,63 +1,190 @@
-"""One classifier for three libraries: advtf, torchattacks (PyTorch) and ART (TensorFlow).
+"""The same networks in PyTorch, and one classifier for three libraries: advtf, torchattacks and ART.
 
-For `launch.benchmarks.attacks` and `launch.benchmarks.attack_strength`. Needs ``pip install ".[compare]"``.
+Needs ``pip install ".[compare]"``. The networks have the names of published ones, so that
+`advtf.convert_state_dict` reads their weights; `torch_copy` is the other way.
 """
 
-import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from advtf import convert_state_dict
-from advtf.classifiers.classifier import as_classifier
-from advtf.data import sets as data
-from advtf.data.arrays import to_unit_float
+from advtf.classifiers.pytorch import SUFFIXES
+from advtf.classifiers.pytorch_layouts import recognise
 from advtf.errors import UsageError
-from advtf.storage import files
-from advtf.training.presets import order_as_trained
+from advtf.models.resnet import STAGES
+from launch.common.classifiers import load
 
 TOLERANCE = 1e-4  # by which the libraries' logits may differ
-TORCH_NAMES = {"conv1": "conv1", "conv2": "conv2", "dense": "fc1", "logits": "fc2"}
+VARIANT = {"preact_resnet18": {"shortcut": "raw"}}  # what the names of parameters do not tell
 
 
-class TorchLeNet(torch.nn.Module):
-    """LeNet as `advtf.models.lenet` has it: images (B, C, H, W) -> logits (B, K).
+class LeNet(nn.Module):
+    """LeNet as `advtf.models.lenet` has it: images (B, C, H, W) -> logits (B, K)."""
 
-    Args:
-        state: its state dict, which tells the sizes.
-    """
-
-    def __init__(self, state: dict[str, torch.Tensor]):
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: int):
         super().__init__()
-        for name in ("conv1", "conv2"):
-            out, channels, size, _ = state[f"{name}.weight"].shape
-            setattr(self, name, torch.nn.Conv2d(channels, out, size, padding=size // 2))
-        for name in ("fc1", "fc2"):
-            setattr(self, name, torch.nn.Linear(*reversed(state[f"{name}.weight"].shape)))
-        self.load_state_dict(state)
-        self.eval()
+        height, side, channels = shape
+        self.conv1 = nn.Conv2d(channels, 2 * width, 5, padding=2)
+        self.conv2 = nn.Conv2d(2 * width, 4 * width, 5, padding=2)
+        self.fc1 = nn.Linear((height // 4) * (side // 4) * 4 * width, 64 * width)
+        self.fc2 = nn.Linear(64 * width, classes)
 
     def forward(self, x):
         for convolution in (self.conv1, self.conv2):
-            x = torch.nn.functional.max_pool2d(torch.relu(convolution(x)), 2)
-        return self.fc2(torch.relu(self.fc1(x.flatten(1))))
+            x = F.max_pool2d(F.relu(convolution(x)), 2)
+        return self.fc2(F.relu(self.fc1(x.flatten(1))))
 
 
-def torch_state(model: keras.Model) -> dict[str, torch.Tensor]:
-    """Returns the weights of a Keras LeNet under the names and in the order of PyTorch."""
-    height, width, channels = model.get_layer("flatten").input.shape[1:]
+class BasicBlock(nn.Module):
+    """Two convolutions, each with BatchNorm, and a shortcut (He et al. 2016a)."""
+
+    def __init__(self, channels: int, filters: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, filters, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(filters)
+        self.conv2 = nn.Conv2d(filters, filters, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(filters)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels != filters:
+            project = nn.Conv2d(channels, filters, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(project, nn.BatchNorm2d(filters))
+
+    def forward(self, x):
+        changed = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(changed + self.shortcut(x))
+
+
+class PreActivationBlock(nn.Module):
+    """BatchNorm and activation before each convolution; the shortcut takes the raw input, as published."""
+
+    def __init__(self, channels: int, filters: int, stride: int):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, filters, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(filters)
+        self.conv2 = nn.Conv2d(filters, filters, 3, 1, 1, bias=False)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels != filters:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, filters, 1, stride, bias=False))
+
+    def forward(self, x):
+        changed = self.conv1(F.relu(self.bn1(x)))
+        return self.conv2(F.relu(self.bn2(changed))) + self.shortcut(x)
+
+
+class ResNet18(nn.Module):
+    """ResNet18 for small images, as `advtf.models.resnet` has it."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(shape[2], 4 * width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(4 * width)
+        self.stages = _add_stages(self, BasicBlock, width)
+        self.linear = nn.Linear(32 * width, classes)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        for stage in self.stages:
+            x = getattr(self, stage)(x)
+        return self.linear(x.mean((2, 3)))
+
+
+class PreActResNet18(nn.Module):
+    """Pre-activation ResNet18 with a last BatchNorm, as `advtf.models.preact_resnet` has it."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(shape[2], 4 * width, 3, 1, 1, bias=False)
+        self.stages = _add_stages(self, PreActivationBlock, width)
+        self.bn = nn.BatchNorm2d(32 * width)
+        self.linear = nn.Linear(32 * width, classes)
+
+    def forward(self, x):
+        x = self.conv1(x)
+        for stage in self.stages:
+            x = getattr(self, stage)(x)
+        return self.linear(F.relu(self.bn(x)).mean((2, 3)))
+
+
+def _add_stages(network: nn.Module, block: type, width: int) -> list[str]:
+    """Adds layer1 to layer4, of two blocks each, and returns these names."""
+    channels, names = 4 * width, []
+    for number, (factor, stride) in enumerate(STAGES, start=1):
+        filters = factor * width
+        names.append(f"layer{number}")
+        network.add_module(
+            names[-1], nn.Sequential(block(channels, filters, stride), block(filters, filters, 1))
+        )
+        channels = filters
+    return names
+
+
+NETWORKS = {"lenet": LeNet, "resnet18": ResNet18, "preact_resnet18": PreActResNet18}
+
+
+def torch_copy(model: keras.Model, name: str, width: int) -> nn.Module:
+    """Returns a Keras classifier as a PyTorch network in evaluation mode.
+
+    Args:
+        model: of `advtf.models`, (B, H, W, C) -> (B, K).
+        name: key of `NETWORKS` and of `advtf.models.MODELS`.
+        width: its width factor.
+
+    Raises:
+        UsageError: a model that is not among `NETWORKS`.
+        RuntimeError: the copy, or what `advtf.convert_state_dict` makes of it, has other logits.
+    """
+    if name not in NETWORKS:
+        raise UsageError(f"model must be one of {', '.join(NETWORKS)}. Received: {name}.")
+    shape = model.input_shape[1:]
+    network = NETWORKS[name](shape, model.output_shape[-1], width)
+    arrays = {key: value.numpy() for key, value in network.state_dict().items()}
+    (layout,) = recognise(arrays, name, VARIANT.get(name))
+    flat = next((layer for layer in model.layers if layer.name == "flatten"), None)
     state = {}
-    for ours, theirs in TORCH_NAMES.items():
-        kernel, bias = (np.asarray(weight) for weight in model.get_layer(ours).get_weights())
-        if ours == "dense":  # PyTorch flattens (C, H, W)
-            kernel = kernel.reshape(height, width, channels, -1).transpose(2, 0, 1, 3).reshape(kernel.shape)
-        order = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
-        state[f"{theirs}.weight"] = torch.tensor(kernel.transpose(order).copy())
-        state[f"{theirs}.bias"] = torch.tensor(bias)
-    return state
+    for layer in model.layers:
+        source = flat.input.shape[1:] if flat and layer.weights and layer.input is flat.output else None
+        for variable in layer.weights:
+            key = f"{layout.modules[layer.name]}.{SUFFIXES[variable.name]}"
+            state[key] = torch.tensor(_arranged(np.asarray(variable), source))
+    missing = network.load_state_dict(state, strict=False)
+    counters = [key for key in missing.missing_keys if not key.endswith("num_batches_tracked")]
+    if counters or missing.unexpected_keys:
+        raise RuntimeError(f"weights of {name} were not copied: {counters}, {missing.unexpected_keys}")
+    network.eval()
+    _require_equal(model, network, name)
+    return network
+
+
+def _arranged(value: np.ndarray, source: tuple[int, int, int] | None) -> np.ndarray:
+    """Returns a weight in torch's order of axes; `source` is the shape that a dense layer's input had."""
+    if source and value.ndim == 2:  # torch flattens (C, H, W)
+        value = value.reshape(*source, -1).transpose(2, 0, 1, 3).reshape(value.shape)
+    return value.transpose({1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}[value.ndim]).copy()
+
+
+def _require_equal(model, network, name):
+    x = np.random.default_rng(0).random((8, *model.input_shape[1:]), np.float32)
+    logits = np.asarray(model(x, training=False))
+    with torch.no_grad():
+        copied = network(to_torch(x)).numpy()
+    settings = VARIANT.get(name, {}) | {"image_size": x.shape[1], "mean": 0.0, "std": 1.0}
+    back = convert_state_dict(network.state_dict(), name, **settings)(x, training=False)
+    for other in (copied, np.asarray(back)):
+        if not np.abs(other - logits).max() <= TOLERANCE * max(1.0, np.abs(logits).max()):
+            raise RuntimeError(f"the PyTorch copy differs by {np.abs(other - logits).max():.3g}")
+
+
+def to_torch(x: np.ndarray) -> torch.Tensor:
+    """Returns images (N, H, W, C) as PyTorch has them, (N, C, H, W)."""
+    return torch.tensor(x.transpose(0, 3, 1, 2).copy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +203,7 @@ class Bench:
     name: str
     epsilon: float
     model: keras.Model
-    torch_model: TorchLeNet
+    torch_model: nn.Module
     x: np.ndarray
     y: np.ndarray
     right: np.ndarray
@@ -93,14 +220,14 @@ class Bench:
     @property
     def torch_x(self) -> torch.Tensor:
         """The images for PyTorch, (N, C, H, W)."""
-        return torch.tensor(self.x.transpose(0, 3, 1, 2).copy())
+        return to_torch(self.x)
 
     @property
     def torch_y(self) -> torch.Tensor:
         """The labels for PyTorch."""
         return torch.tensor(self.y, dtype=torch.int64)
 
-    def only(self, rows: np.ndarray) -> "Bench":
+    def only(self, rows: np.ndarray | slice) -> "Bench":
         """Returns the bench with some of its images, given as indices or a mask."""
         kept = {name: getattr(self, name)[rows] for name in ("x", "y", "right")}
         fixed = {name: getattr(self, name) for name in ("name", "epsilon", "model", "torch_model")}
@@ -108,32 +235,32 @@ class Bench:
 
 
 def load_bench(path: str, examples: int, data_dir: str | None = None) -> Bench:
-    """Loads an exported LeNet and the first test images of the data set it was trained on.
+    """Loads an export and the first test images of the data set it was trained on.
+
+    Args:
+        path, examples, data_dir: as `launch.common.classifiers.load` takes them.
 
     Raises:
-        UsageError: not the export of a LeNet trained against linf, or no data.
+        UsageError: no such export, not one of `NETWORKS` trained against linf, or no data.
         RuntimeError: the PyTorch copy computes something else.
     """
-    classifier = as_classifier(path, movable=True)
-    if (classifier.config.get("model"), classifier.config.get("norm")) != ("lenet", "linf"):
-        raise UsageError(f"model must be the export of a lenet trained against linf. Received: {path}.")
-    dataset = classifier.config["dataset"]
-    order = order_as_trained(classifier.config, dataset)
-    images, _ = data.load_test(dataset, data_dir, order=order, first=examples)
-    x = to_unit_float(images.images).numpy()
-    torch_model = TorchLeNet(torch_state(classifier.model))
-    logits = np.asarray(classifier.model(x, training=False))
-    right = logits.argmax(axis=1) == images.labels
-    bench = Bench(
-        classifier.name, classifier.config["eps"], classifier.model, torch_model, x, images.labels, right
+    subject = load(path, examples, data_dir)
+    training: Mapping = subject.training
+    if training.get("norm") != "linf":
+        raise UsageError(f"model must have been trained against linf. Received: {path}.")
+    model = subject.classifier.model
+    copy = torch_copy(model, training.get("model"), training["width"])
+    right = np.asarray(model(subject.x, training=False)).argmax(axis=1) == subject.y
+    return Bench(subject.classifier.name, training["eps"], model, copy, subject.x, subject.y, right)
+
+
+def use_all_cores() -> None:
+    """Lets PyTorch compute on as many cores as TensorFlow does."""
+    import os
+
+    torch.set_num_threads(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     )
-    with torch.no_grad():
-        copied = torch_model(bench.torch_x).numpy()
-    back = convert_state_dict(torch_model.state_dict(), "lenet")(x, training=False)
-    for other in (copied, np.asarray(back)):
-        if not np.abs(other - logits).max() <= TOLERANCE * max(1.0, np.abs(logits).max()):
-            raise RuntimeError(f"the PyTorch copy differs by {np.abs(other - logits).max():.3g}")
-    return bench
 
 
 def art_classifier(bench: Bench, compiled: bool):
@@ -148,9 +275,3 @@ def art_classifier(bench: Bench, compiled: bool):
         loss_object=keras.losses.CategoricalCrossentropy(from_logits=True),
         clip_values=(0, 1),
     )
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of what was compared."""
-    packages = ("torch", "torchattacks", "adversarial-robustness-toolbox")
-    return files.versions() | {package: importlib.metadata.version(package) for package in packages}

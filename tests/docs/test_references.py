@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from launch.benchmarks.__main__ import arguments_parser
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ("main", "evaluate", "analyze", "convert")
@@ -29,7 +31,7 @@ _PATH = re.compile(r"(?<![\w./-])(?:advtf|flags|launch|tests|docs)/[\w./*-]*[\w*
 _MODULE = re.compile(r"(?<![\w./<>-])\w+(?:/\w+)+\.(?:py|flags)")  # of a room, or from the root
 _COMMAND = re.compile(r"python (?:-m )?((?:advtf|launch)[\w./]*)((?:[ \t]+(?:\\\n[ \t]*)?[^\s`#]+)*)")
 _EXAMPLE = re.compile(r"python (docs/examples/\w+\.py)((?: --\S+)*)")
-_FLAG = re.compile(r"(?<![\w-])--(?:\[no\])?[a-z][a-z0-9_]*")
+_FLAG = re.compile(r"(?<![\w-])--(?:\[no\])?[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)?")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -42,6 +44,8 @@ def code(page):
 @cache
 def flags_of(module):
     """The flags of a command, or the options that the source of a module of launch/ declares."""
+    if module == "launch.benchmarks":  # whose options are made of the registry's
+        return set(_FLAG.findall(arguments_parser().format_help()))
     if module.startswith("launch"):
         sources = [Path(importlib.util.find_spec(module).origin), *(ROOT / "launch" / "common").glob("*.py")]
         return set(_FLAG.findall("\n".join(source.read_text() for source in sources)))

@@ -8,10 +8,11 @@ import sys
 import pytest
 from helpers.command import ROOT, environment, poisoned
 
-SCRIPTS = sorted(
+SCRIPTS = ["launch.benchmarks"] + sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for folder in ("benchmarks", "experiments")
     for path in (ROOT / "launch" / folder).glob("[!_]*.py")
+    if "__main__" in path.read_text()
 )
 HELP = """
 import contextlib, io, json, runpy, sys
