@@ -7,6 +7,7 @@ eigenpairs from them. Whatever moves weights takes a `Classifier` of `advtf.clas
 =================  ========================================================================================
 objective          L_ε(θ) and the robust error, the attack made anew at every call; adversarial images
 hessian            v ↦ ∇²θ L v of one set of images
+linear_part        a function linear in a direction, with what does not depend on the direction done once
 lanczos            a few eigenpairs of a symmetric operator, at either end of its spectrum
 power              power iteration with deflation, as the paper computes them
 density            the whole spectrum, by stochastic Lanczos quadrature

@@ -13,6 +13,7 @@ import tensorflow as tf
 from advtf.attacks.attack import input_gradient
 from advtf.errors import UsageError, one_of, require_whole
 from advtf.landscape.batched_lanczos import Spectra, largest_magnitudes
+from advtf.landscape.linear_part import LinearPart
 from advtf.landscape.objective import batches, require_pairs
 from advtf.runtime import true_float32
 
@@ -47,8 +48,9 @@ def require_second_derivatives(model: keras.Model | None) -> None:
 class InputHessian:
     """(x, y, v) ↦ ∇²ₓ L(x, y) v for every example of a batch, at the weights that the classifier has then.
 
-    L is the cross-entropy. The gradient of ⟨∇ₓ Σ_i L_i, v⟩, both by reverse mode in one graph, traced once.
-    Never compiled: XLA's second derivative of max-pooling is wrong on the CPU, see `advtf.landscape.hessian`.
+    L is the cross-entropy. The gradient of ⟨∇ₓ Σ_i L_i, v⟩, both by reverse mode in one graph, traced once;
+    what does not depend on v, half of the work, is done once for many vectors by `at`. Never compiled: XLA's
+    second derivative of max-pooling is wrong on the CPU, see `advtf.landscape.hessian`.
 
     Args:
         logits_fn: (B, H, W, C) in [0, 1] -> (B, K), in inference mode.
@@ -64,30 +66,44 @@ class InputHessian:
         self.dimension = int(np.prod(input_shape))
         images = tf.TensorSpec((None, *input_shape), self.dtype)
 
-        @tf.function(input_signature=(images, tf.TensorSpec((None,), tf.int32), images), autograph=False)
         def product(x, y, direction):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(x)
                 gradient = input_gradient(logits_fn, x, y, exact_cross_entropy)
-            return tape.gradient(gradient, x, direction, unconnected_gradients="zero")
+            return [tape.gradient(gradient, x, direction, unconnected_gradients="zero")]
 
-        self._product = product
+        self._product = LinearPart(product, (images, tf.TensorSpec((None,), tf.int32)), (images,))
 
-    @true_float32()
     def __call__(self, x: tf.Tensor, y: tf.Tensor, vectors: np.ndarray) -> np.ndarray:
         """Returns the products (B, n) with `vectors` (B, n), in the operator's dtype.
 
         Raises:
             UsageError: the classifier cannot be differentiated twice.
         """
-        direction = tf.constant(np.reshape(vectors, x.shape), self.dtype)
+        return self.at(x, y)(vectors)
+
+    @true_float32()
+    def at(self, x: tf.Tensor, y: tf.Tensor) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns the function from `vectors` (B, n) to products (B, n), at the weights of this moment.
+
+        Raises:
+            UsageError: the classifier cannot be differentiated twice.
+        """
         try:
-            return self._product(x, y, direction).numpy().reshape(vectors.shape)
+            kept = self._product.at(x, y)
         except LookupError as error:  # of a SavedModel whose operations have no such gradient
             raise UsageError(
                 f"the input Hessian needs second derivatives. Received: a classifier without ({error}). "
                 "Leave the Hessian out with hs_examples=0."
             ) from error
+
+        @true_float32()
+        def products(vectors):
+            direction = tf.constant(np.reshape(vectors, x.shape), self.dtype)
+            (found,) = self._product(kept, direction)
+            return found.numpy().reshape(vectors.shape)
+
+        return products
 
 
 def input_spectra(
@@ -141,8 +157,13 @@ def input_spectra(
 
 def _of_batch(hessian: InputHessian, images: tf.Tensor, labels: tf.Tensor) -> Callable:
     """Returns the input Hessians of one batch, for `largest_magnitudes`."""
+    searching, products = None, None
 
     def operators(rows, vectors):
-        return hessian(tf.gather(images, rows), tf.gather(labels, rows), vectors)
+        nonlocal searching, products
+        if searching is None or not np.array_equal(rows, searching):
+            searching = np.array(rows)
+            products = hessian.at(tf.gather(images, rows), tf.gather(labels, rows))
+        return products(vectors)
 
     return operators

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from advtf.errors import require_real, require_whole
+from advtf.errors import one_of, require_real, require_whole
 from advtf.landscape.eigen import (
     CheckedOperator,
     Eigenpairs,
@@ -18,6 +18,8 @@ from advtf.landscape.eigen import (
     rounding,
 )
 
+CRITERIA = ("change", "residual")
+
 
 def power_iteration(
     operator: Operator,
@@ -26,6 +28,7 @@ def power_iteration(
     *,
     tolerance: float = 1e-3,
     max_iterations: int = 50,
+    criterion: str = "change",
     seed: int = 0,
     dtype: type = np.float32,
     report: Report | None = None,
@@ -42,6 +45,8 @@ def power_iteration(
         dimension: n.
         k: number of pairs, 1 to n.
         tolerance: relative change of λ at which a pair is accepted.
+        criterion: "change" as above; or "residual", with which a pair is accepted when ‖Hv − λv‖ is at most
+            tolerance·max|λ| over the pairs so far, the criterion of `advtf.landscape.lanczos`.
         max_iterations: steps for each pair, one product each; 2 are needed to see a change.
         seed: of the random starts.
         dtype: of the vectors, np.float32 or np.float64.
@@ -58,12 +63,15 @@ def power_iteration(
     require_count(k, dimension)
     require_real("tolerance", tolerance, 0)
     require_whole("max_iterations", max_iterations, 2)
+    one_of("criterion", criterion, CRITERIA)
     require_whole("seed", seed, 0)
     generator = np.random.default_rng(seed)
     rows, pairs = np.empty((k, dimension), dtype), []
     for found in range(k):
         rows[found] = random_direction(rows[:found], dimension, generator)
-        pairs.append(_climb(checked, rows, found, tolerance, max_iterations))
+        scale = max((abs(pair.value) for pair in pairs), default=0.0)
+        within = _criterion(criterion, tolerance, scale)
+        pairs.append(_climb(checked, rows, found, within, max_iterations))
         checked.tell(found + 1)
     down = np.argsort([-pair.value for pair in pairs], kind="stable")
     values, residuals, converged = (
@@ -80,7 +88,19 @@ class _Pair:
     converged: bool
 
 
-def _climb(checked, rows, found, tolerance, max_iterations):
+def _criterion(name, tolerance, scale):
+    """Returns the function (value, value before, residual) -> whether the pair is accepted."""
+
+    def steady(value, before, residual):
+        return before is not None and abs(value - before) <= tolerance * abs(before)
+
+    def small(value, before, residual):
+        return residual <= tolerance * max(scale, abs(value))
+
+    return {"change": steady, "residual": small}[name]
+
+
+def _climb(checked, rows, found, accepted, max_iterations):
     """Iterates on ``rows[found]``, in place, until its Rayleigh quotient is steady."""
     before = None
     for step in range(max_iterations):
@@ -88,11 +108,11 @@ def _climb(checked, rows, found, tolerance, max_iterations):
         image = checked(vector)
         value = float(dots(vector[None], image)[0])
         residual = norm(image - image.dtype.type(value) * vector)
-        steady = before is not None and abs(value - before) <= tolerance * abs(before)
+        within = accepted(value, before, residual)
         project_out(rows[:found], image)
         length = norm(image)
         # All that is left of the operator may be its null space, where there is nothing to climb.
-        if steady or length <= rounding(checked.dtype) * checked.scale:
+        if within or length <= rounding(checked.dtype) * checked.scale:
             return _Pair(value, residual, True)
         if step + 1 < max_iterations:  # else keep the vector that value and residual belong to
             rows[found], before = image / length, value

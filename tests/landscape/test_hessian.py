@@ -12,6 +12,7 @@ from advtf.classifiers.export import export_classifier
 from advtf.errors import UsageError
 from advtf.landscape.hessian import HessianOperator
 from advtf.landscape.lanczos import lanczos
+from advtf.landscape.linear_part import LinearPart
 from advtf.landscape.power import power_iteration
 from advtf.models.layers import Layers
 
@@ -271,9 +272,44 @@ def test_same_bits_every_time_and_one_trace():
     assert np.array_equal(products[1], operator(vectors[1])) and operator.products == 4
 
 
+def test_products_are_of_the_weights_of_the_moment():
+    """Weights and running statistics may change between products; what was kept of the old is not used."""
+    model, (x, y) = every_layer(), data()
+    classifier = as_classifier(model, movable=True)
+    vector = np.random.default_rng(7).standard_normal(classifier.parameters.size)
+    operator = HessianOperator(classifier, x, y, batch_size=4)
+    before = operator(vector)
+    statistics = model.get_layer("conv2_bn").moving_variance
+    for variable in (classifier.parameters.variables[0], statistics):
+        variable.assign(1.5 * variable)
+        fresh = HessianOperator(classifier, x, y, batch_size=4)(vector)
+        assert np.array_equal(operator(vector), fresh) and distance(fresh, before) > 1e-3
+        before = fresh
+
+
+@pytest.mark.parametrize("batches", [0, 2, 3])
+def test_the_room_for_what_is_kept_bounds_it_and_changes_no_bit(monkeypatch, batches):
+    classifier, (x, y) = as_classifier(every_layer(), movable=True), data(9)
+    vector = np.random.default_rng(8).standard_normal(classifier.parameters.size)
+    computed, at = [], LinearPart.at
+
+    def counted(self, *point):
+        computed.append(at(self, *point))
+        return computed[-1]
+
+    monkeypatch.setattr(LinearPart, "at", counted)
+    expected = HessianOperator(classifier, x, y, batch_size=3)(vector)
+    room = batches * sum(tensor.numpy().nbytes for tensor in computed[0])
+    operator = HessianOperator(classifier, x, y, batch_size=3, kept_bytes=room)
+    computed.clear()
+    assert all(np.array_equal(operator(vector), expected) for _ in range(2))
+    assert len(computed) == 6 - batches
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"kept_bytes": -1}, "kept_bytes"),
         ({"y": np.zeros(3, int)}, "at least one"),
         ({"batch_size": 0}, "batch_size"),
         ({"block": slice(0, 5)}, "whole variables"),

@@ -102,3 +102,20 @@ def test_bad_operators():
         power_iteration(lambda v: v[:3], 10, 3)
     with pytest.raises(FloatingPointError, match="product 1"):
         power_iteration(lambda v: v * np.inf, 10, 3)
+
+
+def test_the_criterion_of_lanczos_bounds_the_residuals():
+    matrix = symmetric(SPECTRUM)
+    settings = {"tolerance": 1e-4, "max_iterations": 400, "dtype": np.float64}
+    pairs = power_iteration(operator_of(matrix), 65, 5, criterion="residual", **settings)
+    assert pairs.converged.all() and residuals(matrix, pairs).max() <= 1e-4 * 9
+    looser = power_iteration(
+        operator_of(matrix), 65, 5, criterion="residual", **settings | {"tolerance": 0.01}
+    )
+    assert looser.products < pairs.products
+    short = power_iteration(
+        operator_of(matrix), 65, 5, criterion="residual", **settings | {"max_iterations": 3}
+    )
+    assert not short.converged.all()
+    with pytest.raises(UsageError, match="criterion"):
+        power_iteration(operator_of(matrix), 65, 5, criterion="gap")
