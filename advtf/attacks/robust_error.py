@@ -40,7 +40,72 @@ class RobustError:
         return 100.0 * float(1.0 - self.robust_correct.mean())
 
 
-@true_float32()
+class RobustErrorMeter:
+    """Measures clean and robust errors under one attack, as often as wanted, with a graph that is built once.
+
+    The weights of the classifier may be assigned between two measurements, because the graph reads them at
+    each call. Several sets of weights of one architecture are measured so for the price of one trace.
+
+    Args:
+        logits_fn: float32 (B, H, W, C) in [0, 1] -> (B, K) logits, in inference mode.
+        attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``.
+        epsilon: radius ε in units of the image range.
+        jit_compile: compile with XLA.
+
+    Raises:
+        UsageError: `epsilon` is no radius.
+    """
+
+    def __init__(
+        self, logits_fn: LogitsFn, attack: Attack, epsilon: float, *, jit_compile: bool = False
+    ) -> None:
+        radius = read_radius("epsilon", epsilon, None)
+
+        @tf.function(jit_compile=jit_compile)
+        def measure(x, y, seed):
+            x_adv = attack(logits_fn, x, y, tf.constant(radius, tf.float32), seed)
+            clean = is_correct(y, logits_fn(x))
+            return clean, clean * is_correct(y, logits_fn(x_adv))
+
+        self._measure = measure
+        self._traced = {}
+
+    @true_float32()
+    def __call__(self, batches: Iterable, *, seed: int = 0, label: str | None = None) -> RobustError:
+        """Attacks every batch and counts what survives.
+
+        Args:
+            batches: pairs of images and integer labels (B,); the last batch may be smaller.
+            seed: with the batch number, the source of the attack's random starts.
+            label: text beside a progress bar; None shows no bar.
+
+        Returns:
+            The errors, and which examples were classified correctly.
+
+        Raises:
+            UsageError: there are no batches.
+        """
+        clean, robust = [], []
+        bar = progress(batches, shown=label is not None, desc=label, unit="batch")
+        for number, (x, y) in enumerate(bar):
+            x, y = tf.cast(x, tf.float32), tf.cast(y, tf.int32)
+            measure = self._for_images_of(x.shape[1:])
+            clean_batch, robust_batch = measure(x, y, tf.constant([seed, number], tf.int64))
+            clean.append(clean_batch.numpy() > 0)
+            robust.append(robust_batch.numpy() > 0)
+        if not clean:
+            raise UsageError("robust_error requires at least one batch. Received: batches=no batches.")
+        return RobustError(np.concatenate(clean), np.concatenate(robust))
+
+    def _for_images_of(self, shape):
+        # Any number of images in one trace: a last, smaller batch would be traced a second time.
+        if shape not in self._traced:
+            images = tf.TensorSpec((None, *shape), tf.float32)
+            labels, seed = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((2,), tf.int64)
+            self._traced[shape] = self._measure.get_concrete_function(images, labels, seed)
+        return self._traced[shape]
+
+
 def robust_error(
     logits_fn: LogitsFn,
     batches: Iterable,
@@ -51,16 +116,11 @@ def robust_error(
     jit_compile: bool = False,
     label: str | None = None,
 ) -> RobustError:
-    """Attacks every batch and counts what survives.
+    """Attacks every batch and counts what survives, once.
 
     Args:
-        logits_fn: float32 (B, H, W, C) in [0, 1] -> (B, K) logits, in inference mode.
-        batches: pairs of images and integer labels (B,); the last batch may be smaller.
-        attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``.
-        epsilon: radius ε in units of the image range.
-        seed: with the batch number, the source of the attack's random starts.
-        jit_compile: compile with XLA.
-        label: text beside a progress bar; None shows no bar.
+        logits_fn, attack, epsilon, jit_compile: as for `RobustErrorMeter`.
+        batches, seed, label: as for a call of it.
 
     Returns:
         The errors, and which examples were classified correctly.
@@ -68,21 +128,5 @@ def robust_error(
     Raises:
         UsageError: there are no batches, or `epsilon` is no radius.
     """
-    radius = read_radius("epsilon", epsilon, None)
-
-    @tf.function(reduce_retracing=True, jit_compile=jit_compile)
-    def measure(x, y, batch_seed):
-        x_adv = attack(logits_fn, x, y, tf.constant(radius, tf.float32), batch_seed)
-        clean = is_correct(y, logits_fn(x))
-        return clean, clean * is_correct(y, logits_fn(x_adv))
-
-    clean, robust = [], []
-    bar = progress(batches, shown=label is not None, desc=label, unit="batch")
-    for number, (x, y) in enumerate(bar):
-        batch_seed = tf.constant([seed, number], tf.int64)
-        clean_batch, robust_batch = measure(tf.cast(x, tf.float32), tf.cast(y, tf.int32), batch_seed)
-        clean.append(clean_batch.numpy() > 0)
-        robust.append(robust_batch.numpy() > 0)
-    if not clean:
-        raise UsageError("robust_error requires at least one batch. Received: batches=no batches.")
-    return RobustError(np.concatenate(clean), np.concatenate(robust))
+    meter = RobustErrorMeter(logits_fn, attack, epsilon, jit_compile=jit_compile)
+    return meter(batches, seed=seed, label=label)

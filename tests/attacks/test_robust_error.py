@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from advtf.attacks.pgd import pgd
-from advtf.attacks.robust_error import RobustError, robust_error
+from advtf.attacks.robust_error import RobustError, RobustErrorMeter, robust_error
 from advtf.errors import UsageError
 
 
@@ -76,17 +76,24 @@ def test_each_batch_has_its_own_seed_and_each_pass_the_same():
     assert not set(recorded[6:]) & set(recorded[:6])
 
 
-def test_one_trace_for_full_batches_and_two_with_a_ragged_one():
+def test_one_trace_for_all_batches_and_for_all_weights():
     traces = []
+    centre = tf.Variable(0.5)
+
+    def movable(x):
+        pixel = tf.reshape(x, [-1, 1])
+        return tf.concat([centre - pixel, pixel - centre], axis=1)
 
     def attack(logits_fn, x, y, epsilon, seed):
         traces.append(x.shape)
-        return x
+        return upwards(logits_fn, x, y, epsilon, seed)
 
-    robust_error(threshold, batches_of(PIXELS * 4, LABELS * 4, 7), attack, 0.1)
+    meter = RobustErrorMeter(movable, attack, 0.1)
+    ragged = batches_of(PIXELS, LABELS, 5)
+    np.testing.assert_array_equal(meter(ragged).robust_correct, ROBUST)
+    centre.assign(0.05)  # now every image is in class 1
+    np.testing.assert_array_equal(meter(ragged).robust_correct, np.array(LABELS) == 1)
     assert len(traces) == 1
-    robust_error(threshold, batches_of(PIXELS * 4, LABELS * 4, 5), attack, 0.1)
-    assert len(traces) <= 3
 
 
 def test_no_examples_is_an_error():
