@@ -88,8 +88,8 @@ def stderr_to(file: IO[bytes]) -> Iterator[None]:
 def _uncollected() -> Iterator[None]:
     """Leaves what is made within the context to the end of the process, out of sight of the collector.
 
-    The modules of TensorFlow are half a million objects. Python would look through them several times while they
-    are imported, and again with every few graphs that are built.
+    The modules of TensorFlow are half a million objects. Python would look through them several times while
+    they are imported, and again with every few graphs that are built.
     """
     collecting = gc.isenabled()
     gc.disable()
@@ -111,8 +111,8 @@ def import_tensorflow(verbose: bool = False):
         The tensorflow module.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    # A thread that waits for the others' parts of a small convolution computes one itself meanwhile. The parts
-    # are the same, and so are the bits; a training step of a small LeNet takes a tenth less time.
+    # A thread that waits for the parts of a small convolution computes one of them itself meanwhile. The
+    # parts are the same, and so are the bits; a training step of a small LeNet takes a tenth less time.
     os.environ.setdefault("TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD", "true")
     if not verbose:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
