@@ -12,6 +12,7 @@ attacks           PGD and APGD against their bare passes and against ART
 autoattack        standard AutoAttack against torchattacks and the official package
 attack_strength   robust error of one classifier under the three libraries
 hessian           Hessian-vector products against gradients, Lanczos against power iteration
+gpu               training and evaluation in every mode of a GPU: right numbers, and costs
 pipeline          the input pipeline alone against the training steps
 start             the README's default run as a whole process
 

@@ -139,6 +139,16 @@ ENTRIES = {
             "batch_size": Option(250, "images of a product", 8),
         },
     ),
+    "gpu": Entry(
+        "Training and evaluation in every mode: numbers against float64, costs against float32 without XLA.",
+        {
+            "device": Option("gpu", "gpu or cpu", "cpu"),
+            "parts": Option("check,step,epoch,autoattack,deterministic", "with commas", "check,step"),
+            "networks": Option("lenet,resnet18,preact_resnet18,wide_resnet", "with commas", "lenet"),
+            "tiny": Option(False, "tiny sizes", True),
+        },
+        drawn=False,
+    ),
     "pipeline": Entry(
         "The batches of the input pipeline alone against the training steps that take them.",
         {

@@ -21,6 +21,7 @@ from advtf.storage.files import versions, write_json
 
 COSTS = ("s", "products")  # units of which less is better
 AGREEMENT = "% robust error"  # the unit of two implementations that should find the same
+DIFFERENCE = "of the reference"  # the unit of a difference from right numbers, against its bound
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16", "sve")  # of a CPU
 
 
@@ -33,7 +34,8 @@ class Comparison:
         ours: how it was done here, such as "advtf, bfloat16".
         against: whom, such as "PyTorch, channels-last, bfloat16".
         pairs: (ours, theirs) of each round, in `unit`. Costs of a round are taken one after the other.
-        unit: "s" or "products", where less is better, or "% robust error", which should agree.
+        unit: "s" or "products", where less is better, "% robust error", which should agree, or "of the
+            reference" for a difference from right numbers against its bound.
         work: what both did in a round, such as "128 images".
         goal: the largest ratio that is aimed at. Defaults to none.
         facts: further JSON values about this row, such as seconds of tracing.
@@ -53,8 +55,9 @@ class Comparison:
 
     def __post_init__(self):
         object.__setattr__(self, "pairs", tuple((float(ours), float(other)) for ours, other in self.pairs))
-        if self.unit not in (*COSTS, AGREEMENT):
-            raise ValueError(f"unit must be one of {(*COSTS, AGREEMENT)}. Received: unit={self.unit!r}.")
+        units = (*COSTS, AGREEMENT, DIFFERENCE)
+        if self.unit not in units:
+            raise ValueError(f"unit must be one of {units}. Received: unit={self.unit!r}.")
         if not self.pairs or not all(ours > 0 and other > 0 for ours, other in self.pairs):
             raise ValueError(f"pairs must be at least one round of costs > 0. Received: pairs={self.pairs}.")
 
@@ -111,6 +114,7 @@ class Result:
         machine: where, as `machine` tells it.
         settings: the options of the entry.
         comparisons: the rows.
+        facts: further JSON values about the whole, such as what could not be measured.
     """
 
     entry: str
@@ -121,6 +125,7 @@ class Result:
     machine: Mapping[str, Any]
     settings: Mapping[str, Any]
     comparisons: tuple[Comparison, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> Path:
         """Writes ``<entry>.json``, in place of what an earlier measurement left, and returns its path."""
@@ -140,6 +145,7 @@ class Result:
         try:
             content = json.loads(Path(path).read_text())
             rows = tuple(Comparison.from_json(row) for row in content["comparisons"])
+            content = {"facts": {}} | content  # which the first files lack
             fields = {each.name: content[each.name] for each in dataclasses.fields(cls)}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(
