@@ -7,11 +7,13 @@ what belongs to the whole process, and switch it back.
 import contextlib
 import gc
 import os
+import re
 import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from absl import logging
@@ -21,7 +23,6 @@ from advtf.errors import UsageError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-BFLOAT16_REWRITE = "auto_mixed_precision_onednn_bfloat16"  # an experimental option of TensorFlow's optimizer
 TF32_CAPABILITY = (8, 0)  # Ampere, the first generation of GPUs with TF32
 
 
@@ -33,7 +34,6 @@ class Runtime:
         device: one line for people, e.g. "1 GPU (NVIDIA H100), XLA".
         strategy: tf.distribute strategy whose scope the model is built in.
         model_policy: Keras dtype policy of the classifier during training.
-        rewrite_bfloat16: whether training graphs are rewritten to bfloat16 by oneDNN (CPU).
         jit_compile: value for ``compile(jit_compile=...)``.
         tf32: whether training may round the factors of float32 products to TF32 (GPU).
     """
@@ -41,7 +41,6 @@ class Runtime:
     device: str
     strategy: object
     model_policy: str
-    rewrite_bfloat16: bool
     jit_compile: bool | str
     tf32: bool = False
 
@@ -51,7 +50,7 @@ class Runtime:
 
         It is to be entered before the first step, because XLA compiles the arithmetic of that moment.
         """
-        with _TENSOR_FLOAT_32.wanted(self.tf32), bfloat16_rewrite(self.rewrite_bfloat16):
+        with _TENSOR_FLOAT_32.wanted(self.tf32):
             yield
 
 
@@ -179,12 +178,13 @@ def start(
             f"Received: jit={jit}, strategy={strategy}, deterministic={deterministic}. Use precision=float32."
         )
     notes = [] if tf32 or precision != "tf32" else ["tf32 has no effect here"]
+    if precision == "bfloat16" and not gpus and not _multiplies_bfloat16():
+        notes.append("without instructions for bfloat16, in which float32 is faster")
     notes += ["deterministic"] if deterministic else []
     return Runtime(
         device=", ".join([_describe(tf, gpus, strategy, compiled), *notes]),
         strategy=chosen,
-        model_policy="mixed_bfloat16" if precision == "bfloat16" and gpus else "float32",
-        rewrite_bfloat16=precision == "bfloat16" and not gpus,
+        model_policy="mixed_bfloat16" if precision == "bfloat16" else "float32",
         jit_compile=jit_compile,
         tf32=tf32,
     )
@@ -238,6 +238,16 @@ def require_deterministic(deterministic: bool) -> None:
 def _has_tf32(tf, gpus):
     details = (tf.config.experimental.get_device_details(gpu) for gpu in gpus)
     return any(each.get("compute_capability", (0, 0)) >= TF32_CAPABILITY for each in details)
+
+
+def _multiplies_bfloat16() -> bool:
+    """Returns whether the processor has instructions for bfloat16, or does not tell."""
+    try:
+        described = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return True
+    flags = re.findall(r"^flags\s*:(.*)$", described, re.MULTILINE)  # an ARM processor has "Features"
+    return not flags or bool({"avx512_bf16", "amx_bf16"} & set(flags[0].split()))
 
 
 def _strategy(tf, name, gpus):
@@ -322,39 +332,13 @@ def true_float32() -> Iterator[None]:
     """Within the context, or in a function decorated with it, float32 is float32: for whatever measures.
 
     GPUs since Ampere round the factors of float32 convolutions and matrix products to 10 bits of mantissa
-    (TF32) unless TensorFlow is told not to, and a training may have oneDNN compute in bfloat16 on a CPU. Both
-    are switched off and, at the end or by an exception, set back. TensorFlow reads the switch of TF32 when an
-    operation starts, and XLA when it compiles. It belongs to the whole process: a training in another thread
-    computes without TF32 meanwhile.
+    (TF32) unless TensorFlow is told not to. The switch is off within and, at the end or by an exception, set
+    back. TensorFlow reads it when an operation starts, and XLA when it compiles. It belongs to the whole
+    process: a training in another thread computes without TF32 meanwhile.
 
     Examples:
         >>> with true_float32():
         ...     logits = classifier(images)
     """
-    rewriting = bfloat16_rewrite(False) if rewrites_to_bfloat16() else contextlib.nullcontext()
-    with _TENSOR_FLOAT_32.off(), rewriting:
+    with _TENSOR_FLOAT_32.off():
         yield
-
-
-@contextlib.contextmanager
-def bfloat16_rewrite(enabled: bool):
-    """Within the context, graphs run with oneDNN's automatic bfloat16 rewriting on or off.
-
-    The option is part of a graph's key in TensorFlow's cache, so a function called inside and outside runs
-    as two different graphs.
-    """
-    import tensorflow as tf
-
-    before = rewrites_to_bfloat16()
-    tf.config.optimizer.set_experimental_options({BFLOAT16_REWRITE: enabled})
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({BFLOAT16_REWRITE: before})
-
-
-def rewrites_to_bfloat16() -> bool:
-    """Returns whether graphs run with oneDNN's automatic bfloat16 rewriting at the moment."""
-    import tensorflow as tf
-
-    return tf.config.optimizer.get_experimental_options().get(BFLOAT16_REWRITE, False)

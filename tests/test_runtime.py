@@ -14,13 +14,8 @@ from advtf import runtime
 from advtf.data.sets import Split
 from advtf.errors import UsageError
 
-OPTION = "auto_mixed_precision_onednn_bfloat16"
 GPUS = tf.config.list_physical_devices("GPU")
 SWITCH = tf.config.experimental
-
-
-def rewriting():
-    return bool(tf.config.optimizer.get_experimental_options().get(OPTION, False))
 
 
 def test_import_is_quiet_and_keras_runs_on_tensorflow():
@@ -58,34 +53,45 @@ def test_mirroring_one_device_is_refused():
 
 @pytest.mark.skipif(bool(GPUS), reason="describes a machine without GPU")
 @pytest.mark.parametrize(
-    ("settings", "device", "rewrite", "jit_compile"),
+    ("settings", "device", "policy", "jit_compile"),
     [
-        ({}, "graph", False, "auto"),
-        ({"precision": "bfloat16"}, "graph", True, "auto"),
-        ({"precision": "tf32"}, "graph, tf32 has no effect here", False, "auto"),
-        ({"jit": "on"}, "XLA", False, True),
-        ({"jit": "off", "precision": "bfloat16"}, "graph", True, False),
+        ({}, "graph", "float32", "auto"),
+        ({"precision": "bfloat16"}, "graph", "mixed_bfloat16", "auto"),
+        ({"precision": "tf32"}, "graph, tf32 has no effect here", "float32", "auto"),
+        ({"jit": "on"}, "XLA", "float32", True),
+        ({"jit": "off", "precision": "bfloat16"}, "graph", "mixed_bfloat16", False),
     ],
 )
-def test_choices_on_a_cpu(settings, device, rewrite, jit_compile):
+def test_choices_on_a_cpu(settings, device, policy, jit_compile, monkeypatch):
+    monkeypatch.setattr(runtime, "_multiplies_bfloat16", lambda: True)
     chosen = runtime.start(**settings)
     assert chosen.device == f"CPU ({os.cpu_count()} cores), {device}"
-    assert (chosen.model_policy, chosen.rewrite_bfloat16) == ("float32", rewrite)
+    assert chosen.model_policy == policy
     assert chosen.jit_compile == jit_compile and type(chosen.jit_compile) is type(jit_compile)
     assert chosen.strategy.num_replicas_in_sync == 1
     assert not chosen.tf32 and not SWITCH.tensor_float_32_execution_enabled()
-    assert not rewriting()  # only announced: the trainer switches it for the training graphs
 
 
-def test_bfloat16_rewrite_nests_and_is_undone_after_an_error():
-    assert not rewriting()
-    with pytest.raises(KeyError), runtime.bfloat16_rewrite(True):
-        assert rewriting()
-        with runtime.bfloat16_rewrite(False):
-            assert not rewriting()
-        assert rewriting()
-        raise KeyError
-    assert not rewriting()
+@pytest.mark.skipif(bool(GPUS), reason="describes a machine without GPU")
+@pytest.mark.parametrize(
+    ("described", "told"),
+    [
+        ("flags\t\t: fpu avx512_bf16 sse\n", False),
+        ("flags\t\t: fpu amx_bf16\n", False),
+        ("flags\t\t: fpu avx2 avx512f\n", True),
+        ("Features\t: fp asimd bf16\n", False),
+        (None, False),
+    ],
+)
+def test_a_processor_without_bfloat16_is_told(described, told, monkeypatch):
+    def read_text(path):
+        if described is None:
+            raise FileNotFoundError
+        return described
+
+    monkeypatch.setattr(runtime.Path, "read_text", read_text)
+    assert ("float32 is faster" in runtime.start(precision="bfloat16").device) == told
+    assert "float32 is faster" not in runtime.start().device
 
 
 @pytest.fixture
@@ -107,20 +113,18 @@ def test_true_float32_nests_and_is_undone_after_an_error(tf32):
     assert not tf32()
 
 
-@pytest.mark.parametrize("rewritten", [False, True])
-def test_a_decorated_function_is_in_true_float32_at_every_call(tf32, rewritten):
+def test_a_decorated_function_is_in_true_float32_at_every_call(tf32):
     @runtime.true_float32()
     def measured(argument):
-        return argument, tf32(), rewriting()
+        return argument, tf32()
 
-    with runtime.bfloat16_rewrite(rewritten):
-        assert [measured(1), measured(2)] == [(1, False, False), (2, False, False)]
-        assert tf32() and rewriting() == rewritten
+    assert [measured(1), measured(2)] == [(1, False), (2, False)]
+    assert tf32()
 
 
 def test_training_switches_tf32_and_measuring_within_it_comes_first(tf32):
     def arithmetic(enabled):
-        return runtime.Runtime("", None, "float32", False, "auto", tf32=enabled).training()
+        return runtime.Runtime("", None, "float32", "auto", tf32=enabled).training()
 
     with arithmetic(False):
         assert not tf32()
@@ -140,7 +144,7 @@ def test_threads_that_measure_at_once_and_one_that_trains(tf32):
     first, second = runtime.true_float32(), runtime.true_float32()
     first.__enter__()
     second.__enter__()
-    training = runtime.Runtime("", None, "float32", False, "auto", tf32=False).training()
+    training = runtime.Runtime("", None, "float32", "auto", tf32=False).training()
     training.__enter__()
     first.__exit__(None, None, None)
     assert not tf32()

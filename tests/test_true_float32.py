@@ -14,7 +14,7 @@ import advtf
 from advtf.attacks.pgd import fgsm, pgd
 from advtf.classifiers.classifier import as_classifier
 from advtf.classifiers.reference_logits import ReferenceLogits
-from advtf.runtime import Runtime, bfloat16_rewrite, rewrites_to_bfloat16
+from advtf.runtime import Runtime
 from advtf.training.averaging import WeightAverage, WeightAveraging
 from advtf.training.callbacks import InputLandscape, Snapshots
 from advtf.training.curve import CurveSettings, train_curve
@@ -29,7 +29,7 @@ seen = {"traced": set(), "run": set()}
 
 @keras.saving.register_keras_serializable("tests")
 class Witness(keras.layers.Layer):
-    """Hands its input on, and notes whether TF32 or oneDNN's bfloat16 is on when it is traced or run."""
+    """Hands its input on, and notes whether TF32 is on when it is traced or run."""
 
     def call(self, x):
         self.look("traced")
@@ -37,7 +37,7 @@ class Witness(keras.layers.Layer):
             return tf.identity(x)
 
     def look(self, when):
-        seen[when].add(SWITCH.tensor_float_32_execution_enabled() or rewrites_to_bfloat16())
+        seen[when].add(SWITCH.tensor_float_32_execution_enabled())
 
 
 @pytest.fixture(autouse=True)
@@ -241,7 +241,7 @@ def test_training_computes_as_asked_and_validates_without_tf32(wanted):
     trainer = compiled(network(), lambda logits_fn, x, y, epsilon, seed: x)
     states = []
     trainer.eval_attack = lambda logits_fn, x, y, epsilon, seed: logits_fn(x)[:, :1, None, None] * 0 + x
-    runtime = Runtime("a GPU", None, "float32", False, "auto", tf32=wanted)
+    runtime = Runtime("a GPU", None, "float32", "auto", tf32=wanted)
     note = keras.callbacks.LambdaCallback(
         on_test_begin=lambda logs: (states.append(dict(run=set(seen["run"]))), clear()),
         on_test_end=lambda logs: (states.append(dict(run=set(seen["run"]))), clear()),
@@ -250,11 +250,3 @@ def test_training_computes_as_asked_and_validates_without_tf32(wanted):
         trainer.fit(batches(), epochs=2, validation_data=batches(), callbacks=[note], verbose=0)
     assert [state["run"] for state in states] == [{wanted}, {False}] * 2
     assert SWITCH.tensor_float_32_execution_enabled()
-
-
-def test_bfloat16_is_suspended_too():
-    trainer = compiled(network(), ATTACK)
-    with bfloat16_rewrite(True):
-        trainer.evaluate(batches(), verbose=0)
-        assert rewrites_to_bfloat16()
-    assert seen == {"traced": {False}, "run": {False}}

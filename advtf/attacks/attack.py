@@ -14,7 +14,6 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from advtf import runtime
 from advtf.attacks.losses import cross_entropy
 from advtf.settings.threat import NEGLIGIBLE_EPSILON
 
@@ -96,14 +95,11 @@ def isolated(gradient_pass: Callable) -> Callable:
         gradient_pass: a function of tensors that builds a forward and a backward pass.
 
     Returns:
-        A function of the same arguments. It is `gradient_pass` itself in eager execution, and also while
-        graphs are rewritten to bfloat16, which rounds at other places in a function of its own.
+        A function of the same arguments. It is `gradient_pass` itself in eager execution.
     """
 
     def call(*tensors):
-        if tf.executing_eagerly() or runtime.rewrites_to_bfloat16():
-            return gradient_pass(*tensors)
-        return function(*tensors)
+        return gradient_pass(*tensors) if tf.executing_eagerly() else function(*tensors)
 
     function = tf.function(gradient_pass, autograph=False, experimental_attributes={"_noinline": True})
     return call

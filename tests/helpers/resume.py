@@ -13,7 +13,7 @@ from advtf.training.directory import TrainingDirectory
 from advtf.training.run import build_classifier, build_trainer, train
 from advtf.training.settings import RunOptions, TrainConfig
 
-RUNTIME = Runtime("CPU", tf.distribute.get_strategy(), "float32", False, "auto")
+RUNTIME = Runtime("CPU", tf.distribute.get_strategy(), "float32", "auto")
 EVERY_STEP = 1e-9  # minutes between checkpoints
 
 

@@ -1,8 +1,6 @@
 """The trainer's steps against hand-written ones in NumPy; their traces, modes, precision and seeds."""
 
 import functools
-import re
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,12 +13,8 @@ from advtf.attacks.pgd import fgsm, fgsm_n, noisy, pgd, pgd_from_gradient
 from advtf.attacks.robust_error import robust_error
 from advtf.errors import UsageError
 from advtf.models.layers import BatchNormalization
-from advtf.runtime import bfloat16_rewrite
 from advtf.training import objectives, regularizers
 from advtf.training.trainer import AdversarialTrainer, full_precision
-
-CPU_INFO = Path("/proc/cpuinfo")
-BFLOAT16_CPU = CPU_INFO.exists() and re.search(r"\b(avx512_bf16|amx_bf16)\b", CPU_INFO.read_text())
 
 
 def hand_steps(weights, batches, norm, epsilon, rate, sample_weights=None, penalty=0.0):
@@ -374,26 +368,6 @@ def test_bfloat16_model_is_evaluated_in_float32():
     measured = [t.evaluate(data, verbose=0, return_dict=True) for t in (mixed_trainer, plain_trainer)]
     assert measured[0] == measured[1]
     assert mixed.get_layer("stem").compute_dtype == "bfloat16"
-
-
-@pytest.mark.skipif(not BFLOAT16_CPU, reason="oneDNN rewrites only where the CPU multiplies bfloat16")
-def test_bfloat16_rewrite_changes_training_and_not_evaluation():
-    x, y = batch(64, shape=(6, 6, 2))
-    data = still(x, y, 32)
-
-    def run(rewritten):
-        trainer = compiled(convolutional_net(), rate=0.05)
-        with bfloat16_rewrite(rewritten):
-            trainer.fit(data, epochs=2, verbose=0, shuffle=False)
-            inner = trainer.evaluate(data, verbose=0, return_dict=True)
-        assert inner == trainer.evaluate(data, verbose=0, return_dict=True)
-        twin = compiled(convolutional_net())
-        twin.classifier.set_weights(trainer.classifier.get_weights())
-        assert inner == twin.evaluate(data, verbose=0, return_dict=True)
-        return trainer.classifier.get_weights()
-
-    difference = max(np.abs(a - b).max() for a, b in zip(run(False), run(True), strict=True))
-    assert 1e-6 < difference < 0.05
 
 
 def test_full_precision_restores_the_policies_after_an_error():
