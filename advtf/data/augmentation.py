@@ -6,7 +6,7 @@ import tensorflow as tf
 def crop_and_flip(x: tf.Tensor, top: tf.Tensor, left: tf.Tensor, flip: tf.Tensor, padding: int) -> tf.Tensor:
     """Pads every image with zeros, cuts one window of the original size from each, mirrors the chosen ones.
 
-    Two gathers serve the whole batch: one index table per axis, the column table reversed to mirror.
+    One gather of pixels serves the whole batch; the column indices of an image are reversed to mirror it.
 
     Args:
         x: images (B, H, W, C), any numeric type.
@@ -18,12 +18,13 @@ def crop_and_flip(x: tf.Tensor, top: tf.Tensor, left: tf.Tensor, flip: tf.Tensor
     Returns:
         Images of the same shape and type.
     """
-    height, width = tf.shape(x)[1], tf.shape(x)[2]
-    rows = top[:, None] + tf.range(height)[None]
+    batch, height, width, channels = tf.unstack(tf.shape(x))
+    padded = tf.pad(x, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+    rows = top[:, None] + tf.range(height)[None] + tf.range(batch)[:, None] * tf.shape(padded)[1]
     columns = left[:, None] + tf.range(width)[None]
     columns = tf.where(flip[:, None], columns[:, ::-1], columns)
-    padded = tf.pad(x, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
-    windows = tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+    pixels = rows[:, :, None] * tf.shape(padded)[2] + columns[:, None]
+    windows = tf.gather(tf.reshape(padded, [-1, channels]), pixels)
     return tf.ensure_shape(windows, x.shape)
 
 
