@@ -131,12 +131,14 @@ ENTRIES = {
         drawn=False,
     ),
     "hessian": Entry(
-        "A Hessian-vector product against a gradient, and Lanczos against the paper's power iteration.",
+        "Hessian-vector products, Lanczos against the paper's power iteration, batched input Hessians.",
         {
             "model": Option(LENET, "export of a classifier", UNTRAINED),
             "examples": Option(250, "training images", 16),
             "eigenvalues": Option(20, "pairs that are computed", 2),
             "batch_size": Option(250, "images of a product", 8),
+            "power_steps": Option(200, "steps of power iteration to a pair of small residual", 5),
+            "input_examples": Option(32, "images of which the input Hessians are taken", 2),
         },
     ),
     "gpu": Entry(
