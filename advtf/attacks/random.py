@@ -63,6 +63,8 @@ def _rotate(words, distance):
 def words_by_key(seed: tf.Tensor, keys: tf.Tensor, stream: int) -> Callable:
     """Builds ``draw(number, count) -> (B, count)`` uint32 words, uniform and independent.
 
+    ``draw(numbers, count) -> (B, Q, count)`` for numbers (Q,) are the words of all of them.
+
     Args:
         seed: two integers.
         keys: (B,) integers; equal keys draw equal words.
@@ -82,9 +84,13 @@ def words_by_key(seed: tf.Tensor, keys: tf.Tensor, stream: int) -> Callable:
 
     def draw(number, count):
         pairs = (count + 1) // 2
-        counter = tf.cast(number * pairs + tf.range(pairs), tf.uint32)[None]
-        both = threefry(key, example + tf.zeros_like(counter), counter + tf.zeros_like(example))
-        return tf.concat(both, axis=1)[:, :count]
+        number = tf.convert_to_tensor(number)
+        counters = number[..., None] * pairs + tf.range(pairs)
+        flat = tf.cast(tf.reshape(counters, [1, -1]), tf.uint32)
+        both = threefry(key, example + tf.zeros_like(flat), flat + tf.zeros_like(example))
+        shape = tf.concat([tf.shape(example)[:1], tf.shape(counters)], axis=0)
+        words = tf.concat([tf.reshape(half, shape) for half in both], axis=-1)[..., :count]
+        return tf.ensure_shape(words, [None, *number.shape, count])
 
     return draw
 

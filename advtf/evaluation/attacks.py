@@ -59,12 +59,14 @@ class Result(NamedTuple):
         broken: (B,) bool, whether it is misclassified.
         loss: (B,) float32, its cross-entropy in nats.
         carried: arrays (B, ...) for the next stage.
+        forward: (B,) forward passes made, the check included; None where they are those of the stage.
     """
 
     x_adv: "np.ndarray"
     broken: "np.ndarray"
     loss: "np.ndarray"
     carried: "tuple[np.ndarray, ...]"
+    forward: "np.ndarray | None" = None
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,17 @@ class Stage:
 
     Attributes:
         run: ``run(batch, epsilon, seed) -> Result``; `epsilon` is a float, `seed` two integers.
-        forward, backward: passes per example, the check of the result included.
+        forward, backward: passes per example, the check of the result included; of a stage that saves some,
+            at most.
         continued: whether it is a piece of one long search, whose pieces all get the same seed.
+        carries: number of arrays that it hands on.
     """
 
     run: "Callable[[Batch, float, np.ndarray], Result]"
     forward: int
     backward: int
     continued: bool = False
+    carries: int = 0
 
 
 class StageBuilder:
@@ -103,7 +108,7 @@ class StageBuilder:
         jit_compile: bool = False,
     ):
         self.logits_fn, self.num_classes, self.settings = logits_fn, num_classes, settings
-        self.image_shape, self._jit_compile = image_shape, jit_compile
+        self.image_shape, self.jit_compile = image_shape, jit_compile
 
     def stage(self, attack: "Attack", *, forward: int, backward: int) -> Stage:
         """Makes a stage that runs an attack from first step to last.
@@ -159,7 +164,7 @@ class StageBuilder:
         examples = tf.TensorSpec((None, *self.image_shape), tf.float32), labels, keys
         signature = *examples, tf.TensorSpec([], tf.float32), tf.TensorSpec([2], tf.int64), *more
 
-        @tf.function(input_signature=signature, autograph=False, jit_compile=self._jit_compile)
+        @tf.function(input_signature=signature, autograph=False, jit_compile=self.jit_compile)
         def judged(x, y, *rest):
             x_adv, *carried = function(x, y, *rest)
             logits = tf.cast(self.logits_fn(x_adv), tf.float32)
@@ -266,33 +271,43 @@ def _fab_targeted(builder):
 
 
 def _square(builder):
+    import numpy as np
     import tensorflow as tf
 
     from advtf.attacks.square import SquareSearch, SquareState
 
     search = SquareSearch(builder.settings.norm, builder.settings.queries)
+    once = search.norm == "linf" and not builder.jit_compile
 
     def start(x, y, keys, epsilon, seed):
         state = search.start(builder.logits_fn, x, y, epsilon, seed, keys)
-        return state.x_adv, state.x_adv, state.loss
+        return state.x_adv, state.x_adv, state.loss, tf.fill(tf.shape(y), -1)
 
-    def advance(x, y, keys, epsilon, seed, x_adv, loss, first, count):
+    def advance(x, y, keys, epsilon, seed, x_adv, loss, taken, first, count):
         state = SquareState(x_adv, loss, tf.zeros_like(y, tf.bool))  # the broken have left
-        state = search.advance(state, builder.logits_fn, x, y, epsilon, seed, keys, first, count)
-        return state.x_adv, state.x_adv, state.loss
+        task = builder.logits_fn, x, y, epsilon, seed, keys, first, count
+        if once:
+            state, taken, asked = search.ask_once(state, taken, *task)
+        else:
+            state, asked = search.advance(state, *task), tf.fill(tf.shape(y), count)
+        return state.x_adv, state.x_adv, state.loss, taken, asked
 
-    integer = tf.TensorSpec([], tf.int32)
+    integer, integers = tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32)
     points = tf.TensorSpec((None, *builder.image_shape), tf.float32), tf.TensorSpec([None], tf.float32)
-    started, advanced = builder.traced(start), builder.traced(advance, *points, integer, integer)
+    started = builder.traced(start)
+    advanced = builder.traced(advance, *points, integers, integer, integer)
 
     def piece(first, count):
         def run(batch, epsilon, seed):
-            return advanced(batch, epsilon, seed, *batch.carried, first, count)
+            # Earlier versions have not kept the last query taken: then nothing is known of those before.
+            carried = [*batch.carried, np.full(len(batch.y), first, np.int32)][:3]
+            result = advanced(batch, epsilon, seed, *carried, first, count)
+            return result._replace(carried=result.carried[:3], forward=result.carried[3] + 1)
 
-        return Stage(run, count + 1, 0, continued=True)
+        return Stage(run, count + 1, 0, continued=True, carries=3)
 
     pieces = [piece(first, count) for first, count in square_pieces(builder.settings.queries)]
-    return [Stage(started, 2, 0, continued=True), *pieces]
+    return [Stage(started, 2, 0, continued=True, carries=3), *pieces]
 
 
 def square_pieces(queries: int) -> list[tuple[int, int]]:

@@ -374,9 +374,8 @@ class Engine:
         for batch, chosen in enumerate(self._batches(alive)):
             file = f"{task.label}-{work.stages}-{batch}"
             saved = self.cache.get(file)
-            if saved:
-                done = Stored.from_arrays(saved)
-            else:
+            done = Stored.from_arrays(saved) if saved else None
+            if done is None or len(done.carried) != stages[0].carries:  # or of an earlier version
                 seed = self._seed(task.name, 0 if stages[0].continued else work.stages)
                 rest = [array[chosen] for array in carried]
                 done = self._attacked(stages[0], task.epsilon, seed, task.rows[chosen], rest)
@@ -402,8 +401,8 @@ class Engine:
         batch = Batch(self.x[taken], self.y[taken], self._keys[taken], carried)
         result = stage.run(batch, epsilon, seed)
         points = Points(result.x_adv[:count], result.broken[:count], result.loss[:count])
-        passes = count * stage.forward, count * stage.backward
-        spent = Spent(*passes, time.monotonic() - began)
+        forward = count * stage.forward if result.forward is None else int(result.forward[:count].sum())
+        spent = Spent(forward, count * stage.backward, time.monotonic() - began)
         return Stored(points, tuple(array[:count] for array in result.carried), spent)
 
     def _judged(self, rows, x):
@@ -429,7 +428,7 @@ def _judge_of(logits_fn, image_shape):
 
 def _scatter(arrays, new, rows, count):
     """Puts the new rows into the arrays, made on first use."""
-    if not arrays:
+    if len(arrays) != len(new):
         arrays = tuple(np.zeros((count, *values.shape[1:]), values.dtype) for values in new)
     for array, values in zip(arrays, new, strict=True):
         array[rows] = values

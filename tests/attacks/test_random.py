@@ -50,6 +50,13 @@ def test_words_follow_the_key_and_not_the_row():
     assert len(np.unique(everything)) == 160  # 4 × 8 × 5 words of 32 bits: none by chance the same
 
 
+def test_words_of_many_numbers_are_those_of_each():
+    numbers = [0, 3, 4, 1000]
+    together = draw_for(6)(tf.constant(numbers), 5)
+    alone = [draw_for(6)(number, 5) for number in numbers]
+    np.testing.assert_array_equal(together, np.stack(alone, axis=1))
+
+
 def test_words_are_uniform():
     words = np.concatenate([draw_for(2000)(number, 6) for number in range(2)])
     integers = below(tf.constant(words), tf.constant(7)).numpy()

@@ -147,6 +147,59 @@ def test_leaving_out_broken_examples_changes_no_outcome(norm):
     assert advance.experimental_get_tracing_count() <= 2
 
 
+def row_by_row(model):
+    """Sums each row by itself: a matrix product may round by the batch size."""
+    size = int(np.prod(model.shape))
+    return lambda x: tf.reduce_sum(tf.reshape(x, [-1, size, 1]) * model.kernel, axis=1) + model.bias
+
+
+def asked_one_by_one(logits_fn, x, y, epsilon, sides):
+    """The search in lockstep, asking for each move only if it changes the point and was not refused there."""
+    draw, height, width = words_by_key(seed(), tf.range(len(x)), 1), *x.shape[1:3]
+    propose = tf.function(linf_moves(tf.constant(x), epsilon, sides, draw))
+    words_of = tf.function(lambda query: draw(query, 2 + x.shape[-1]))
+    state = SquareSearch("linf", len(sides)).start(logits_fn, x, y, epsilon, seed(), tf.range(len(x)))
+    point, loss, broken = (np.array(part) for part in state)
+    refused, asked = [set() for _ in x], np.zeros(len(x), int)
+    for query, length in enumerate(sides):
+        words = words_of(tf.constant(query)).numpy().astype(np.int64)
+        corner = [(words[:, i] >> 9) * (side - length + 1) >> 23 for i, side in enumerate((height, width))]
+        candidates = propose(tf.constant(query), point).numpy()
+        logits = logits_fn(candidates)
+        losses, fooled = margin(y, logits).numpy(), np.argmax(logits, axis=1) != y
+        for i in np.flatnonzero(~broken):
+            move = length, corner[0][i], corner[1][i], *(words[i, 2:] >> 31)
+            if (candidates[i] == point[i]).all() or move in refused[i]:
+                assert not fooled[i] and losses[i] <= loss[i]
+                continue
+            asked[i] += 1
+            refused[i].add(move)
+            if fooled[i] or losses[i] > loss[i]:
+                point[i], loss[i], broken[i], refused[i] = candidates[i], losses[i], fooled[i], set()
+    return point, loss, broken, asked
+
+
+@pytest.mark.parametrize("pieces", [(160,), (30, 50, 80)])
+def test_asking_once_ends_where_all_queries_end(pieces):
+    model, epsilon, queries = Linear((5, 4, 2), seed=2), tf.constant(0.06), 160
+    x, y = borderline(model, 30)
+    logits_fn, keys = row_by_row(model), tf.range(30)
+    search = SquareSearch("linf", queries)
+    state, taken, asked = search.start(logits_fn, x, y, epsilon, seed(), keys), tf.fill([30], -1), 0
+    run, first = tf.function(search.ask_once, reduce_retracing=True), 0
+    for count in pieces:
+        task = logits_fn, tf.constant(x), tf.constant(y), epsilon, seed(), keys
+        state, taken, more = run(state, taken, *task, tf.constant(first), tf.constant(count))
+        first, asked = first + count, asked + more.numpy()
+    sides = np.array([side(fraction(i, queries, 0.8, False), 5, 4, "linf") for i in range(queries)], np.int32)
+    point, loss, broken, needed = asked_one_by_one(logits_fn, x, y, epsilon, sides)
+    for found, expected in zip((*state, asked), (point, loss, broken, needed), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    whole = square("linf", queries)(logits_fn, x, y, epsilon, seed())
+    np.testing.assert_array_equal(state.x_adv, whole)
+    assert 3 < broken.sum() < 27 and asked[~broken].mean() < 0.75 * queries
+
+
 def test_pieces_end_with_the_search():
     model = Linear(SHAPE)
     x, y = model.batch(8)

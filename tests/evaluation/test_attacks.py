@@ -210,5 +210,7 @@ def test_counted_passes_are_those_that_happen():
     carried = ()
     for stage in ATTACKS["square"].stages(builder):
         counts.update(forward=0, backward=0)
-        carried = stage.run(batch_of(x, y, carried), 2e-6, np.array([0, 0])).carried
-        assert counts == {"forward": stage.forward, "backward": 0}
+        result = stage.run(batch_of(x, y, carried), 2e-6, np.array([0, 0]))
+        carried = result.carried
+        said = stage.forward if result.forward is None else result.forward.max()
+        assert said <= counts["forward"] <= stage.forward and counts["backward"] == 0
