@@ -45,9 +45,9 @@ def power_iteration(
         dimension: n.
         k: number of pairs, 1 to n.
         tolerance: relative change of λ at which a pair is accepted.
-        criterion: "change" as above; or "residual", with which a pair is accepted when ‖Hv − λv‖ is at most
-            tolerance·max|λ| over the pairs so far, the criterion of `advtf.landscape.lanczos`.
-        max_iterations: steps for each pair, one product each; 2 are needed to see a change.
+        criterion: "change" as above; or "residual", with which a pair is accepted when ‖P H v − λv‖ is at
+            most tolerance·max|λ| over the pairs so far, as in `advtf.landscape.lanczos`. That leaves out what
+            the errors of earlier pairs add to ‖Hv − λv‖: no iteration on this pair makes it smaller.
         seed: of the random starts.
         dtype: of the vectors, np.float32 or np.float64.
         report: called after every product as ``report(products, pairs finished)``.
@@ -89,30 +89,29 @@ class _Pair:
 
 
 def _criterion(name, tolerance, scale):
-    """Returns the function (value, value before, residual) -> whether the pair is accepted."""
+    """Returns the function (λ, λ before, v, P H v) -> whether the pair is accepted."""
 
-    def steady(value, before, residual):
+    def steady(value, before, vector, image):
         return before is not None and abs(value - before) <= tolerance * abs(before)
 
-    def small(value, before, residual):
-        return residual <= tolerance * max(scale, abs(value))
+    def small(value, before, vector, image):
+        return norm(image - image.dtype.type(value) * vector) <= tolerance * max(scale, abs(value))
 
     return {"change": steady, "residual": small}[name]
 
 
 def _climb(checked, rows, found, accepted, max_iterations):
-    """Iterates on ``rows[found]``, in place, until its Rayleigh quotient is steady."""
+    """Iterates on ``rows[found]``, in place, until it is accepted."""
     before = None
     for step in range(max_iterations):
         vector = rows[found]
         image = checked(vector)
         value = float(dots(vector[None], image)[0])
         residual = norm(image - image.dtype.type(value) * vector)
-        within = accepted(value, before, residual)
         project_out(rows[:found], image)
         length = norm(image)
         # All that is left of the operator may be its null space, where there is nothing to climb.
-        if within or length <= rounding(checked.dtype) * checked.scale:
+        if accepted(value, before, vector, image) or length <= rounding(checked.dtype) * checked.scale:
             return _Pair(value, residual, True)
         if step + 1 < max_iterations:  # else keep the vector that value and residual belong to
             rows[found], before = image / length, value
