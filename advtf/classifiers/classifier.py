@@ -20,6 +20,7 @@ from advtf.classifiers.export import (
 )
 from advtf.classifiers.parameters import Parameters
 from advtf.errors import UsageError, first_line
+from advtf.models.folding import folded
 from advtf.runtime import true_float32
 
 TRIED = 16  # images of the caller's that a classifier is tried on
@@ -41,6 +42,7 @@ class Classifier:
         model: the live Keras model; None for a function, a foreign SavedModel and a saved ensemble.
         weights: the trainable variables as one vector; None if it was not loaded with ``movable=True``.
         config: the settings of its training, as the export recorded them; empty if unknown.
+        saved: the export as it was loaded; None for anything else.
     """
 
     logits_fn: Callable[[tf.Tensor], tf.Tensor]
@@ -51,6 +53,29 @@ class Classifier:
     model: keras.Model | None = None
     weights: Parameters | None = None
     config: Mapping = field(default_factory=dict)
+    saved: SavedClassifier | None = None
+
+    def attack_view(self) -> Callable[[], Callable] | None:
+        """Returns a function that gives the logits as attacks should see them, in the graph of an attack.
+
+        They are those of `logits_fn` up to rounding, with BatchNorm folded into the kernels (see
+        `advtf.models.folding`). Of an export they are those of the Keras model that its manifest describes,
+        which is rebuilt now. None where there is no such model: `logits_fn` is what is attacked then.
+
+        Raises:
+            UsageError: an export that is not what its manifest says.
+        """
+        model = self.model
+        if model is None and self.saved and _can_be_rebuilt(self.saved):
+            model = _rebuilt(self.saved, self.config)
+        if model is None or self.ends_in_softmax:
+            return None
+
+        def view():
+            run = folded(model)
+            return lambda x: tf.cast(run(x), tf.float32)
+
+        return view
 
     @property
     def parameters(self) -> Parameters:
@@ -103,7 +128,7 @@ def as_classifier(
         source = build_ensemble(source)
     saved = source if isinstance(source, SavedClassifier) else None
     name, config = _name(source), (saved.manifest.get("config") or {} if saved else {})
-    if movable and saved and saved.manifest["kind"] == "classifier" and "model" in config:
+    if movable and saved and _can_be_rebuilt(saved):
         source = _rebuilt(saved, config)
     function = _function(source, movable)
     values = _tried(function, name, _probe(source) if x is None else np.asarray(x[:TRIED]))
@@ -127,6 +152,7 @@ def as_classifier(
         model=source if isinstance(source, keras.Model) else None,
         weights=Parameters(_trainable(source, name)) if movable else None,
         config=config,
+        saved=saved,
     )
 
 
@@ -137,6 +163,10 @@ def as_subject(source: object) -> Classifier:
         UsageError: as `as_classifier`.
     """
     return as_classifier(source, movable=True)
+
+
+def _can_be_rebuilt(saved):
+    return saved.manifest["kind"] == "classifier" and "model" in (saved.manifest.get("config") or {})
 
 
 def _name(source):

@@ -19,6 +19,7 @@ called.
 """
 
 import functools
+import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,12 @@ class StageBuilder:
         num_classes: K.
         settings: norm, iterations and so on, an `advtf.evaluation.settings.AttackSettings`.
         jit_compile: compile with XLA, anew for every batch size.
+        view: returns what the attacks see, `logits_fn` up to rounding; called in the graph of each attack.
+
+    Attributes:
+        logits_fn: what the attacks see while one of them is traced. The points that they find are judged by
+            the classifier itself.
+        tracing_seconds: what building the graphs took so far.
     """
 
     def __init__(
@@ -106,8 +113,10 @@ class StageBuilder:
         num_classes: int,
         settings: Any,
         jit_compile: bool = False,
+        view: "Callable[[], LogitsFn] | None" = None,
     ):
         self.logits_fn, self.num_classes, self.settings = logits_fn, num_classes, settings
+        self.tracing_seconds, self._view = 0.0, view
         self.image_shape, self.jit_compile = image_shape, jit_compile
 
     def stage(self, attack: "Attack", *, forward: int, backward: int) -> Stage:
@@ -166,11 +175,20 @@ class StageBuilder:
 
         @tf.function(input_signature=signature, autograph=False, jit_compile=self.jit_compile)
         def judged(x, y, *rest):
-            x_adv, *carried = function(x, y, *rest)
-            logits = tf.cast(self.logits_fn(x_adv), tf.float32)
+            classifier = self.logits_fn
+            if self._view:
+                self.logits_fn = self._view()
+            try:
+                x_adv, *carried = function(x, y, *rest)
+            finally:
+                self.logits_fn = classifier
+            logits = tf.cast(classifier(x_adv), tf.float32)
             return x_adv, is_correct(y, logits) < 1, cross_entropy(y, logits), *carried
 
         def run(batch, epsilon, seed, *rest):
+            began = time.monotonic()
+            judged.get_concrete_function()  # traces at the first call
+            self.tracing_seconds += time.monotonic() - began
             tensors = judged(batch.x, batch.y, batch.keys, epsilon, seed, *rest)
             x_adv, broken, loss, *carried = map(np.asarray, tensors)
             return Result(x_adv, broken, loss, tuple(carried))

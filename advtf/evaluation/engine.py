@@ -65,7 +65,7 @@ def evaluate_classifier(
     """
     runtime.require_deterministic(settings.deterministic)
     _require_gradient(classifier, x, line_up(settings.attacks, classifier.num_classes).components)
-    engine = Engine(classifier.logits_fn, x, y, classifier.num_classes, settings)
+    engine = Engine(classifier.logits_fn, x, y, classifier.num_classes, settings, classifier.attack_view())
     identity = fingerprint(settings.identity(), x, y, engine.clean_correct)
     engine.cache = ResultCache(state_dir, identity)
     clean = AttackResult(~engine.clean_correct, np.zeros(len(x), bool), engine.clean_loss)
@@ -113,7 +113,8 @@ def _attack_all(engine, epsilon, say):
         worst.update(np.arange(len(engine.x)), points)
         results[name] = result = _result(engine, points, entry_runs)
         runs += entry_runs
-        say(f"{NAMES[name].label:<12}{_percent(result.wrong)} error   {result.spent.seconds:.1f} s")
+        spent = f"{result.spent.seconds:.1f} s, {result.spent.tracing:.1f} s of them tracing"
+        say(f"{NAMES[name].label:<12}{_percent(result.wrong)} error   {spent}")
     return worst, results, runs
 
 
@@ -213,6 +214,7 @@ class Stored:
         """Returns named arrays for an NPZ file."""
         spent = np.array([self.spent.forward, self.spent.backward]), np.array(self.spent.seconds)
         named = dict(zip(("passes", "seconds"), spent, strict=True)) | {"stages": np.array(self.stages)}
+        named["tracing"] = np.array(self.spent.tracing)
         carried = {f"carried{number}": array for number, array in enumerate(self.carried)}
         points = {"x_adv": self.points.x_adv, "broken": self.points.broken, "loss": self.points.loss}
         return named | carried | points
@@ -222,7 +224,8 @@ class Stored:
         """Reads what `arrays` returned."""
         points = Points(arrays["x_adv"], arrays["broken"], arrays["loss"])
         carried = tuple(arrays[name] for name in sorted(arrays) if name.startswith("carried"))
-        spent = Spent(*map(int, arrays["passes"]), float(arrays["seconds"]))
+        tracing = float(arrays.get("tracing", 0.0))  # earlier versions have not measured it
+        spent = Spent(*map(int, arrays["passes"]), float(arrays["seconds"]), tracing)
         return cls(points, carried, spent, int(arrays["stages"]))
 
 
@@ -263,6 +266,8 @@ class Engine:
         x, y: images float32 (N, H, W, C) in [0, 1] and labels int32 (N,).
         num_classes: K.
         settings: what determines the numbers.
+        view: returns what the attacks see in place of `logits_fn`, the same up to rounding. It is called in
+            the graph of each attack. What is counted as broken is decided by `logits_fn`.
 
     Attributes:
         clean_correct: (N,) bool.
@@ -278,13 +283,14 @@ class Engine:
         y: np.ndarray,
         num_classes: int,
         settings: AttackSettings,
+        view: Callable[[], LogitsFn] | None = None,
     ):
         self.x, self.y, self._settings = x, y, settings
         self.line_up = line_up(settings.attacks, num_classes)
         self._keys = image_keys(x).astype(np.uint32).view(np.int32)
         self._size = min(settings.batch_size, len(x))
         self._compiled = runtime.compiles(settings.jit)
-        self._builder = StageBuilder(logits_fn, x.shape[1:], num_classes, settings, self._compiled)
+        self._builder = StageBuilder(logits_fn, x.shape[1:], num_classes, settings, self._compiled, view)
         self._stages: dict[str, list[Stage]] = {}
         self._judge = _judge_of(logits_fn, x.shape[1:])
         wrong, self.clean_loss = self._judged(np.arange(len(x)), x)
@@ -392,7 +398,7 @@ class Engine:
         return np.array([self._settings.seed, zlib.crc32(f"{name}/{stage}".encode())], np.int64)
 
     def _attacked(self, stage: Stage, epsilon, seed, rows, carried):
-        began, count = time.monotonic(), len(rows)
+        began, traced, count = time.monotonic(), self._builder.tracing_seconds, len(rows)
         # XLA compiles anew for every shape, so a last batch is filled up by repeating it; without XLA it is
         # cheaper as it is.
         filled = np.resize(np.arange(count), self._size if self._compiled else count)
@@ -402,7 +408,8 @@ class Engine:
         result = stage.run(batch, epsilon, seed)
         points = Points(result.x_adv[:count], result.broken[:count], result.loss[:count])
         forward = count * stage.forward if result.forward is None else int(result.forward[:count].sum())
-        spent = Spent(forward, count * stage.backward, time.monotonic() - began)
+        seconds, tracing = time.monotonic() - began, self._builder.tracing_seconds - traced
+        spent = Spent(forward, count * stage.backward, seconds, tracing)
         return Stored(points, tuple(array[:count] for array in result.carried), spent)
 
     def _judged(self, rows, x):

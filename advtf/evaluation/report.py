@@ -29,15 +29,20 @@ INTEGER_LIST = re.compile(r"\[\s*\d+(?:,\s*\d+)*\s*\]")
 
 @dataclass(frozen=True)
 class Spent:
-    """What an attack cost: passes through the classifier, each counted per image, and seconds."""
+    """What an attack cost: passes through the classifier, each counted per image, and seconds.
+
+    `seconds` are all of them; `tracing` are those in which TensorFlow built the attack's graph, once for any
+    number of images.
+    """
 
     forward: int = 0
     backward: int = 0
     seconds: float = 0.0
+    tracing: float = 0.0
 
     def __add__(self, other: "Spent") -> "Spent":
         passes = self.forward + other.forward, self.backward + other.backward
-        return Spent(*passes, self.seconds + other.seconds)
+        return Spent(*passes, self.seconds + other.seconds, self.tracing + other.tracing)
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ class Evaluation:
 
 def _cost(spent):
     passes = {"forward_passes": spent.forward, "backward_passes": spent.backward}
-    return passes | {"seconds": round(spent.seconds, 3)}
+    return passes | {"seconds": round(spent.seconds, 3), "tracing_seconds": round(spent.tracing, 3)}
 
 
 def _finite_mean(values):

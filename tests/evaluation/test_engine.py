@@ -206,10 +206,12 @@ def test_finished_batches_are_not_attacked_again(tmp_path):
 
 def test_a_damaged_file_counts_as_none(tmp_path):
     cache = ResultCache(tmp_path, "x")
-    stored = Stored(points_of([1], [True], [0.5]), (np.array([3.0]),), Spent(4, 5, 0.5), 2)
+    stored = Stored(points_of([1], [True], [0.5]), (np.array([3.0]),), Spent(4, 5, 0.5, 0.25), 2)
     cache.put("a", stored.arrays())
     read = Stored.from_arrays(cache.get("a"))
-    assert (read.spent, read.stages, read.carried[0].tolist()) == (Spent(4, 5, 0.5), 2, [3.0])
+    assert (read.spent, read.stages, read.carried[0].tolist()) == (Spent(4, 5, 0.5, 0.25), 2, [3.0])
+    earlier = {name: array for name, array in cache.get("a").items() if name != "tracing"}
+    assert Stored.from_arrays(earlier).spent == Spent(4, 5, 0.5)  # earlier versions have not measured it
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:40])
     assert cache.get("a") is None and cache.get("b") is None
 
@@ -235,6 +237,23 @@ def test_what_the_classifier_does_not_confirm_is_not_counted():
     assert run.withdrawn > 10
     assert not points.broken.any()
     np.testing.assert_array_equal(points.x_adv, x)
+
+
+def test_attacks_see_the_view_and_the_classifier_decides():
+    model = Linear((4, 4, 1), 4)
+    x, _ = model.batch(24, low=0.3, high=0.7)
+    y = model.logits(x).argmax(axis=1).astype(np.int32)
+    settings, found = AttackSettings(attacks=["apgd_ce", "square"], eps=0.08, **SMALL), []
+    # A shift of all logits changes the rounding only; a wrong sign calls everything broken from the start.
+    for view in (None, lambda: lambda x: model(x) + 0.25, lambda: lambda x: -model(x)):
+        engine = Engine(model, x, y, 4, settings, view)
+        points, runs = engine.attack("entry", ["apgd_ce", "square"], 0.08)
+        predicted = model.logits(points.x_adv).argmax(axis=1)
+        np.testing.assert_array_equal(points.broken, predicted != y)
+        assert not any(run.withdrawn for run in runs) and runs[0].spent.tracing > 0
+        found.append(points.broken)
+    np.testing.assert_array_equal(found[0], found[1])
+    assert found[2].sum() < found[0].sum() and 0.2 < found[0].mean() < 1
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -11,6 +11,7 @@ from helpers.attack import Linear, norms
 from helpers.evaluate import EPSILON, EXPORT, FEW, digits, export_digits
 
 from advtf import evaluate
+from advtf.classifiers.classifier import as_classifier
 from advtf.classifiers.ensemble import build_ensemble
 from advtf.classifiers.export import load_classifier
 from advtf.errors import UsageError
@@ -50,6 +51,46 @@ def test_the_library_call():
     parts = record["attacks"]["autoattack"]["components"]
     assert sum(part["broken"] for part in parts.values()) == len(record["attacks"]["autoattack"]["broken"])
     assert record["worst_case"]["broken"] == np.flatnonzero(found.worst_case.broken).tolist()
+
+
+def normalised_network():
+    """A small convolutional network with BatchNorm statistics far from 0 and 1."""
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(6, 3, use_bias=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(4),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    model.set_weights(
+        [rng.normal(size=weight.shape) for weight in model.get_weights()[:3]]
+        + [
+            rng.normal(size=6),
+            rng.uniform(0.5, 2.0, 6),
+            *(rng.normal(size=w.shape) for w in model.get_weights()[5:]),
+        ]
+    )
+    return model
+
+
+def test_folded_batch_norm_breaks_the_same_examples():
+    model, x = normalised_network(), np.random.default_rng(1).uniform(size=(24, 8, 8, 1)).astype(np.float32)
+    y = model.predict_on_batch(x).argmax(axis=1).astype(np.int32)
+    assert as_classifier(model, x).attack_view() and not as_classifier(lambda x: model(x), x).attack_view()
+    # Nothing is folded in a function.
+    found = [
+        evaluate(kind, x, y, ["screen", "square"], 0.06, checks=False, **FEW)
+        for kind in (model, lambda x: model(x, training=False))
+    ]
+    np.testing.assert_array_equal(*(one.worst_case.broken for one in found))
+    np.testing.assert_array_equal(
+        found[0].worst_case.wrong, model.predict_on_batch(found[0].adversarial).argmax(axis=1) != y
+    )
+    assert 0.1 < found[0].worst_case.broken.mean() < 0.95
 
 
 def test_without_a_radius_the_error_is_the_clean_one():

@@ -28,7 +28,7 @@ def evaluation():
     pgd, screen = range(1, 16), range(1, 19)
     parts = (
         ComponentRecord("apgd_ce", 19, 17, Spent(190, 95, 1.5)),
-        ComponentRecord("apgd_t", 2, 1, Spent(20, 10, 0.25)),
+        ComponentRecord("apgd_t", 2, 1, Spent(20, 10, 0.25, 0.125)),
     )
     results = {
         "pgd": AttackResult(mask(0, *pgd), mask(*pgd), loss, parts[:1]),
@@ -52,7 +52,7 @@ def evaluation():
 def test_errors_and_passes_by_hand():
     _, found = evaluation()
     assert (found.clean_error, found.attacks["pgd"].error, found.robust_error) == (5.0, 80.0, 95.0)
-    assert found.attacks["screen"].spent == Spent(210, 105, 1.75)
+    assert found.attacks["screen"].spent == Spent(210, 105, 1.75, 0.125)
     title, head, row = str(found).splitlines()
     assert title == "Error in % of 20 images (linf, ε 8/255)"
     assert head.split() == ["model", "clean", "PGD", "Screen", "worst", "case"]
@@ -71,6 +71,7 @@ def test_json_has_no_infinity_and_names_every_example():
         "forward_passes": 20,
         "backward_passes": 10,
         "seconds": 0.25,
+        "tracing_seconds": 0.125,
     }
     assert record["clean"]["wrong"] == [0] and record["worst_case"]["broken"] == list(range(1, 19))
     assert record["robust_accuracy_by_epsilon"][1] == {"epsilon": 0.02, "robust_accuracy": 40.0}
