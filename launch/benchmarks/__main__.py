@@ -89,6 +89,10 @@ def command_of(name: str, options: SimpleNamespace) -> str:
     return shlex.join(words)
 
 
+def _is_chosen(name, entries):
+    return name in entries or ("all" in entries and ENTRIES[name].in_all)
+
+
 def measure(name: str, chosen: argparse.Namespace) -> None:
     """Measures an entry in this process and writes its file; keeps what is there with ``--resume``."""
     options, folder = options_of(name, chosen), Path(chosen.out)
@@ -147,7 +151,7 @@ def prepare(names: Sequence[str], chosen: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     chosen = arguments_parser().parse_args(given)
-    names = list(ENTRIES) if "all" in chosen.entries else list(dict.fromkeys(chosen.entries))
+    names = [name for name in ENTRIES if _is_chosen(name, chosen.entries)]
     if chosen.list or not (names or chosen.figure or chosen.page):
         for name, entry in ENTRIES.items():
             missing = entry.missing()

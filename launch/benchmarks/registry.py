@@ -49,6 +49,7 @@ class Entry:
         needs: packages that must be installed, of `PACKAGES`.
         rounds: how many unless another number is chosen.
         drawn: whether its rows are in the figure, where 1 means as fast as the other.
+        in_all: whether it is among "all"; what asks for a machine of its own is not.
     """
 
     about: str
@@ -56,6 +57,7 @@ class Entry:
     needs: tuple[str, ...] = ()
     rounds: int = 5
     drawn: bool = True
+    in_all: bool = True
 
     def missing(self) -> list[str]:
         """Returns the packages that are needed and not installed."""
@@ -110,9 +112,9 @@ ENTRIES = {
         "Standard AutoAttack of advtf against torchattacks and, where it can be imported, the official one.",
         {
             "lenet": Option(LENET, "export of a LeNet trained against linf", UNTRAINED),
-            "lenet_examples": Option(64, "images", 4),
+            "lenet_examples": Option(32, "images", 4),
             "resnet18": Option(RESNET18, "export of a ResNet18 trained against linf", ""),
-            "resnet18_examples": Option(12, "images", 2),
+            "resnet18_examples": Option(8, "images", 2),
             "steps": Option(100, "iterations; the standard is 100", 2),
             "queries": Option(5000, "of Square; the standard is 5000", 10),
         },
@@ -150,6 +152,7 @@ ENTRIES = {
             "tiny": Option(False, "tiny sizes", True),
         },
         drawn=False,
+        in_all=False,
     ),
     "pipeline": Entry(
         "The batches of the input pipeline alone against the training steps that take them.",

@@ -34,6 +34,10 @@ def result_of(name, *rows):
     )
 
 
+def flat(weights):
+    return np.concatenate([weight.ravel() for weight in weights])
+
+
 def row_of(what="step", against="peer", pairs=((1, 2), (3, 4), (6, 5)), **more):
     return Comparison(what, "advtf", against, pairs, **more)
 
@@ -109,6 +113,14 @@ def test_entries_are_measured_in_a_process_each(monkeypatch):
     with pytest.raises(UsageError, match="a failure in fit;"):
         suite.main(["step", "fit", "start", "--rounds=2"])
     assert started == [["step", "--rounds=2"], ["fit", "--rounds=2"], ["start", "--rounds=2"]]
+
+
+def test_all_leaves_out_what_asks_for_another_machine(monkeypatch):
+    started = []
+    monkeypatch.setattr(suite, "measure_in_turn", lambda names, given: started.append(names) or [])
+    suite.main(["all"])
+    suite.main(["all", "gpu"])
+    assert started == [[name for name in ENTRIES if name != "gpu"], [*ENTRIES]]
 
 
 def test_calls_are_timed_in_turn_forwards_and_backwards():
@@ -203,16 +215,17 @@ def test_a_step_in_pytorch_is_the_same_mathematics(name, shape, monkeypatch):
     config = TrainConfig.of(given | {"weight_decay": 5e-2, "random_start": "none", "attack_steps": 3})
     trainer = build_trainer(config, from_arrays(x, y, x[:1], y[:1], num_classes=3), start())
     networks = {key: torch_copy(trainer.classifier, name, 1) for key in ("paper", "float32")}
+    before = flat(trainer.classifier.get_weights())
     trainer.make_train_function()
     batches = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
     for _ in range(2):  # the second has momentum
         trainer.train_function(batches)
-    trained = np.concatenate([weight.ravel() for weight in trainer.classifier.get_weights()])
+    trained = flat(trainer.classifier.get_weights())
     for key, network in networks.items():
         labels = torch.tensor(y, dtype=torch.int64)
         step = training_step(network, to_torch(x), labels, STYLES[key], recipe_of(config))
         step(), step()
         settings = VARIANT.get(name, {}) | {"image_size": shape[0], "mean": 0.0, "std": 1.0}
         back = convert_state_dict(network.state_dict(), name, **settings).get_weights()
-        theirs = np.concatenate([weight.ravel() for weight in back])
-        assert np.abs(theirs - trained).max() < 2e-3 * np.abs(trained).max()
+        # A gradient of almost zero has another sign where it is rounded otherwise: a few pixels may differ.
+        assert np.linalg.norm(flat(back) - trained) < 0.02 * np.linalg.norm(trained - before)
