@@ -87,10 +87,13 @@ class Ours:
 
     def anew(self) -> int:
         """Attacks as a process would that begins, with tracing; returns how many images are broken."""
+        from advtf.classifiers.classifier import as_classifier
         from advtf.evaluation.engine import Engine
 
-        bench = self._bench
-        self._engine = Engine(bench.logits_fn, bench.x, bench.y, bench.classes, self._settings)
+        bench, classifier = self._bench, as_classifier(self._bench.model)
+        self._engine = Engine(
+            classifier.logits_fn, bench.x, bench.y, bench.classes, self._settings, classifier.attack_view()
+        )
         return self.again()
 
     def again(self) -> int:
