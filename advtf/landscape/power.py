@@ -45,9 +45,10 @@ def power_iteration(
         dimension: n.
         k: number of pairs, 1 to n.
         tolerance: relative change of λ at which a pair is accepted.
-        criterion: "change" as above; or "residual", with which a pair is accepted when ‖P H v − λv‖ is at
-            most tolerance·max|λ| over the pairs so far, as in `advtf.landscape.lanczos`. That leaves out what
-            the errors of earlier pairs add to ‖Hv − λv‖: no iteration on this pair makes it smaller.
+        criterion: "change" as above; or "residual", with which ‖P H v − λv‖ must be at most tolerance·max|λ|
+            over the pairs so far, too, as in `advtf.landscape.lanczos`. By itself that would accept a random
+            start of many dimensions, on which H nearly vanishes. What the errors of earlier pairs add to
+            ‖Hv − λv‖ is left out: no iteration on this pair makes it smaller.
         seed: of the random starts.
         dtype: of the vectors, np.float32 or np.float64.
         report: called after every product as ``report(products, pairs finished)``.
@@ -95,7 +96,8 @@ def _criterion(name, tolerance, scale):
         return before is not None and abs(value - before) <= tolerance * abs(before)
 
     def small(value, before, vector, image):
-        return norm(image - image.dtype.type(value) * vector) <= tolerance * max(scale, abs(value))
+        left = image - image.dtype.type(value) * vector
+        return steady(value, before, vector, image) and norm(left) <= tolerance * max(scale, abs(value))
 
     return {"change": steady, "residual": small}[name]
 

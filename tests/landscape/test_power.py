@@ -121,3 +121,15 @@ def test_the_criterion_of_lanczos_bounds_the_residuals():
     assert not short.converged.all()
     with pytest.raises(UsageError, match="criterion"):
         power_iteration(operator_of(matrix), 65, 5, criterion="gap")
+
+
+def test_a_random_start_on_which_the_operator_nearly_vanishes_is_not_accepted():
+    spectrum = np.zeros(4000)
+    spectrum[:4] = 1, 0.5, 0.25, 0.12
+    start = np.random.default_rng(0).standard_normal((4000, 1))
+    start /= np.linalg.norm(start)
+    assert np.linalg.norm(spectrum[:, None] * start) < 0.05
+    pairs = power_iteration(
+        lambda v: spectrum * v, 4000, 4, criterion="residual", tolerance=0.05, dtype=np.float64
+    )
+    np.testing.assert_allclose(pairs.values, spectrum[:4], rtol=0.01)
