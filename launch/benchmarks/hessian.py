@@ -7,9 +7,9 @@ Then the largest eigenpairs of the Hessian of L_ε on the first training images 
 products are counted at equal residuals. The power iteration with deflation of Liu et al. 2020 at its own
 tolerance (at most 50 steps each, relative change 1e-3) is compared with the least number of products after
 which every residual of Lanczos, in the order of their size, is at most that of power iteration, and every
-eigenvalue is within its residual of the one that it approximates. Lanczos to residuals of 1e-3·λ₁ is compared with power iteration that accepts a pair at that residual, after
-`power_steps` steps at most: the facts tell how many it has accepted, and if it is not all of them, the
-true ratio is smaller.
+eigenvalue is within its residual of the one that it approximates. Lanczos to residuals of 1e-3·λ₁ is
+compared with power iteration that accepts a pair at that residual, after `power_steps` steps at most: the
+facts tell how many it has accepted, and if it is not all of them, the true ratio is smaller.
 
 The attack is that of the model's training. Use a model that is trained to its end: before, its spectrum is
 not what the studies see. Last, the eigenvalues of the input Hessians of a few of the images, all at once and
@@ -135,7 +135,7 @@ def _relative(pairs):
 
 
 def _same(pairs, reference):
-    """Tells whether every eigenvalue is that of its rank: small residuals are those of any null vector, too."""
+    """Tells whether every eigenvalue is that of its rank: any null vector has a small residual, too."""
     return (np.abs(pairs.values - reference.values) <= pairs.residuals + reference.residuals).all()
 
 

@@ -128,8 +128,8 @@ def test_a_random_start_on_which_the_operator_nearly_vanishes_is_not_accepted():
     spectrum[:4] = 1, 0.5, 0.25, 0.12
     start = np.random.default_rng(0).standard_normal((4000, 1))
     start /= np.linalg.norm(start)
-    assert np.linalg.norm(spectrum[:, None] * start) < 0.05
+    assert np.linalg.norm(spectrum[:, None] * start) < 0.03
     pairs = power_iteration(
-        lambda v: spectrum * v, 4000, 4, criterion="residual", tolerance=0.05, dtype=np.float64
+        lambda v: spectrum * v, 4000, 4, criterion="residual", tolerance=0.03, dtype=np.float64
     )
-    np.testing.assert_allclose(pairs.values, spectrum[:4], rtol=0.01)
+    np.testing.assert_allclose(pairs.values, spectrum[:4], atol=0.01)
