@@ -17,7 +17,7 @@ from advtf.attacks.attack import Attack
 from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence
 from advtf.data.arrays import to_unit_float
 from advtf.errors import UsageError, one_of
-from advtf.models.folding import folded
+from advtf.models.folding import folded, gains_from_halves, in_halves
 from advtf.runtime import true_float32
 from advtf.settings.threat import NORMS, read_radius
 from advtf.storage.builders import builder_call, is_known, serialized
@@ -263,7 +263,7 @@ class AdversarialTrainer(keras.Model):
         with full_precision(self.classifier):
             # The examples measured so far number the batch: each pass over the data draws the same starts.
             seed = self._seed(TEST_STREAM, self._loss_tracker.count)
-            x_adv = self.eval_attack(folded(self.classifier), x, y, self.eval_epsilon.value, seed)
+            x_adv = self.eval_attack(self._attack_view(), x, y, self.eval_epsilon.value, seed)
             logits, adversarial_logits = self._logits_in_inference(x), self._logits_in_inference(x_adv)
         losses = _weighted(cross_entropy(y, adversarial_logits)[:examples], sample_weight)
         clean = is_correct(y, logits)[:examples]
@@ -281,7 +281,7 @@ class AdversarialTrainer(keras.Model):
         if objective.second_view:
             second_view = objective.second_view(x, epsilon, _other_seed(seed))
         in_training = self.attack_mode == "training"
-        logits_fn = self._logits_in_training if in_training else folded(self.classifier)
+        logits_fn = self._logits_in_training if in_training else self._attack_view()
         images, labels = x, y
         if second_view is not None:  # both views are attacked in one loop
             images, labels = tf.concat([x, second_view], 0), tf.concat([y, y], 0)
@@ -322,6 +322,11 @@ class AdversarialTrainer(keras.Model):
             return clean_logits if images is clean else self._logits_in_training(images)
 
         return Batch(clean, x_adv, y, epsilon, self.strength.value, seed), logits_fn
+
+    def _attack_view(self):
+        """Returns the classifier in inference mode with the weights of now, for the attack of one step."""
+        logits_fn = folded(self.classifier)
+        return in_halves(logits_fn) if gains_from_halves(self.classifier) else logits_fn
 
     def _logits_in_inference(self, x):
         return self.classifier(x, training=False)

@@ -8,7 +8,7 @@ from keras import layers
 
 from advtf import models
 from advtf.classifiers.ensemble import build_ensemble
-from advtf.models.folding import folded, in_halves
+from advtf.models.folding import folded, gains_from_halves, in_halves, multiplications
 from advtf.models.layers import BatchNormalization
 
 NETWORKS = [
@@ -214,10 +214,26 @@ def test_models_of_the_user(policy, build):
 def test_halves_of_any_batch_are_the_batch(policy, count):
     policy("float64")
     model = with_random_weights(models.build("lenet", (8, 8, 1), 10, width=1))
-    assert_same(model, count)
+    x, y = batch(model, count)
+    expected = logits_and_gradient(folded(model), x, y)
+    halves = tf.function(lambda x: logits_and_gradient(in_halves(folded(model)), x, y))(x)
+    for one, other in zip(halves, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)
     seen = []
     in_halves(lambda x: (seen.append(x.shape[0]), x)[1])(tf.zeros([count, 1]))
     assert seen == [-(-count // 2)] * 2
+
+
+def test_multiplications_are_counted_by_hand():
+    lenet = models.build("lenet", (28, 28, 1), 10, width=16)
+    assert multiplications(lenet) == 784 * 25 * 32 + 196 * 25 * 32 * 64 + 3136 * 1024 + 1024 * 10
+    start = image()
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2)(start)
+    x = layers.Conv2D(12, 3, groups=6, strides=2)(x)
+    nested = keras.Sequential([keras.Input((2, 2, 12)), layers.Flatten(), layers.Dense(5)])
+    assert multiplications(keras.Model(start, nested(x))) == 36 * 9 * 6 + 4 * 9 * 12 + 48 * 5
+    assert multiplications(own_forward_pass()) == 0
+    assert not gains_from_halves(lenet)
 
 
 def test_weights_are_those_of_the_moment_of_folding():
@@ -239,9 +255,10 @@ def test_batch_norm_behind_a_kernel_leaves_the_graph(policy):
         return [operation.type for operation in graph.get_operations()]
 
     view, plain = kinds(lambda: folded(model)), kinds(lambda: lambda x: model(x, training=False))
-    assert view.count("Conv2D") == 2 * plain.count("Conv2D")  # both halves
+    assert view.count("Conv2D") == plain.count("Conv2D")
     norms = sum(isinstance(layer, BatchNormalization) for layer in model.layers)
-    assert view.count("Rsqrt") == plain.count("Rsqrt") == norms  # once for both halves, of (C,) each
+    assert view.count("Rsqrt") == plain.count("Rsqrt") == norms
+    assert view.count("Mul") < plain.count("Mul") + norms  # scales of (C,) and kernels, no activations
     assert not any(kind.startswith("FusedBatchNorm") for kind in view)
 
 

@@ -14,6 +14,7 @@ from advtf.attacks.robust_error import robust_error
 from advtf.errors import UsageError
 from advtf.models.layers import BatchNormalization
 from advtf.training import objectives, regularizers
+from advtf.training import trainer as trainer_module
 from advtf.training.trainer import AdversarialTrainer, full_precision
 
 
@@ -157,6 +158,29 @@ def test_eager_graph_and_xla_give_the_same_weights(norm):
     for eager, graph, xla in zip(*trained, strict=True):
         np.testing.assert_allclose(graph, eager, atol=2e-5)
         np.testing.assert_allclose(xla, eager, atol=2e-5)
+
+
+def test_attacking_both_halves_at_once_changes_no_step(monkeypatch):
+    x, y = batch(14, shape=(6, 6, 2))
+
+    def trained(halves):
+        monkeypatch.setattr(trainer_module, "gains_from_halves", lambda classifier: halves)
+        trainer = compiled(convolutional_net(), pgd(steps=3), rate=0.05)
+        trainer.fit(still(x, y, 7), verbose=0, shuffle=False)
+        return trainer
+
+    weights, expected = (trained(halves).classifier.get_weights() for halves in (True, False))
+    for one, other in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_clean_accuracy_of_a_training_batch_is_that_of_its_first_images():
+    x, y = batch(40, shape=(6, 6, 2))
+    trainer = compiled(convolutional_net(), pgd(steps=1), rate=0.05)
+    logs = trainer.train_on_batch(x, y, return_dict=True)
+    hits = np.argmax(trainer.classifier(x, training=False), -1) == y
+    assert logs["clean_accuracy"] == pytest.approx(hits[:32].mean()) != pytest.approx(hits.mean())
+    assert trainer.evaluate(x, y, verbose=0, return_dict=True)["clean_accuracy"] == pytest.approx(hits.mean())
 
 
 def test_random_streams():
