@@ -110,9 +110,6 @@ def import_tensorflow(verbose: bool = False):
         The tensorflow module.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    # A thread that waits for the parts of a small convolution computes one of them itself meanwhile. The
-    # parts are the same, and so are the bits; a training step of a small LeNet takes a tenth less time.
-    os.environ.setdefault("TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD", "true")
     if not verbose:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _uncollected(), tempfile.TemporaryFile() as captured:
