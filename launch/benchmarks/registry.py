@@ -161,6 +161,7 @@ ENTRIES = {
             "batch_size": Option(128, "images", 4),
             "batches": Option(4, "of a round", 2),
         },
+        drawn=False,
     ),
     "start": Entry(
         "The README's default run as a whole process, against the 20 seconds that it may take.",

@@ -9,6 +9,7 @@ from launch.common.benchmark import COSTS, Comparison, Result
 
 BEGIN, END = "<!-- results of launch.benchmarks -->", "<!-- end of the results -->"
 ROW = 0.12  # inches of a line of the figure
+HEADING = {"fontsize": 5.5, "fontweight": "bold"}
 GOAL_MARK = {"marker": "|", "markersize": 6, "markeredgewidth": 1.5}
 
 
@@ -45,8 +46,9 @@ def draw(results: Mapping[str, Result], output: Path) -> None:
         "Median of the rounds, and their range.",
     )
     with sheet(output, heading, rows=1, height=ROW * len(lines) + 0.4, shared=False) as (axes,):
-        for place, (_, row) in enumerate(lines):
-            if row is None:
+        for place, (label, row) in enumerate(lines):
+            if row is None:  # a heading of the rows below it
+                axes.text(0.01, place, label, transform=axes.get_yaxis_transform(), va="center", **HEADING)
                 continue
             color = BLUE if _good(row) else VERMILLION
             reach = [min(row.ratios), max(row.ratios)]
@@ -55,13 +57,12 @@ def draw(results: Mapping[str, Result], output: Path) -> None:
             if row.goal is not None:
                 axes.plot([row.goal], [place], color=ORANGE, **GOAL_MARK)
         axes.axvline(1, color=BLACK, linewidth=0.8)
-        axes.set_yticks(range(len(lines)), labels=[label for label, _ in lines], fontsize=5.5)
-        for tick, (_, row) in zip(axes.get_yticklabels(), lines, strict=True):
-            tick.set_fontweight("bold" if row is None else "normal")
+        labels = ["" if row is None else label for label, row in lines]
+        axes.set_yticks(range(len(lines)), labels=labels, fontsize=5.5)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(lines) - 0.4, -0.6)
         axes.grid(False, axis="y")
-        axes.set_xlabel("ours / theirs (log scale)")
+        axes.set_xlabel("ours / theirs")
         log_axis(axes.xaxis)
         point = {"linestyle": "", "marker": "o"}
         legend_above(
@@ -80,13 +81,13 @@ def _good(row):
 
 def _lines(groups):
     """Yields (label, row) for every line of the figure; the row is None where the line is a heading."""
-    for name, rows in groups.items():
-        for what in dict.fromkeys(row.what for row in rows):
-            yield f"{name}: {what}", None
+    for rows in groups.values():
+        for what, ours in dict.fromkeys((row.what, row.ours) for row in rows):
+            yield f"{what}, {ours.removeprefix('advtf, ')}", None
             for row in rows:
-                if row.what == what:
+                if (row.what, row.ours) == (what, ours):
                     unit = "" if row.unit == "s" else f" ({row.unit})"
-                    yield f"{row.ours} / {row.against}{unit}", row
+                    yield f"{row.against}{unit}", row
 
 
 def _conditions(results):

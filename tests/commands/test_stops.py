@@ -152,7 +152,9 @@ def evaluation(out, **options):
 def numbers(path):
     def cleaned(value):
         if isinstance(value, dict):
-            return {k: cleaned(v) for k, v in value.items() if k not in ("seconds", "tracing_seconds", "command")}
+            return {
+                k: cleaned(v) for k, v in value.items() if k not in ("seconds", "tracing_seconds", "command")
+            }
         return value
 
     return cleaned(json.loads((path / "evaluation.json").read_text()))

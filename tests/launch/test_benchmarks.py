@@ -154,7 +154,8 @@ def test_the_figure_shows_the_ratios_their_ranges_and_the_goals(tmp_path, monkey
     report.draw(found | {"attack_strength": agreement, "foreign": agreement}, tmp_path / "b.png")
     ((axes,),) = drawn
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels == ["step: step", "advtf / peer", "advtf / other", "start: run", "advtf / peer"]
+    assert labels == ["", "peer", "other", "", "peer"]
+    assert [text.get_text() for text in axes.texts] == ["step, advtf", "run, advtf"]
     curves = [np.column_stack(line.get_data()).tolist() for line in axes.get_lines()]
     expected = [[[0.5, 1], [1.2, 1]], [[0.75, 1]], [[0.5, 1]], [[0.125, 2], [0.5, 2]], [[0.3125, 2]]]
     assert curves == expected + [[[0.5, 4], [1.2, 4]], [[0.75, 4]], [[1, 0], [1, 1]]]
