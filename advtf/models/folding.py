@@ -286,7 +286,7 @@ def _convolution_of_grey_images(kernel) -> Callable[[tf.Tensor], tf.Tensor]:
 
         dx[4i+a, 4j+b] = Σ_{s,t,o} dy[4i+s−p, 4j+t−q, o] k[a+2p−s, b+2q−t, o],    0 ≤ s < 4+2p, 0 ≤ t < 4+2q.
 
-    It takes a fifth of the time, which takes a quarter off an attack on a LeNet.
+    An attack on a LeNet w = 16 takes a fifth less time with it.
     """
     turned = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
     placed = [tf.pad(turned, [[a, 3 - a], [b, 3 - b], [0, 0], [0, 0]]) for a in range(4) for b in range(4)]

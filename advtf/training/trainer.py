@@ -59,9 +59,8 @@ class AdversarialTrainer(keras.Model):
     One step attacks the batch with the classifier in inference mode, outside the gradient tape of the
     weights, and then updates the weights once in training mode (Liu et al. 2020, appendix C.1). The clean
     accuracy of an epoch is that of the first 32 images of each batch, unless the objective looks at the clean
-    images itself or `compile` is given metrics. Validation
-    and ``evaluate`` report the loss and the clean and robust accuracy at `eval_epsilon`, whatever the
-    scheduled `epsilon` is at that moment.
+    images itself or `compile` is given metrics. Validation and ``evaluate`` report the loss and the clean and
+    robust accuracy at `eval_epsilon`, whatever the scheduled `epsilon` is at that moment.
 
     Args:
         classifier: a Keras model that maps float32 (B, H, W, C) in [0, 1] to logits (B, K), without softmax.
@@ -361,7 +360,7 @@ class AdversarialTrainer(keras.Model):
         batch, which are a random sample of the epoch's.
         """
         measures_more = bool(self._image_metrics.all)
-        measured = tf.shape(y)[0] if measures_more else MEASURED_IMAGES
+        measured = None if measures_more else MEASURED_IMAGES
         logits = adversarial_logits = None
         if measures_more or "clean_accuracy" not in accuracies:
             logits = self._logits_in_inference(x[:measured])

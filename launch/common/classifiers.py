@@ -21,7 +21,7 @@ CLASSIFIERS = {
     "--attack_steps=5 --attack_step_size=eps/4 --epochs=6 --steps_per_epoch=150 --schedule_unit=step "
     "--lr=1e-3 --precision=bfloat16 --out_dir=runs/benchmark-lenet --export_dir=saved_models/benchmark-lenet",
     "saved_models/benchmark-resnet18/last": "python -m advtf.main --dataset=cifar10 --adversary=fgsm_n "
-    "--eps_sched=cosine --schedule_unit=step --epochs=10 --steps_per_epoch=20 --val_fraction=0.01 "
+    "--eps_sched=cosine --schedule_unit=step --epochs=12 --steps_per_epoch=100 --val_fraction=0.01 "
     "--precision=bfloat16 --eval_examples=1000 --out_dir=runs/benchmark-resnet18 "
     "--export_dir=saved_models/benchmark-resnet18",
 }
