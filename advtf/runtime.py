@@ -232,6 +232,15 @@ def require_deterministic(deterministic: bool) -> None:
         )
 
 
+def is_multi_worker() -> bool:
+    """Returns whether the strategy in force has replicas in other processes."""
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    return replicas > 1 and replicas > len(strategy.extended.worker_devices)
+
+
 def _has_tf32(tf, gpus):
     details = (tf.config.experimental.get_device_details(gpu) for gpu in gpus)
     return any(each.get("compute_capability", (0, 0)) >= TF32_CAPABILITY for each in details)

@@ -5,7 +5,8 @@ An `Attack` maps (logits_fn, x, y, epsilon, seed) to x_adv:
 - `logits_fn`, a `LogitsFn`, maps images (B, H, W, C) in [0, 1] to logits (B, K);
 - `x` is float32 (B, H, W, C) in [0, 1] and `y` holds integer labels (B,);
 - `epsilon` is the radius of the ball in units of the image range, a scalar;
-- `seed` is two integers, or (B, 2), two for each example, whose outcome then does not depend on its batch;
+- `seed` is two integers, or (B, 2), two for each example, whose outcome then does not depend on its batch, or
+  the five of `advtf.attacks.random.seed_of_rows` on a device that has a part of the batch;
 - `x_adv` has the shape of `x`, lies in the ε-ball and in [0, 1], and carries no gradient.
 """
 

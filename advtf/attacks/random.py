@@ -4,8 +4,9 @@ TensorFlow's stateless generators take one seed for a whole tensor, so an exampl
 leave the batch. Here they are computed from a seed, the example's key and a counter by Threefry, which is
 made of integer operations only: eager execution, graphs and XLA give the same bits.
 
-`uniform`, `fold_in` and `split` take a seed of either kind: two integers for a whole tensor, as TensorFlow
-does, or (B, 2), two integers for each example.
+`uniform`, `fold_in` and `split` take a seed of any of three kinds: two integers for a whole tensor, as
+TensorFlow does; five integers from `seed_of_rows`, with which the rows of a batch that several devices share
+draw what they would draw in the whole batch; or (B, 2), two integers for each example.
 """
 
 import zlib
@@ -75,11 +76,11 @@ def words_by_key(seed: tf.Tensor, keys: tf.Tensor, stream: int) -> Callable:
         `count` is the same each time.
 
     Raises:
-        UsageError: `seed` is something else than two integers.
+        UsageError: `seed` has two integers for each example.
     """
     if _of_examples(seed):
         raise UsageError("seed must be two integers; the examples draw by their keys. Received: (B, 2).")
-    key = _key(tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), stream, alg="philox"))
+    key = _key(tf.random.experimental.stateless_fold_in(tf.cast(seed[:2], tf.int64), stream, alg="philox"))
     example = tf.cast(keys, tf.uint32)[:, None]
 
     def draw(number, count):
@@ -109,9 +110,31 @@ def example_seeds(seed: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
     return _pair(threefry(_key(seed), examples, tf.zeros_like(examples)))
 
 
+def seed_of_rows(seed: tf.Tensor, first: tf.Tensor, count: tf.Tensor, total: tf.Tensor) -> tf.Tensor:
+    """Makes the seed of some rows of a batch, such as those of one device, which draw as in the whole batch.
+
+    A tensor of a multiple of `count` rows is taken for that many batches behind each other, of each of which
+    it has these rows: two views of the same images are attacked in one loop.
+
+    Args:
+        seed: two integers, the seed of the whole batch.
+        first: the number of the first row, from 0.
+        count: the number of rows.
+        total: the number of rows of the whole batch, at least 1.
+
+    Returns:
+        (5,) int64.
+    """
+    rows = tf.stack([tf.cast(number, tf.int64) for number in (first, count, total)])
+    return tf.concat([tf.cast(seed, tf.int64), rows], axis=0)
+
+
 def uniform(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Returns float32 of `shape`, uniform in (0, 1), the same eagerly, in graphs and under XLA."""
-    bits = _bits_by_example(shape, seed) if _of_examples(seed) else _bits(shape, seed)
+    if _of_examples(seed):
+        bits = _bits_by_example(shape, seed)
+    else:
+        bits = _bits_of_rows(shape, seed) if _of_rows(seed) else _bits(shape, seed)
     # From integers: TensorFlow's own float generators draw other numbers under XLA.
     return (tf.cast(tf.bitwise.right_shift(bits, 9), tf.float32) + 0.5) * 2.0**-23
 
@@ -120,6 +143,8 @@ def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
     """Returns a seed of the kind of `seed` that also depends on `number`, a scalar."""
     if _of_examples(seed):
         return _derived(seed, number, FOLDED)
+    if _of_rows(seed):
+        return tf.concat([fold_in(seed[:2], number), seed[2:]], axis=0)
     return tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int64), alg="philox")
 
 
@@ -127,16 +152,24 @@ def split(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns two independent seeds of the kind of `seed`."""
     if _of_examples(seed):
         return _derived(seed, 0, SPLIT), _derived(seed, 1, SPLIT)
+    if _of_rows(seed):
+        return tuple(tf.concat([half, seed[2:]], axis=0) for half in split(seed[:2]))
     return tuple(tf.unstack(tf.random.split(seed, 2, alg="philox")))
 
 
 def _of_examples(seed):
     shape = tf.convert_to_tensor(seed).shape
-    if shape.rank is not None and not (shape.rank in (1, 2) and shape[-1] in (None, 2)):
+    known = (shape.rank == 1 and shape[0] in (None, 2, 5)) or (shape.rank == 2 and shape[1] in (None, 2))
+    if shape.rank is not None and not known:
         raise UsageError(
-            f"seed must be two integers, or two for each example, (B, 2). Received: seed of shape {shape}."
+            "seed must be two integers, five from seed_of_rows, or two for each example, (B, 2). "
+            f"Received: seed of shape {shape}."
         )
     return shape.rank == 2
+
+
+def _of_rows(seed):
+    return tf.convert_to_tensor(seed).shape[-1] == 5
 
 
 def _bits(shape, seed):
@@ -145,6 +178,15 @@ def _bits(shape, seed):
 
 def _key(seed):
     return _bits([2], seed)
+
+
+def _bits_of_rows(shape, seed):
+    # The whole batch is drawn on every device: that costs far less than one pass of a network.
+    first, count, total = tf.unstack(tf.cast(seed[2:], tf.int32))
+    count, rows = tf.maximum(count, 1), tf.range(shape[0])  # no rows count as one, which stands for none
+    batches = (shape[0] + count - 1) // count
+    drawn = _bits(tf.concat([[batches * total], shape[1:]], axis=0), seed[:2])
+    return tf.gather(drawn, rows // count * total + tf.minimum(first + rows % count, total - 1))
 
 
 def _bits_by_example(shape, seeds):

@@ -29,7 +29,8 @@ class Batch(NamedTuple):
         y: classes, int32 (B,).
         epsilon: radius ε of this step, a float32 scalar.
         strength: the share of the objective's strength in force, a float32 scalar; 1 unless it is ramped.
-        seed: int64 (2,), the random seed of this step.
+        seed: int64 (2,), the random seed of this step; under a strategy (5,), the seed of this device's rows,
+            see `advtf.attacks.random.seed_of_rows`.
         second_view: the same images under other noise or another augmentation, (B, H, W, C), for an objective
             that compares the two; else None.
         second_view_adv: the adversarial examples of `second_view`; None without one.

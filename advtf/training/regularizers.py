@@ -13,6 +13,7 @@ import tensorflow as tf
 from advtf.attacks.attack import input_gradient, input_gradient_and_logits
 from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence
 from advtf.attacks.pgd import noisy
+from advtf.attacks.random import fold_in
 from advtf.errors import UsageError, one_of, quantity, require_real
 from advtf.storage.builders import recorded
 from advtf.training.objectives import Batch, Objective, accuracies
@@ -90,7 +91,7 @@ def gradalign(strength: float = 6.0) -> Objective:
     view = noisy("linf")
 
     def penalty(logits_fn, batch):
-        seed = tf.random.experimental.stateless_fold_in(batch.seed, tf.constant(2, tf.int64), alg="philox")
+        seed = fold_in(batch.seed, 2)
         here, clean = input_gradient_and_logits(logits_fn, batch.x, batch.y)
         there = input_gradient(logits_fn, view(batch.x, batch.epsilon, seed), batch.y)
         lengths = [tf.math.rsqrt(tf.maximum(_squares(gradient), TINY)) for gradient in (here, there)]

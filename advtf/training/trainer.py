@@ -9,16 +9,18 @@ import contextlib
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from advtf.attacks.attack import Attack
 from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence
+from advtf.attacks.random import fold_in, seed_of_rows
 from advtf.data.arrays import to_unit_float
 from advtf.errors import UsageError, one_of
 from advtf.models.folding import folded, gains_from_halves, in_halves
-from advtf.runtime import true_float32
+from advtf.runtime import is_multi_worker, true_float32
 from advtf.settings.threat import NORMS, read_radius
 from advtf.storage.builders import builder_call, is_known, serialized
 from advtf.training.checks import (
@@ -79,7 +81,8 @@ class AdversarialTrainer(keras.Model):
         awp: γ of adversarial weight perturbation (Wu et al. 2020); 0 does without it.
         eval_attack: the attack of validation and evaluation; the training attack if None.
         eval_epsilon: the radius of validation and evaluation; `epsilon` if None.
-        seed: determines every random start, together with the number of the step.
+        seed: determines every random start, together with the number of the step and the row in the batch of
+            all devices, so that a strategy changes none of them.
 
     Attributes:
         epsilon: a scalar variable that the training step reads; a schedule assigns it.
@@ -230,18 +233,20 @@ class AdversarialTrainer(keras.Model):
         """
         x, second_view, y, sample_weight = _unpack(data)
         weights = self.classifier.trainable_variables
+        rows = _rows_of(x)
+        seed = self._seed(TRAIN_STREAM, batches_seen(self.optimizer).value, rows)
         shares_pass = self.attack_from_gradient is not None
-        attacked = None if shares_pass else self._attack_batch(x, second_view, y)
+        attacked = None if shares_pass else self._attack_batch(x, second_view, y, seed)
 
         def gradients_and_losses():
             with tf.GradientTape(persistent=shares_pass) as tape:
                 if shares_pass:
-                    batch, logits_fn = self._attack_batch_on_tape(tape, x, y)
+                    batch, logits_fn = self._attack_batch_on_tape(tape, x, y, seed)
                 else:
                     batch, logits_fn = attacked, self._logits_in_training
                 losses, accuracies = self.objective.losses(logits_fn, batch)
                 losses = _weighted(losses, sample_weight)
-                loss = self._mean_over_examples(losses)
+                loss = self._mean_over_examples(losses, rows.total)
             return tape.gradient(loss, weights), losses, accuracies, batch
 
         if self.awp:
@@ -252,16 +257,17 @@ class AdversarialTrainer(keras.Model):
 
         self.gradient_norm.assign(tf.linalg.global_norm(_sum_over_replicas(gradients)))
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        return self._record(losses, accuracies, x, batch.x_adv, y, sample_weight)
+        return self._record(losses, accuracies, x, batch.x_adv, y, sample_weight, rows)
 
     def test_step(self, data):
         """Measures one batch at `eval_epsilon`, in float32 and inference mode."""
         x, _, y, sample_weight = _unpack(data)
-        examples = tf.shape(x)[0]
+        examples, rows = tf.shape(x)[0], _rows_of(x)
         x, y = _at_least_one_example(x), _at_least_one_example(y)
         with full_precision(self.classifier):
             # The examples measured so far number the batch: each pass over the data draws the same starts.
-            seed = self._seed(TEST_STREAM, self._loss_tracker.count)
+            (seen,) = _sum_over_replicas([tf.convert_to_tensor(self._loss_tracker.count)])
+            seed = self._seed(TEST_STREAM, seen, rows)
             x_adv = self.eval_attack(self._attack_view(), x, y, self.eval_epsilon.value, seed)
             logits, adversarial_logits = self._logits_in_inference(x), self._logits_in_inference(x_adv)
         losses = _weighted(cross_entropy(y, adversarial_logits)[:examples], sample_weight)
@@ -272,13 +278,13 @@ class AdversarialTrainer(keras.Model):
         self._image_metrics.update(
             y[:examples], logits[:examples], adversarial_logits[:examples], sample_weight
         )
-        return self.get_metrics_result()
+        return self._logs()
 
-    def _attack_batch(self, x, second_view, y) -> Batch:
+    def _attack_batch(self, x, second_view, y, seed) -> Batch:
         """Makes the adversarial examples of one batch, outside any gradient tape."""
-        objective, epsilon, seed = self.objective, self.epsilon.value, self._step_seed()
+        objective, epsilon = self.objective, self.epsilon.value
         if objective.second_view:
-            second_view = objective.second_view(x, epsilon, _other_seed(seed))
+            second_view = objective.second_view(x, epsilon, fold_in(seed, 1))
         in_training = self.attack_mode == "training"
         logits_fn = self._logits_in_training if in_training else self._attack_view()
         images, labels = x, y
@@ -293,7 +299,7 @@ class AdversarialTrainer(keras.Model):
         strength = self.strength.value
         return Batch(clean, x_adv, y, epsilon, strength, seed, second_view, second_view_adv)
 
-    def _attack_batch_on_tape(self, tape, x, y) -> tuple[Batch, Callable]:
+    def _attack_batch_on_tape(self, tape, x, y, seed) -> tuple[Batch, Callable]:
         """Attacks in training mode, starting from a forward pass that the objective needs as well.
 
         This is algorithm 1 of Li & Spratling 2023. `tape` records the pass over the clean images once. It
@@ -304,11 +310,12 @@ class AdversarialTrainer(keras.Model):
             tape: a persistent gradient tape that is recording.
             x: images (B, H, W, C).
             y: classes, int32 (B,).
+            seed: the seed of the step.
 
         Returns:
             The batch, and the classifier in training mode, which gives the logits of that pass for `batch.x`.
         """
-        epsilon, seed = self.epsilon.value, self._step_seed()
+        epsilon = self.epsilon.value
         clean = tf.identity(self.clean_view(x, epsilon, seed) if self.clean_view else x)
         tape.watch(clean)
         clean_logits = self._logits_in_training(clean)
@@ -333,26 +340,19 @@ class AdversarialTrainer(keras.Model):
     def _logits_in_training(self, x):
         return self.classifier(x, training=True)
 
-    def _step_seed(self):
-        return self._seed(TRAIN_STREAM, batches_seen(self.optimizer).value)
-
-    def _seed(self, stream, count):
+    def _seed(self, stream, count, rows):
         seed = tf.stack([tf.constant(2 * self.seed + stream, tf.int64), tf.cast(count, tf.int64)])
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(replica, tf.int64))
-        return seed
+        return seed if rows.whole else seed_of_rows(seed, rows.first, rows.count, rows.total)
 
-    def _mean_over_examples(self, losses):
+    def _mean_over_examples(self, losses, examples):
         # The optimizer sums the gradients over replicas. The divisor is the number of examples of all
         # replicas, because the last batch need not split evenly.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        (examples,) = _sum_over_replicas([tf.cast(tf.size(losses), losses.dtype)])
-        mean = tf.reduce_sum(losses) / examples
+        mean = tf.reduce_sum(losses) / tf.cast(examples, losses.dtype)
         penalties = self.classifier.losses  # the user's own kernel_regularizer and the like
         return mean + tf.add_n(penalties) / replicas if penalties else mean
 
-    def _record(self, losses, accuracies, x, x_adv, y, sample_weight):
+    def _record(self, losses, accuracies, x, x_adv, y, sample_weight, rows):
         """Adds one training batch to the epoch's metrics; what the objective did not give is measured.
 
         Most objectives do not look at the clean images, and a pass over all of them would take up to a third
@@ -360,10 +360,10 @@ class AdversarialTrainer(keras.Model):
         batch, which are a random sample of the epoch's.
         """
         measures_more = bool(self._image_metrics.all)
-        measured = None if measures_more else MEASURED_IMAGES
+        measured = None if measures_more else rows.among_first(MEASURED_IMAGES)
         logits = adversarial_logits = None
         if measures_more or "clean_accuracy" not in accuracies:
-            logits = self._logits_in_inference(x[:measured])
+            logits = self._logits_in_inference(_at_least_one_example(x[:measured]))[:measured]
         if measures_more or "robust_accuracy" not in accuracies:
             adversarial_logits = self._logits_in_inference(x_adv)
         clean = accuracies.get("clean_accuracy")
@@ -374,7 +374,13 @@ class AdversarialTrainer(keras.Model):
             is_correct(y, adversarial_logits) if robust is None else robust,
         )
         self._image_metrics.update(y, logits, adversarial_logits, sample_weight)
-        return self.get_metrics_result()
+        return self._logs()
+
+    def _logs(self):
+        results = self.get_metrics_result()
+        if is_multi_worker():  # Keras takes the mean over an axis of the results that each worker returns
+            return {name: tf.reshape(result, [1]) for name, result in results.items()}
+        return results
 
     def _measure(self, losses, clean, robust):
         self._loss_tracker.update_state(losses)
@@ -736,13 +742,42 @@ def _sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
 
 
+class _Rows(NamedTuple):
+    """Which rows of the batch of all replicas a replica has.
+
+    Attributes:
+        first: the number of the first one, a scalar.
+        count: how many there are, a scalar.
+        total: the number of rows of all replicas, a scalar.
+        whole: whether there is one replica only, which has all rows.
+    """
+
+    first: tf.Tensor
+    count: tf.Tensor
+    total: tf.Tensor
+    whole: bool
+
+    def among_first(self, number):
+        """Returns how many of the first `number` rows of the whole batch the replica has."""
+        return number if self.whole else tf.clip_by_value(number - self.first, 0, self.count)
+
+
+def _rows_of(batch: tf.Tensor) -> _Rows:
+    count = tf.shape(batch)[0]
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas == 1:
+        return _Rows(tf.zeros_like(count), count, count, whole=True)
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    # The counts of all replicas; float32 is reduced by every strategy, and exact up to 2^24.
+    (counts,) = _sum_over_replicas([tf.one_hot(replica, replicas) * tf.cast(count, tf.float32)])
+    counts = tf.cast(counts, tf.int32)
+    first = tf.gather(tf.cumsum(counts, exclusive=True), replica)
+    return _Rows(first, count, tf.reduce_sum(counts), whole=False)
+
+
 def _at_least_one_example(batch: tf.Tensor) -> tf.Tensor:
     """Adds an example of zeros where a replica got nothing of a short last batch: convolutions need one."""
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return batch
     missing = tf.maximum(1 - tf.shape(batch)[0], 0)
     return tf.pad(batch, [[0, missing]] + [[0, 0]] * (batch.shape.rank - 1))
-
-
-def _other_seed(seed):
-    return tf.random.experimental.stateless_fold_in(seed, tf.constant(1, tf.int64), alg="philox")

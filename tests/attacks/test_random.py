@@ -11,6 +11,7 @@ from advtf.attacks.random import (
     below,
     example_seeds,
     fold_in,
+    seed_of_rows,
     signs,
     split,
     threefry,
@@ -150,3 +151,24 @@ def test_points_of_examples_are_uniform_in_the_ball(norm):
     assert kstest((size / 0.5) ** 3, "uniform").statistic < 1.63 / np.sqrt(4000)
     assert np.abs(points.mean(axis=0)).max() < 0.5 * 5 / np.sqrt(4000)
     assert np.abs(np.corrcoef(points.T) - np.eye(3)).max() < 0.06
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 3), (3, 2), (4, 1), (5, 0)])
+@pytest.mark.parametrize("derived", ["itself", "folded", "split"])
+def test_rows_draw_what_they_draw_in_the_whole_batch(first, count, derived):
+    def derive(seed):
+        return {"itself": seed, "folded": fold_in(seed, 3), "split": split(seed)[1]}[derived]
+
+    whole = tf.constant([7, 1], tf.int64)
+    drawn = uniform([5, 3, 2], derive(whole)).numpy()
+    seed = derive(seed_of_rows(whole, first, count, total=5))
+    np.testing.assert_array_equal(uniform([count, 3, 2], seed), drawn[first : first + count])
+    # Without rows of its own a device has one row of padding, which draws something.
+    assert uniform([max(count, 1), 3, 2], seed).shape == (max(count, 1), 3, 2)
+
+
+def test_rows_of_two_stacked_views():
+    # A device has rows 2 and 3 of each view; the whole batch of views is the first one and then the second.
+    whole = tf.constant([7, 1], tf.int64)
+    drawn = uniform([10, 4], whole).numpy()
+    np.testing.assert_array_equal(uniform([4, 4], seed_of_rows(whole, 2, 2, 5)), drawn[[2, 3, 7, 8]])

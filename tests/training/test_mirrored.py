@@ -26,10 +26,13 @@ report = {"device": mirrored.device, "replicas": mirrored.strategy.num_replicas_
 STEPS = """
 import keras
 import numpy as np
-from advtf.attacks.pgd import pgd
+from advtf.attacks.degraded import flipped
+from advtf.attacks.pgd import fgsm_n, pgd
 from advtf.training.callbacks import GradientDynamics
 from advtf.models.layers import Layers
+from advtf.training.objectives import adversarial
 from advtf.training.optimizers import SGD
+from advtf.training.regularizers import gradalign, logitalign
 from advtf.training.trainer import AdversarialTrainer
 
 
@@ -51,9 +54,13 @@ def data(size, count):
     return dataset.with_options(options)
 
 
-def train(strategy, attack, size, count, steps=None):
+noisy_start = fgsm_n()
+
+
+def train(strategy, attack, size, count, steps=None, objective=adversarial):
     with strategy.scope():
-        trainer = AdversarialTrainer(classifier(keras.regularizers.L2(0.01)), attack, 0.1)
+        network = classifier(keras.regularizers.L2(0.01))
+        trainer = AdversarialTrainer(network, attack, 0.1, objective=objective)
         trainer.compile(SGD(0.1, momentum=0.9, l2=0.01))
     stream = data(size, count)
     log = GradientDynamics(trainer.classifier, Path(tempfile.mkdtemp()) / "d.npz", updates=9, total=9)
@@ -68,19 +75,10 @@ def train(strategy, attack, size, count, steps=None):
     }
 
 
-still, seeds = pgd("linf", 3, 0.5, "none"), []
-
-
-def attack(logits_fn, x, y, epsilon, seed):
-    with tf.control_dependencies([tf.numpy_function(lambda s: seeds.append(s.tolist()), [seed], [])]):
-        x = tf.identity(x)
-    return still(logits_fn, x, y, epsilon, seed)
-
-
 for name, strategy in {"single": single, "mirrored": mirrored.strategy}.items():
-    seeds.clear()
-    report[name] = train(strategy, attack, 4, 23, steps=3)
-report["seeds"] = seeds  # of the second one
+    report[name] = train(strategy, flipped(pgd("l2", 3, 0.5, restarts=2), 0.25), 4, 23, steps=3)
+    report[name]["second_order"] = train(strategy, noisy_start, 4, 23, steps=3, objective=gradalign(1.0))
+    report[name]["two_views"] = train(strategy, noisy_start, 4, 23, steps=3, objective=logitalign(1.0))
 print(json.dumps(report))
 """
 
@@ -136,10 +134,12 @@ def test_two_replicas(report):
     assert report["device"].startswith("CPU")
 
 
-def test_equals_the_single_device_run(report):
+@pytest.mark.parametrize("case", ["random_attack", "second_order", "two_views"])
+def test_equals_the_single_device_run(report, case):
     # One pass over six batches in two epochs of three. The last batch of 3 splits into 2 + 1, and every
-    # example must weigh the same. Evaluated: 5 as 3 + 2, then 8 as 3 + 3 and 2 + 0.
-    single, mirrored = report["single"], report["mirrored"]
+    # example must weigh the same, and draw the same random numbers as in the whole batch. Evaluated: 5 as
+    # 3 + 2, then 8 as 3 + 3 and 2 + 0.
+    single, mirrored = (report[name].get(case, report[name]) for name in ("single", "mirrored"))
     for one, two in zip(single["weights"], mirrored["weights"], strict=True):
         np.testing.assert_allclose(two, one, atol=3e-6)
     assert mirrored["norm"] == pytest.approx(single["norm"], rel=1e-4)
@@ -158,11 +158,3 @@ def test_a_whole_run_equals_the_single_device_one():
     for one, two in zip(single["epochs"], mirrored["epochs"], strict=True):
         for name in ("loss", "val_loss", "gradient_norm", "distance_from_init", "epsilon", "learning_rate"):
             assert two[name] == pytest.approx(one[name], rel=1e-4), name
-
-
-def test_replicas_draw_different_starts(report):
-    # Two epochs of three steps, then evaluations of one and two batches, on two replicas each.
-    # The second evaluation repeats the seeds of the first one's only batch.
-    seeds = {tuple(seed) for seed in report["seeds"]}
-    assert len(report["seeds"]) == 2 * (2 * 3 + 1 + 2)
-    assert len(seeds) == 2 * (2 * 3 + 2)
