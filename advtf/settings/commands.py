@@ -117,6 +117,7 @@ def run_command(
     *classes: type,
     epilogue: Callable[[], Iterable[str]] = tuple,
     recipes: bool = False,
+    positional: str | None = None,
 ) -> None:
     """Runs a command: defines the flags of `classes`, parses them and calls ``main(argv)``.
 
@@ -128,10 +129,13 @@ def run_command(
         classes: its settings dataclasses.
         epilogue: makes the lines that follow the settings in ``--help``.
         recipes: whether the flagfiles of `advtf.settings.flagfiles` are experiments of this command.
+        positional: the setting that the first argument is where it is written without a name.
     """
     define_flags(*classes)
 
     def parse(argv: Sequence[str]) -> list[str]:
+        if positional and len(argv) > 1 and not argv[1].startswith("-"):
+            argv = [argv[0], f"--{positional}={argv[1]}", *argv[2:]]
         words = [argument.partition("=")[0] for argument in argv[1:]]
         if any(word in HELP_WORDS for word in words):
             width = max(shutil.get_terminal_size((110, 24)).columns, 80)

@@ -28,6 +28,39 @@ LOCK = ".lock"
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Creates a folder and holds it for this process alone. The lock is the kernel's: it ends with the
+    process.
+
+    Raises:
+        UsageError: another process is using the folder, or it cannot be written.
+        DiskFull: there is no room for the lock.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / LOCK, "a+")  # noqa: SIM115 - held for the whole context
+    except OSError as error:
+        full = disk_full(error, folder)
+        raise full or UsageError(
+            f"out_dir must be writable. Received: {folder} ({error.strerror}). Choose another --out_dir."
+        ) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.seek(0)
+            raise UsageError(
+                f"out_dir must not be in use. Received: {folder}, used by process "
+                f"{handle.read().strip()}. Wait for it, or choose another --out_dir."
+            ) from error
+        with room_for(folder):
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+        yield
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM has arrived. Whatever handles Ctrl-C handles it in the same way."""
 
@@ -297,28 +330,7 @@ class RunDirectory:
             UsageError: another process is using or has filled the directory, or it cannot be written.
             DiskFull: there is no room for the lock.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = open(self.path / LOCK, "a+")  # noqa: SIM115 - held for the whole context
-        except OSError as error:
-            full = disk_full(error, self.path)
-            raise full or UsageError(
-                f"out_dir must be writable. Received: {self.path} ({error.strerror}). "
-                "Choose another --out_dir."
-            ) from error
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                handle.seek(0)
-                raise UsageError(
-                    f"out_dir must not be in use. Received: {self.path}, used by process "
-                    f"{handle.read().strip()}. Wait for it, or choose another --out_dir."
-                ) from error
-            with room_for(self.path):
-                handle.truncate(0)
-                handle.write(str(os.getpid()))
-                handle.flush()
+        with hold(self.path):
             if not (resume or overwrite) and self.state() != "new":
                 raise UsageError(
                     f"out_dir must be free. Received: {self.path}, filled by another process in the "

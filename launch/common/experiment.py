@@ -13,45 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from advtf.settings.commands import exit_on_usage_error
-from advtf.storage.run_directory import RunDirectory
-from advtf.training.directory import TrainingDirectory
 from launch.common import arguments
-
-
-@dataclass(frozen=True)
-class Run:
-    """One command and the directory of its results.
-
-    Attributes:
-        path: of the directory.
-        flags: of the command, without those that choose or continue the directory.
-        kind: of the directory, which tells the command.
-        anew: replace what is there instead of continuing it.
-    """
-
-    path: str
-    flags: tuple[str, ...]
-    kind: type[RunDirectory] = TrainingDirectory
-    anew: bool = False
-
-    @property
-    def files(self) -> RunDirectory:
-        """The files of the run, by name."""
-        return self.kind(Path(self.path))
-
-    @property
-    def export(self) -> str:
-        """The classifier of the last epoch that a training exports."""
-        return f"saved_models/{Path(self.path).name}/last"
-
-    def command(self) -> list[str]:
-        """Returns the command that brings the run to its end from the state that it is in now."""
-        if self.anew:
-            how = ["--overwrite"]
-        else:
-            how = ["--resume"] if self.files.state() in ("finished", "unfinished") else []
-        command = [sys.executable, "-m", f"advtf.{self.kind.command}", *self.flags]
-        return [*command, f"--out_dir={self.path}", *how]
+from launch.common.runs import Run
 
 
 @dataclass(frozen=True)

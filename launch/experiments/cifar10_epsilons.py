@@ -11,7 +11,8 @@ Fig. 2) and runs/cifar10-epsilons-loss.png (cf. Fig. 11) are drawn from their fi
 
 from advtf.figures.dynamics import loss_curves, training_dynamics
 from launch.common.arguments import data_flags, runs_parser
-from launch.common.experiment import Experiment, Figure, Run, main
+from launch.common.experiment import Experiment, Figure, main
+from launch.common.runs import Run
 
 LEVELS = {"0": "ε = 0", "2": "ε = 2/255", "4": "ε = 4/255", "8": "ε = 8/255"}
 

@@ -14,7 +14,8 @@ import itertools
 from advtf.figures.capacity import capacity
 from advtf.studies.run import AnalysisDirectory
 from launch.common.arguments import data_flags, runs_parser
-from launch.common.experiment import Experiment, Figure, Run, main
+from launch.common.experiment import Experiment, Figure, main
+from launch.common.runs import Run
 
 SCHEDULES = ("constant", "cosine", "linear")
 WIDTHS = (16, 8, 4, 2)

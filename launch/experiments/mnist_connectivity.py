@@ -13,7 +13,8 @@ runs/mnist-<schedule>-connectivity.png compares the curves (cf. Liu et al. 2020,
 from advtf.figures.connectivity import path_between_minima
 from advtf.studies.run import AnalysisDirectory
 from launch.common.arguments import data_flags, runs_parser
-from launch.common.experiment import Experiment, Figure, Run, main
+from launch.common.experiment import Experiment, Figure, main
+from launch.common.runs import Run
 from launch.experiments.mnist_epsilons import training
 
 EPSILONS = ("0", "0.2", "0.4")

@@ -18,7 +18,8 @@ mnist_connectivity.
 
 from advtf.figures.dynamics import loss_curves, training_dynamics
 from launch.common.arguments import data_flags, runs_parser
-from launch.common.experiment import Experiment, Figure, Run, main
+from launch.common.experiment import Experiment, Figure, main
+from launch.common.runs import Run
 
 EPSILONS = ("0", "0.1", "0.2", "0.3", "0.4")
 SETTINGS = (

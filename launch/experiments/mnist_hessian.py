@@ -13,7 +13,8 @@ at random θ (cf. Liu et al. 2020, Figs. 3 and 9).
 from advtf.figures.hessian import spectra
 from advtf.studies.run import AnalysisDirectory
 from launch.common.arguments import data_flags, runs_parser
-from launch.common.experiment import Experiment, Figure, Run, main
+from launch.common.experiment import Experiment, Figure, main
+from launch.common.runs import Run
 from launch.experiments.mnist_epsilons import EPSILONS, training
 
 

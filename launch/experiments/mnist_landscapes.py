@@ -15,7 +15,8 @@ from advtf.figures.similarity import perturbation_similarity
 from advtf.figures.surface import loss_surface
 from advtf.studies.run import AnalysisDirectory
 from launch.common.arguments import data_flags, runs_parser
-from launch.common.experiment import Experiment, Figure, Run, main
+from launch.common.experiment import Experiment, Figure, main
+from launch.common.runs import Run
 from launch.experiments.mnist_epsilons import EPSILONS, training
 
 

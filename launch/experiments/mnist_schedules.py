@@ -10,7 +10,8 @@ be given again. Afterwards runs/mnist-schedules.png compares their learning curv
 
 from advtf.figures.training import compare_runs
 from launch.common.arguments import data_flags, runs_parser
-from launch.common.experiment import Experiment, Figure, Run, main
+from launch.common.experiment import Experiment, Figure, main
+from launch.common.runs import Run
 
 SCHEDULES = ("constant", "cosine", "linear")
 SETTINGS = ("--dataset=mnist", "--model=lenet", "--width=4", "--eps=0.4")

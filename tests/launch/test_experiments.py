@@ -15,7 +15,8 @@ from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
 from advtf.training.directory import TrainingDirectory
 from advtf.training.settings import RunOptions, TrainConfig
 from launch.common import arguments
-from launch.common.experiment import Experiment, Figure, Run, carry_out
+from launch.common.experiment import Experiment, Figure, carry_out
+from launch.common.runs import Run
 
 TABLES = {  # name -> how many trainings and analyses
     "mnist_schedules": (3, 0),
