@@ -7,6 +7,7 @@ import sys
 import pytest
 import tensorflow as tf
 from helpers.trainer import batch, compiled
+from tensorflow.python.eager import context
 from tensorflow.python.framework.config import disable_op_determinism
 
 import advtf
@@ -20,8 +21,10 @@ SWITCH = tf.config.experimental
 
 def test_import_is_quiet_and_keras_runs_on_tensorflow():
     code = (
-        "from advtf.runtime import start; r = start(); import keras; "
-        "print(keras.backend.backend(), r.device.split()[-1], r.model_policy, sep='|')"
+        "import os; os.sched_getaffinity = lambda _: {0, 1}; "
+        "from advtf.runtime import start; r = start(); import keras; import tensorflow as tf; "
+        "spins = not tf.__internal__.eager_context.get_config().experimental.disable_thread_spinning; "
+        "print(keras.backend.backend(), r.device.split()[-1], r.model_policy, spins, sep='|')"
     )
     kept = {k: v for k, v in os.environ.items() if k not in ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS")}
     done = subprocess.run(
@@ -29,7 +32,15 @@ def test_import_is_quiet_and_keras_runs_on_tensorflow():
     )
     assert done.returncode == 0
     assert done.stderr == ""
-    assert done.stdout.splitlines()[-1] == f"tensorflow|{'XLA' if GPUS else 'graph'}|float32"
+    assert done.stdout.splitlines()[-1] == f"tensorflow|{'XLA' if GPUS else 'graph'}|float32|False"
+
+
+@pytest.mark.parametrize(("cores", "sleeps"), [(1, True), (2, True), (3, False)])
+def test_idle_threads_search_for_work_where_there_are_cores_to_spare(cores, sleeps, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    monkeypatch.setattr(context.context(), "_config", None)
+    runtime.import_tensorflow()
+    assert context.get_config().experimental.disable_thread_spinning == sleeps
 
 
 def test_the_messages_of_a_failed_import_are_shown(capfd, monkeypatch):
