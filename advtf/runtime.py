@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from absl import logging
 
-from advtf.errors import UsageError
+from advtf.errors import UsageError, quantity
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -154,6 +154,7 @@ def start(
     verbose: bool = False,
     *,
     deterministic: bool = False,
+    parallel_operations: bool = True,
 ) -> Runtime:
     """Imports TensorFlow and sets up devices for a command.
 
@@ -166,6 +167,8 @@ def start(
         verbose: whether TensorFlow's own messages are shown.
         deterministic: whether every operation gives the same bits each time on a GPU, too; for the rest of
             the process, and without XLA. A CPU gives the same bits with and without it.
+        parallel_operations: whether an operation on a CPU is computed by all cores. Without it each has one
+            core, as suits a command that computes something else on every core.
 
     Returns:
         The devices and the choices that follow from them.
@@ -177,6 +180,9 @@ def start(
     tf = import_tensorflow(verbose)
     tf.config.experimental.enable_tensor_float_32_execution(False)
     gpus = tf.config.list_physical_devices("GPU")
+    if not (parallel_operations or gpus):
+        with contextlib.suppress(RuntimeError):  # already initialised: too late, and slower only
+            tf.config.threading.set_intra_op_parallelism_threads(1)
     if deterministic and gpus:  # what runs on a CPU here is so anyway, and has other bits with the switch
         tf.config.experimental.enable_op_determinism()
     for gpu in gpus:
@@ -203,6 +209,13 @@ def start(
         jit_compile=jit_compile,
         tf32=tf32,
     )
+
+
+def cores() -> int:
+    """Returns the number of processor cores that this process may use: OMP_NUM_THREADS at most."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(available, int(limit)) if limit.isdecimal() and int(limit) else available
 
 
 def compiles(jit: str) -> bool:
@@ -291,7 +304,7 @@ def _strategy(tf, name, gpus):
 def _describe(tf, gpus, strategy, compiled):
     graph = "XLA" if compiled else "graph"
     if not gpus:
-        return f"CPU ({os.cpu_count()} cores), {graph}"
+        return f"CPU ({quantity(cores(), 'core')}), {graph}"
     name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
     used = len(gpus) if strategy == "mirrored" else 1
     return f"{used} of {len(gpus)} GPU ({name}), {graph}"

@@ -13,7 +13,7 @@ from tensorflow.python.framework.config import disable_op_determinism
 import advtf
 from advtf import runtime
 from advtf.data.sets import Split
-from advtf.errors import UsageError
+from advtf.errors import UsageError, quantity
 
 GPUS = tf.config.list_physical_devices("GPU")
 SWITCH = tf.config.experimental
@@ -76,11 +76,20 @@ def test_mirroring_one_device_is_refused():
 def test_choices_on_a_cpu(settings, device, policy, jit_compile, monkeypatch):
     monkeypatch.setattr(runtime, "_multiplies_bfloat16", lambda: True)
     chosen = runtime.start(**settings)
-    assert chosen.device == f"CPU ({os.cpu_count()} cores), {device}"
+    assert chosen.device == f"CPU ({quantity(runtime.cores(), 'core')}), {device}"
     assert chosen.model_policy == policy
     assert chosen.jit_compile == jit_compile and type(chosen.jit_compile) is type(jit_compile)
     assert chosen.strategy.num_replicas_in_sync == 1
     assert not chosen.tf32 and not SWITCH.tensor_float_32_execution_enabled()
+
+
+def test_cores_are_those_of_this_process(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 3, 5}, raising=False)
+    found = []
+    for limit in ("", "2", "8", "0", "2,1"):
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+        found.append(runtime.cores())
+    assert found == [3, 2, 3, 3, 3]
 
 
 @pytest.mark.skipif(bool(GPUS), reason="describes a machine without GPU")

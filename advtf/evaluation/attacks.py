@@ -19,6 +19,7 @@ called.
 """
 
 import functools
+import threading
 import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
@@ -104,6 +105,8 @@ class StageBuilder:
         logits_fn: what the attacks see while one of them is traced. The points that they find are judged by
             the classifier itself.
         tracing_seconds: what building the graphs took so far.
+        tracing: a lock that is held while something is traced, because the parts of a batch are attacked at
+            the same time.
     """
 
     def __init__(
@@ -116,7 +119,7 @@ class StageBuilder:
         view: "Callable[[], LogitsFn] | None" = None,
     ):
         self.logits_fn, self.num_classes, self.settings = logits_fn, num_classes, settings
-        self.tracing_seconds, self._view = 0.0, view
+        self.tracing_seconds, self.tracing, self._view = 0.0, threading.Lock(), view
         self.image_shape, self.jit_compile = image_shape, jit_compile
 
     def stage(self, attack: "Attack", *, forward: int, backward: int) -> Stage:
@@ -186,9 +189,10 @@ class StageBuilder:
             return x_adv, is_correct(y, logits) < 1, cross_entropy(y, logits), *carried
 
         def run(batch, epsilon, seed, *rest):
-            began = time.monotonic()
-            judged.get_concrete_function()  # traces at the first call
-            self.tracing_seconds += time.monotonic() - began
+            with self.tracing:
+                began = time.monotonic()
+                judged.get_concrete_function()  # traces at the first call
+                self.tracing_seconds += time.monotonic() - began
             tensors = judged(batch.x, batch.y, batch.keys, epsilon, seed, *rest)
             x_adv, broken, loss, *carried = map(np.asarray, tensors)
             return Result(x_adv, broken, loss, tuple(carried))
@@ -246,7 +250,9 @@ def _pgd_stages(builder, steps, step_at):
         return builder.stage(pgd(builder.settings.norm, steps, step), forward=steps, backward=steps)
 
     def run(batch, epsilon, seed):
-        return stage(step_at(epsilon)).run(batch, epsilon, seed)
+        with builder.tracing:
+            chosen = stage(step_at(epsilon))
+        return chosen.run(batch, epsilon, seed)
 
     return [Stage(run, steps + 1, steps)] * builder.settings.restarts
 

@@ -9,6 +9,7 @@ the classifier confirm what it counts.
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -24,12 +25,13 @@ from advtf.classifiers.classifier import Classifier
 from advtf.data.sets import Split
 from advtf.errors import UsageError, quantity
 from advtf.evaluation import sanity_checks
-from advtf.evaluation.attacks import ATTACKS, NAMES, Batch, Stage, StageBuilder, line_up
+from advtf.evaluation.attacks import ATTACKS, NAMES, Batch, Result, Stage, StageBuilder, line_up
 from advtf.evaluation.report import AttackResult, ComponentRecord, Evaluation, Spent
 from advtf.evaluation.settings import AttackSettings
 from advtf.settings.threat import NEGLIGIBLE_EPSILON
 from advtf.storage.cache import ResultCache, fingerprint
 
+SMALLEST_PART = 4  # images of a core, where the cores could compute each operation together instead
 TOLERANCE = 1e-6  # by which float32 rounding may leave the ball (in units of max(1, ε)) and [0, 1]
 PROBABILITIES = (
     "The logits attacked are logarithms of probabilities: where a softmax saturates its gradient is zero or "
@@ -290,6 +292,11 @@ class Engine:
         self._keys = image_keys(x).astype(np.uint32).view(np.int32)
         self._size = min(settings.batch_size, len(x))
         self._compiled = runtime.compiles(settings.jit)
+        on_cpu = not (self._compiled or tf.config.list_logical_devices("GPU"))
+        self._cores = runtime.cores() if on_cpu else 1
+        # Where every operation has one core (`runtime.start`), the others would have nothing to do.
+        alone = tf.config.threading.get_intra_op_parallelism_threads() == 1
+        self._smallest_part = 1 if alone else SMALLEST_PART
         self._builder = StageBuilder(logits_fn, x.shape[1:], num_classes, settings, self._compiled, view)
         self._stages: dict[str, list[Stage]] = {}
         self._judge = _judge_of(logits_fn, x.shape[1:])
@@ -399,18 +406,32 @@ class Engine:
 
     def _attacked(self, stage: Stage, epsilon, seed, rows, carried):
         began, traced, count = time.monotonic(), self._builder.tracing_seconds, len(rows)
-        # XLA compiles anew for every shape, so a last batch is filled up by repeating it; without XLA it is
-        # cheaper as it is.
-        filled = np.resize(np.arange(count), self._size if self._compiled else count)
-        taken = rows[filled]
-        carried = tuple(array[filled] for array in carried)
-        batch = Batch(self.x[taken], self.y[taken], self._keys[taken], carried)
-        result = stage.run(batch, epsilon, seed)
-        points = Points(result.x_adv[:count], result.broken[:count], result.loss[:count])
-        forward = count * stage.forward if result.forward is None else int(result.forward[:count].sum())
+
+        def attack(part):
+            taken = rows[part]
+            batch = Batch(
+                self.x[taken], self.y[taken], self._keys[taken], tuple(array[part] for array in carried)
+            )
+            return stage.run(batch, epsilon, seed)
+
+        parts = self._parts(count)
+        with ThreadPoolExecutor(len(parts)) as threads:
+            result = _joined(list(threads.map(attack, parts)), count)
+        points = Points(result.x_adv, result.broken, result.loss)
+        forward = count * stage.forward if result.forward is None else int(result.forward.sum())
         seconds, tracing = time.monotonic() - began, self._builder.tracing_seconds - traced
-        spent = Spent(forward, count * stage.backward, seconds, tracing)
-        return Stored(points, tuple(array[:count] for array in result.carried), spent)
+        return Stored(points, result.carried, Spent(forward, count * stage.backward, seconds, tracing))
+
+    def _parts(self, count):
+        """Returns the rows of a batch in parts of one size, which are attacked at the same time.
+
+        One part for each core of a CPU: none then waits for the others at the end of each layer.
+        """
+        # XLA compiles anew for every shape, so a last batch is filled up by repeating it; without XLA it is
+        # cheaper as it is, but for parts of one size, for which oneDNN prepares its kernels once.
+        parts = min(self._cores, max(count // self._smallest_part, 1))
+        size = self._size if self._compiled else -(-count // parts)
+        return np.resize(np.arange(count), (parts, size))
 
     def _judged(self, rows, x):
         """Returns misclassified (n,) bool and cross-entropy (n,) of images `x` with the labels of `rows`."""
@@ -431,6 +452,21 @@ def _judge_of(logits_fn, image_shape):
         return is_correct(y, logits) < 1, cross_entropy(y, logits)
 
     return judge
+
+
+def _joined(results, count):
+    """Returns the results of several parts as one, of the first `count` examples."""
+
+    def join(arrays):
+        return None if arrays[0] is None else np.concatenate(arrays)[:count]
+
+    joined = {
+        name: join([getattr(result, name) for result in results])
+        for name in Result._fields
+        if name != "carried"
+    }
+    carried = tuple(map(join, zip(*(result.carried for result in results), strict=True)))
+    return Result(**joined, carried=carried)
 
 
 def _scatter(arrays, new, rows, count):

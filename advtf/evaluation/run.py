@@ -152,7 +152,12 @@ def execute(run: EvaluationDirectory, settings: AttackSettings, options: Evaluat
     """
     from advtf import runtime  # everything before this answers without TensorFlow
 
-    devices = runtime.start(jit=settings.jit, verbose=options.verbose, deterministic=settings.deterministic)
+    devices = runtime.start(
+        jit=settings.jit,
+        verbose=options.verbose,
+        deterministic=settings.deterministic,
+        parallel_operations=False,  # the engine gives each core its part of a batch
+    )
     print(f"{'device':<10}{devices.device}\n", flush=True)
 
     from advtf.evaluation.engine import evaluate_classifier

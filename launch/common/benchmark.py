@@ -178,7 +178,7 @@ def machine() -> dict[str, Any]:
 
     TensorFlow is imported, as it is what knows the GPUs.
     """
-    from advtf.runtime import import_tensorflow
+    from advtf.runtime import cores, import_tensorflow
 
     described = _cpu_description()
     tf = import_tensorflow()
@@ -187,7 +187,7 @@ def machine() -> dict[str, Any]:
         "cpu": described.get("model name") or platform.machine(),
         "architecture": platform.machine(),
         "features": [each for each in FEATURES if each in described.get("flags", "").split()],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "gpus": [str(details.get("device_name", "GPU")) for details in gpus],
         "system": platform.system(),

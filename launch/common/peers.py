@@ -19,6 +19,7 @@ from advtf.classifiers.pytorch import SUFFIXES
 from advtf.classifiers.pytorch_layouts import recognise
 from advtf.errors import UsageError
 from advtf.models.resnet import STAGES
+from advtf.runtime import cores
 from launch.common.classifiers import load
 
 TOLERANCE = 1e-4  # by which the libraries' logits may differ
@@ -256,11 +257,7 @@ def load_bench(path: str, examples: int, data_dir: str | None = None) -> Bench:
 
 def use_all_cores() -> None:
     """Lets PyTorch compute on as many cores as TensorFlow does."""
-    import os
-
-    torch.set_num_threads(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
+    torch.set_num_threads(cores())
 
 
 def art_classifier(bench: Bench, compiled: bool):

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from helpers.attack import Linear, digits_network, norms
 
+from advtf import runtime
 from advtf.evaluation.engine import Engine, Points, Stored
 from advtf.evaluation.report import Spent
 from advtf.evaluation.settings import AttackSettings
@@ -96,12 +97,13 @@ IN_ANY_ORDER_SLOWLY = [
     ("name", "norm"),
     [*IN_ANY_ORDER, *(pytest.param(*case, marks=pytest.mark.slow) for case in IN_ANY_ORDER_SLOWLY)],
 )
-def test_batch_size_and_order_change_no_outcome(name, norm):
+def test_batch_size_order_and_cores_change_no_outcome(name, norm, monkeypatch):
     x, _ = Linear((4, 4, 1), 4).batch(40)
     y = np.asarray(row_by_row(x)).argmax(axis=1).astype(np.int32)
     epsilon = {"linf": 0.08, "l2": 0.3}[norm]
     found = []
-    for order, size in ((np.arange(40), 40), (np.random.default_rng(0).permutation(40), 7)):
+    for order, size, cores in ((np.arange(40), 40, 3), (np.random.default_rng(0).permutation(40), 7, 1)):
+        monkeypatch.setattr(runtime, "cores", lambda cores=cores: cores)
         settings = AttackSettings(
             attacks=[name], norm=norm, eps=epsilon, restarts=2, **SMALL | {"batch_size": size}
         )
