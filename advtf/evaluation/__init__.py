@@ -9,6 +9,7 @@ settings       everything that determines the numbers: attacks, norm, ε, iterat
 attacks        the registries `ATTACKS` and `SUITES`, and how each attack is cut into stages
 engine         one evaluation from first batch to worst case; it can be killed and continued
 sanity_checks  signs of masked gradients and other ways in which a low error flatters a classifier
+sharing        one evaluation by several processes, with the bits of one
 report         the result: table, JSON, files and figures
 run            what ``python -m advtf.evaluate`` plans, loads and writes
 =============  ======================================================================================

@@ -28,6 +28,7 @@ from advtf.evaluation import sanity_checks
 from advtf.evaluation.attacks import ATTACKS, NAMES, Batch, Result, Stage, StageBuilder, line_up
 from advtf.evaluation.report import AttackResult, ComponentRecord, Evaluation, Spent
 from advtf.evaluation.settings import AttackSettings
+from advtf.evaluation.sharing import Alone, StageOver
 from advtf.settings.threat import NEGLIGIBLE_EPSILON
 from advtf.storage.cache import ResultCache, fingerprint
 
@@ -50,6 +51,7 @@ def evaluate_classifier(
     state_dir: str | Path | None = None,
     checks: bool = True,
     say: Callable[[str], None] | None = None,
+    sharing: Alone | None = None,
 ) -> Evaluation:
     """Evaluates a classifier on images and labels that have been checked already.
 
@@ -58,6 +60,7 @@ def evaluate_classifier(
         x, y: images float32 (N, H, W, C) in [0, 1] and labels int32 (N,).
         settings: what determines the numbers.
         epsilon_grid, state_dir, checks, say: as for `advtf.evaluate`.
+        sharing: the way in which the batches are shared with other processes; None for no others.
 
     Returns:
         All numbers of the evaluation.
@@ -70,6 +73,7 @@ def evaluate_classifier(
     engine = Engine(classifier.logits_fn, x, y, classifier.num_classes, settings, classifier.attack_view())
     identity = fingerprint(settings.identity(), x, y, engine.clean_correct)
     engine.cache = ResultCache(state_dir, identity)
+    engine.sharing = sharing or Alone()
     clean = AttackResult(~engine.clean_correct, np.zeros(len(x), bool), engine.clean_loss)
     worst, results, runs = _attack_all(engine, settings.eps, say or (lambda line: None))
     curve = _curve(engine, settings.eps, worst, epsilon_grid)
@@ -275,6 +279,7 @@ class Engine:
         clean_correct: (N,) bool.
         clean_loss: (N,) float32, cross-entropy without attack.
         cache: where finished batches are kept; at first nowhere.
+        sharing: who computes which batch; at first this process all of them.
         line_up: the attacks that the settings stand for with the number of classes.
     """
 
@@ -302,7 +307,7 @@ class Engine:
         self._judge = _judge_of(logits_fn, x.shape[1:])
         wrong, self.clean_loss = self._judged(np.arange(len(x)), x)
         self.clean_correct = ~wrong
-        self.cache = ResultCache(None, "")
+        self.cache, self.sharing = ResultCache(None, ""), Alone()
         self._remembered: dict = {}
 
     def attack(
@@ -374,9 +379,15 @@ class Engine:
         work = Stored.from_arrays(saved) if saved else fresh
         with runtime.progress(desc=task.label, unit="pass", unit_scale=True) as bar:
             while work.stages < len(stages):
-                work = self._stage(task, work, stages[work.stages :], bar)
-                self.cache.put(task.label, work.arrays())
-                self.cache.drop(f"{task.label}-")
+                finished = work.stages
+                try:
+                    work = self._stage(task, work, stages[finished:], bar)
+                except StageOver:
+                    work = Stored.from_arrays(self.cache.get(task.label))
+                    continue
+                if self.sharing.leads:
+                    self.cache.put(task.label, work.arrays())
+                    self.cache.drop(f"{task.label}-{finished}-")
         return work
 
     def _stage(self, task, work, stages, bar):
@@ -384,15 +395,24 @@ class Engine:
         points, carried, spent = work.points, work.carried, work.spent
         alive = np.flatnonzero(~points.broken)
         bar.total = bar.n + len(alive) * sum(stage.forward + stage.backward for stage in stages)
-        for batch, chosen in enumerate(self._batches(alive)):
-            file = f"{task.label}-{work.stages}-{batch}"
+        batches = list(self._batches(alive))
+        files = [f"{task.label}-{work.stages}-{number}" for number in range(len(batches))]
+        seed = self._seed(task.name, 0 if stages[0].continued else work.stages)
+
+        def load(file):
             saved = self.cache.get(file)
             done = Stored.from_arrays(saved) if saved else None
-            if done is None or len(done.carried) != stages[0].carries:  # or of an earlier version
-                seed = self._seed(task.name, 0 if stages[0].continued else work.stages)
-                rest = [array[chosen] for array in carried]
-                done = self._attacked(stages[0], task.epsilon, seed, task.rows[chosen], rest)
-                self.cache.put(file, done.arrays())
+            # Earlier versions have carried something else.
+            return done if done and len(done.carried) == stages[0].carries else None
+
+        def compute(number):
+            rest = [array[batches[number]] for array in work.carried]
+            done = self._attacked(stages[0], task.epsilon, seed, task.rows[batches[number]], rest)
+            self.cache.put(files[number], done.arrays())
+            return done
+
+        over = self._over(task, work)
+        for chosen, done in zip(batches, self.sharing.batches(files, load, compute, over), strict=True):
             points.update(chosen, done.points)
             carried = _scatter(carried, done.carried, chosen, len(task.rows))
             spent += done.spent
@@ -400,6 +420,17 @@ class Engine:
             bar.set_postfix_str(f"robust accuracy so far {robust:.1%}", refresh=False)
             bar.update(done.spent.forward + done.spent.backward)
         return Stored(points, carried, spent, work.stages + 1)
+
+    def _over(self, task, work):
+        """Returns a function that tells whether the leader has ended the next stage of `work` on disk."""
+        before = self.cache.changed(task.label)
+
+        def over():
+            if self.sharing.leads or self.cache.changed(task.label) == before:
+                return False
+            return int(self.cache.get(task.label)["stages"]) > work.stages
+
+        return over
 
     def _seed(self, name, stage):
         return np.array([self._settings.seed, zlib.crc32(f"{name}/{stage}".encode())], np.int64)

@@ -19,6 +19,7 @@ from advtf.data.registry import order_setting, require_known, require_order
 from advtf.errors import UsageError, quantity
 from advtf.evaluation.report import EvaluationDirectory, write
 from advtf.evaluation.settings import AttackSettings, require_grid
+from advtf.evaluation.sharing import Helpers, Shared
 from advtf.settings.commands import CommandOptions, default_directory, plan_table
 from advtf.settings.fields import numbers, parse_value, setting, switch, text, whole
 from advtf.settings.threat import format_epsilon
@@ -42,8 +43,27 @@ class EvaluateOptions(CommandOptions):
     eps_grid: tuple[float, ...] = setting(
         "target", numbers("radii with commas between"), "more radii, for the curve of robust accuracy", ()
     )
+    shards: int = setting(
+        "compute", whole(1), "processes that share the batches; the results are those of one", 1, earlier=1
+    )
+    cluster: str | None = setting(
+        "compute",
+        text(),
+        "Ray cluster for the shards: host:port, auto or local",
+        None,
+        earlier=None,
+    )
     out_dir: str | None = setting("files", text(), "results; default runs/evaluate-<run>-<export>", None)
     save_examples: bool = setting("files", switch(), "keep all adversarial examples (NPZ)", False)
+
+    def check(self) -> None:
+        """Checks that a cluster has something to do."""
+        super().check()
+        if self.cluster and self.shards == 1:
+            raise UsageError(
+                f"cluster needs shards above 1. Received: cluster={self.cluster} with shards=1. "
+                "Give the number of processes, this one included, as --shards."
+            )
 
 
 def plan(
@@ -82,7 +102,17 @@ def _require_model(model):
 def _stored(run, given_settings, given_options, options):
     settings = run.stored(AttackSettings, "config")
     earlier = run.stored(EvaluateOptions, "options")
-    free = ("model", "out_dir", "resume", "overwrite", "verbose", "data_dir", "save_examples")
+    free = (
+        "model",
+        "out_dir",
+        "resume",
+        "overwrite",
+        "verbose",
+        "data_dir",
+        "save_examples",
+        "shards",
+        "cluster",
+    )
     fixed = {name: value for name, value in given_options.items() if name not in free}
     settings.require_same(given_settings, "evaluation")
     earlier.require_same(fixed, "evaluation")
@@ -91,7 +121,13 @@ def _stored(run, given_settings, given_options, options):
     if run.state() != "finished":
         _require_same_weights(run, kept["model"], earlier.model)
     return settings, dataclasses.replace(
-        earlier, **kept, resume=True, overwrite=False, verbose=options.verbose
+        earlier,
+        **kept,
+        resume=True,
+        overwrite=False,
+        verbose=options.verbose,
+        shards=options.shards,
+        cluster=options.cluster,
     )
 
 
@@ -139,6 +175,11 @@ def describe(settings: AttackSettings, options: EvaluateOptions, run: Evaluation
         "ball": f"{settings.norm}, ε {format_epsilon(settings.eps)}, seed {settings.seed}",
         "output": str(run.path),
     }
+    if options.shards > 1:
+        place = f", on the Ray cluster {options.cluster}" if options.cluster else ""
+        lines["shards"] = (
+            f"{options.shards} processes{place}, batches of {quantity(settings.batch_size, 'image')}"
+        )
     return plan_table(lines)
 
 
@@ -150,7 +191,13 @@ def execute(run: EvaluationDirectory, settings: AttackSettings, options: Evaluat
     Raises:
         UsageError: the classifier or the images cannot be had, or do not fit each other.
     """
-    from advtf import runtime  # everything before this answers without TensorFlow
+    helpers = Helpers(run, options.shards - 1, options.cluster)
+    with helpers:  # everything before this answers without TensorFlow
+        _execute(run, settings, options, helpers)
+
+
+def _execute(run, settings, options, helpers):
+    from advtf import runtime
 
     devices = runtime.start(
         jit=settings.jit,
@@ -167,6 +214,7 @@ def execute(run: EvaluationDirectory, settings: AttackSettings, options: Evaluat
     with run.locked(resume=options.resume, overwrite=options.overwrite):
         if not options.resume:
             run.write_config(settings, options, weights=weights_digest(options.model))
+        helpers.begin()
         evaluation = evaluate_classifier(
             classifier,
             x,
@@ -175,7 +223,9 @@ def execute(run: EvaluationDirectory, settings: AttackSettings, options: Evaluat
             epsilon_grid=options.eps_grid,
             state_dir=run.attacked,
             say=functools.partial(print, flush=True),
+            sharing=Shared(run.attacked, leads=True) if options.shards > 1 else None,
         )
+        helpers.end()
         source = {"path": options.model, "dataset": options.dataset, "order": options.order}
         written = write(evaluation, classifier, x, y, run, source=source, all_examples=options.save_examples)
         cache.clear(run.attacked)

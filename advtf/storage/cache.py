@@ -14,6 +14,7 @@ from advtf.errors import UsageError, disk_full
 from advtf.storage.files import write_atomically, write_json
 
 IDENTITY = "identity.json"
+CLAIMS = ".claims"  # locked bytes of it tell which results are being computed
 MARK = "is_cached"  # an array of every file that a cache writes; other files are left alone
 SCHEME = "2:"  # begins a fingerprint; the first version's have no beginning, and knew no types and shapes
 
@@ -106,6 +107,13 @@ class ResultCache:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
 
+    def changed(self, name: str) -> int | None:
+        """Returns when the file of a result was written, in nanoseconds; None if it is missing."""
+        try:
+            return self._file(name).stat().st_mtime_ns if self._folder else None
+        except OSError:
+            return None
+
     def put(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keeps arrays under `name`; their file is there whole or not at all."""
         if self._folder:
@@ -125,7 +133,12 @@ def clear(folder: str | Path | None) -> None:
     """Removes the results of a `ResultCache`, and its folder unless there are other files in it."""
     if folder and (Path(folder) / IDENTITY).exists():
         results = [file for file in Path(folder).glob("*.npz") if _is_marked(file)]
-        for file in [*results, *Path(folder).glob(".*.partial"), Path(folder) / IDENTITY]:
+        for file in [
+            *results,
+            *Path(folder).glob(".*.partial"),
+            Path(folder) / CLAIMS,
+            Path(folder) / IDENTITY,
+        ]:
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             Path(folder).rmdir()

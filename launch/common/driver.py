@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from advtf.errors import UsageError, disk_full, first_line
+from advtf.processes import last_lines
 from launch.common.live import LiveTable, duration
 from launch.common.runs import Run, was_killed
 
 POLL_SECONDS = 0.2
+SHOWN_LINES = 8  # of the log of a failed run
 
 
 @dataclass
@@ -203,7 +205,7 @@ def _end(outcome, state, reason, table, ended):
         said = reason
     table.say(f"{state:<15}{outcome.run.name:<{table.width}}{duration(outcome.seconds):>10}  {said}".rstrip())
     if state == "failed":
-        for line in outcome.run.last_lines():
+        for line in last_lines(outcome.run.log, SHOWN_LINES):
             table.say(f"    | {line}")
 
 

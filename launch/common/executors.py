@@ -5,31 +5,15 @@ machines of a cluster have to share. An executor has ``room()``, ``start(run, co
 attempt, and ``close()``. An attempt has ``code()``, None while it lasts, and ``stop(at_once)``.
 """
 
-import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from advtf.errors import UsageError, first_line
-from launch.common import runs
+from advtf import processes
 from launch.common.runs import Run
-
-CONNECT_SECONDS = 5.0
-LOCAL = "local"
-
-
-def visible_gpus() -> list[str]:
-    """Returns the GPUs of NVIDIA that the runs may use, as CUDA_VISIBLE_DEVICES names them."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name for name in chosen.split(",") if name.strip() not in ("", "-1")]
-    return [str(number) for number, _ in enumerate(sorted(Path("/dev").glob("nvidia[0-9]*")))]
 
 
 class LocalProcesses:
@@ -41,7 +25,7 @@ class LocalProcesses:
     """
 
     def __init__(self, jobs: int | None, threads: int):
-        self._gpus, self._threads = visible_gpus(), threads
+        self._gpus, self._threads = processes.visible_gpus(), threads
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.jobs = jobs or len(self._gpus) or max(1, cores // threads)
         self._attempts: list[_Process] = []
@@ -62,12 +46,12 @@ class LocalProcesses:
             UsageError: another process holds its log.
             OSError: its log cannot be written.
         """
-        environment, gpu = runs.thread_settings(self._threads), None
+        environment, gpu = processes.thread_settings(self._threads), None
         if self._gpus:
             taken = [attempt.gpu for attempt in self._working()]
             gpu = min(self._gpus, key=taken.count)
             environment["CUDA_VISIBLE_DEVICES"] = gpu
-        attempt = _Process(runs.spawn(command, run.log, os.getcwd(), environment), gpu)
+        attempt = _Process(processes.spawn(command, run.log, os.getcwd(), environment), gpu)
         self._attempts.append(attempt)
         return attempt
 
@@ -96,8 +80,7 @@ class RayTasks:
     """Runs as tasks of a Ray cluster, which gives each the cores or the GPU that it asks for.
 
     Args:
-        address: ``host:port`` of a cluster that runs, ``auto`` for the one of this machine, or ``local`` to
-            start one here for as long as the driver works.
+        address: as for `advtf.processes.connect_ray`.
         jobs: how many at a time; None leaves it to Ray.
         threads: of each run, and the cores that it asks for.
         gpus: that each run asks for.
@@ -107,18 +90,9 @@ class RayTasks:
     """
 
     def __init__(self, address: str, jobs: int | None, threads: int, gpus: int):
-        if importlib.util.find_spec("ray") is None:
-            raise UsageError(
-                f"--cluster needs Ray. Received: cluster={address}, and Ray is not installed. "
-                'Install it by pip install "advtf[cluster]".'
-            )
-        _require_reachable(address)
-        self._ray, self._jobs, self._attempts = _connect(address), jobs, []
-        self._threads, root = threads, str(Path(__file__).parents[2])
-        search = os.pathsep.join(dict.fromkeys([root, *filter(None, [os.environ.get("PYTHONPATH")])]))
-        options = {"num_cpus": threads, "num_gpus": gpus, "max_retries": 0}
-        options["runtime_env"] = {"env_vars": {"PYTHONPATH": search, "RAY_worker_niceness": "0"}}
-        self._task = self._ray.remote(**options)(attempt_on_a_worker)
+        self._ray, self._jobs, self._threads = processes.connect_ray(address), jobs, threads
+        self._submit = processes.ray_task(self._ray, threads, gpus)
+        self._attempts: list[_Task] = []
 
     def describe(self) -> str:
         """Returns where the runs work, in a few words."""
@@ -138,8 +112,8 @@ class RayTasks:
 
     def start(self, run: Run, command: list[str]) -> "_Task":
         """Hands a run to Ray."""
-        environment = runs.thread_settings(self._threads)
-        attempt = _Task(self._ray, self._task.remote(command, str(run.log), os.getcwd(), environment))
+        environment = processes.thread_settings(self._threads)
+        attempt = _Task(self._ray, self._submit(command, run.log, os.getcwd(), environment))
         self._attempts.append(attempt)
         return attempt
 
@@ -167,47 +141,3 @@ class _Task:
     def stop(self, at_once: bool) -> None:
         # The worker is ended by force: its process gets SIGTERM when it has gone, and saves a checkpoint.
         self.ray.cancel(self.reference, force=True)
-
-
-def attempt_on_a_worker(command: list[str], log: str, folder: str, environment: dict[str, str]) -> int:
-    """Brings a run to its end in a worker of Ray; returns the exit code of its command.
-
-    The arguments are those of `launch.common.runs.spawn`.
-    """
-    return runs.spawn(command, Path(log), folder, environment).wait()
-
-
-def _require_reachable(address: str) -> None:
-    if address in (LOCAL, "auto"):
-        return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        raise UsageError(
-            f"cluster must be host:port of a Ray cluster, auto, or local. Received: cluster={address}."
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise UsageError(
-            f"a Ray cluster must answer at the address. Received: cluster={address} "
-            f"({error.strerror or first_line(error)}). Start it by ray start --head, or use --cluster=local."
-        ) from error
-
-
-def _connect(address: str):
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address == LOCAL:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else it writes a token into the home folder
-        os.environ.setdefault("RAY_worker_niceness", "0")
-    import ray
-
-    began, own = time.monotonic(), {"include_dashboard": False} if address == LOCAL else {}
-    try:
-        ray.init(address=address, logging_level="error", log_to_driver=False, **own)
-    except Exception as error:  # of Ray, gRPC or the operating system
-        raise UsageError(
-            f"a Ray cluster must answer at the address. Received: cluster={address} ({first_line(error)}, "
-            f"after {time.monotonic() - began:.0f} s). Start it by ray start --head, or use --cluster=local."
-        ) from error
-    return ray

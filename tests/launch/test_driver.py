@@ -13,11 +13,12 @@ import pytest
 from helpers.command import ROOT, environment
 from helpers.sweep import EPOCHS, stand_ins
 
+from advtf import processes
 from advtf.errors import UsageError
+from advtf.processes import spawn
 from launch.common import executors
 from launch.common.driver import carry_out
 from launch.common.live import LiveTable, duration
-from launch.common.runs import spawn
 
 SECONDS = 60
 
@@ -168,7 +169,7 @@ def test_each_gpu_has_one_run(tmp_path, monkeypatch):
     attempts = [local.start(run, [sys.executable, "-c", show]) for run in runs]
     assert local.room() == 0
     until(lambda: all(attempt.code() == 0 for attempt in attempts))
-    assert [run.last_lines()[-1] for run in runs] == ["3 1", "5 1"] and local.room() == 2
+    assert [processes.last_lines(run.log, 1) for run in runs] == [["3 1"], ["5 1"]] and local.room() == 2
 
 
 @pytest.mark.parametrize(
@@ -176,13 +177,13 @@ def test_each_gpu_has_one_run(tmp_path, monkeypatch):
     [("head:x", "must be host:port"), ("127.0.0.1:9", "must answer at the address"), ("head", "host:port")],
 )
 def test_a_cluster_that_does_not_answer_is_refused(address, words, monkeypatch):
-    monkeypatch.setattr(executors.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: object())
     with pytest.raises(UsageError, match=words):
         executors.RayTasks(address, None, 1, 0)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(executors.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install \"advtf\[cluster\]\""):
         executors.RayTasks("local", None, 1, 0)
 

@@ -15,11 +15,11 @@ from helpers.command import environment, finish, run, start
 from helpers.run import epoch_values, snapshot_bits
 
 from advtf.errors import UsageError
+from advtf.processes import thread_settings
 from advtf.settings.commands import exit_on_usage_error
 from advtf.storage.files import write_json
 from advtf.training.directory import TrainingDirectory
 from advtf.training.settings import RunOptions
-from launch.common.runs import thread_settings
 from launch.sweep import results, table
 
 TABLE = """
