@@ -111,7 +111,7 @@ def _let_idle_threads_sleep():
     from tensorflow.core.protobuf.config_pb2 import ConfigProto
     from tensorflow.python.eager import context
 
-    if len(os.sched_getaffinity(0)) <= FEW_CORES:
+    if cores() <= FEW_CORES:
         config = ConfigProto()
         config.experimental.disable_thread_spinning = True
         context.context()._config = config  # it is read where the threads are made, at the first operation

@@ -37,7 +37,7 @@ def test_import_is_quiet_and_keras_runs_on_tensorflow():
 
 @pytest.mark.parametrize(("cores", "sleeps"), [(1, True), (2, True), (3, False)])
 def test_idle_threads_search_for_work_where_there_are_cores_to_spare(cores, sleeps, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    monkeypatch.setattr(runtime, "cores", lambda: cores)
     monkeypatch.setattr(context.context(), "_config", None)
     runtime.import_tensorflow()
     assert context.get_config().experimental.disable_thread_spinning == sleeps

@@ -1,6 +1,6 @@
 """Clean and robust error of one classifier under one attack, measured over examples."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,19 +51,27 @@ class RobustErrorMeter:
         attack: ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``.
         epsilon: radius ε in units of the image range.
         jit_compile: compile with XLA.
+        view: returns what the attack sees in place of `logits_fn`, the same up to rounding; called in the
+            graph of the attack.
 
     Raises:
         UsageError: `epsilon` is no radius.
     """
 
     def __init__(
-        self, logits_fn: LogitsFn, attack: Attack, epsilon: float, *, jit_compile: bool = False
+        self,
+        logits_fn: LogitsFn,
+        attack: Attack,
+        epsilon: float,
+        *,
+        jit_compile: bool = False,
+        view: Callable[[], LogitsFn] | None = None,
     ) -> None:
         radius = read_radius("epsilon", epsilon, None)
 
         @tf.function(jit_compile=jit_compile)
         def measure(x, y, seed):
-            x_adv = attack(logits_fn, x, y, tf.constant(radius, tf.float32), seed)
+            x_adv = attack(view() if view else logits_fn, x, y, tf.constant(radius, tf.float32), seed)
             clean = is_correct(y, logits_fn(x))
             return clean, clean * is_correct(y, logits_fn(x_adv))
 

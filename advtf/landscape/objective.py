@@ -64,12 +64,14 @@ class AdversarialObjective:
         require_real("epsilon", epsilon, 0)
         require_whole("batch_size", batch_size)
         self._x, self._y, self._seed, self._batch_size = x, y, seed, batch_size
-        logits_fn = classifier.logits_fn if isinstance(classifier, Classifier) else classifier
+        logits_fn, view = classifier, None
+        if isinstance(classifier, Classifier):
+            logits_fn, view = classifier.logits_fn, classifier.attack_view()
         radius = tf.constant(epsilon, tf.float32)
         compiled = tf.function(reduce_retracing=True, jit_compile=jit_compile, autograph=False)
 
         def perturb(images, labels, batch_seed):
-            return attack(logits_fn, images, labels, radius, batch_seed)
+            return attack(view() if view else logits_fn, images, labels, radius, batch_seed)
 
         def measure(images, labels):
             logits = logits_fn(images)

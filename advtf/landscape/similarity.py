@@ -94,9 +94,10 @@ class PerturbationSimilarity:
         require_whole("batch_size", batch_size)
         self._parameters, self._x, self._y, self._batch_size = classifier.parameters, x, y, batch_size
         radius, logits_fn = tf.constant(epsilon, tf.float32), classifier.logits_fn
+        view = classifier.attack_view()
 
         def perturb(images, labels, seed):
-            x_adv = attack(logits_fn, images, labels, radius, seed)
+            x_adv = attack(view() if view else logits_fn, images, labels, radius, seed)
             logits = logits_fn(x_adv)
             wrong = (is_correct(labels, logits) < 1) | (is_correct(labels, logits_fn(images)) < 1)
             return x_adv - images, cross_entropy(labels, logits), wrong

@@ -5,6 +5,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -20,6 +21,7 @@ from advtf.data.sets import ImageData
 from advtf.errors import quantity
 from advtf.figures import training as plots
 from advtf.models import describe_network
+from advtf.models.folding import folded
 from advtf.settings.threat import format_epsilon
 from advtf.storage.files import provenance, write_atomically, write_json
 from advtf.training.callbacks import load_snapshot
@@ -134,7 +136,8 @@ def measure(
 
 
 def _meter(classifier, attack, config, jit_compile):
-    return RobustErrorMeter(_inference(classifier), attack, config.eps, jit_compile=jit_compile)
+    view = partial(folded, classifier)
+    return RobustErrorMeter(_inference(classifier), attack, config.eps, jit_compile=jit_compile, view=view)
 
 
 def _fingerprint(classifier) -> str:
