@@ -69,7 +69,7 @@ class RobustErrorMeter:
     ) -> None:
         radius = read_radius("epsilon", epsilon, None)
 
-        @tf.function(jit_compile=jit_compile)
+        @tf.function(jit_compile=jit_compile, autograph=False)
         def measure(x, y, seed):
             x_adv = attack(view() if view else logits_fn, x, y, tf.constant(radius, tf.float32), seed)
             clean = is_correct(y, logits_fn(x))

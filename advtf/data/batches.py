@@ -73,7 +73,7 @@ def training_batches(
         batches = tf.data.Dataset.counter(start=start_step)
         if total_steps is not None:
             batches = batches.take(max(0, total_steps - start_step))
-        batches = batches.map(batch_at, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = batches.map(_as_written(batch_at), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _ready(batches)
 
 
@@ -94,8 +94,13 @@ def evaluation_batches(split: Split, batch_size: int, limit: int | None = None) 
     chosen = split.select(slice(limit))
     with tf.device("CPU:0"):
         batches = tf.data.Dataset.from_tensor_slices((chosen.images, chosen.labels)).batch(batch_size)
-        batches = batches.map(lambda x, y: (to_unit_float(x), y))
+        batches = batches.map(_as_written(lambda x, y: (to_unit_float(x), y)))
     return _ready(batches)
+
+
+def _as_written(function):
+    """Returns a function that AutoGraph does not rewrite, which takes longer than to build its graph."""
+    return tf.autograph.experimental.do_not_convert(function)
 
 
 def _ready(batches: tf.data.Dataset) -> tf.data.Dataset:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from advtf.attacks.robust_error import RobustError, RobustErrorMeter
 from advtf.classifiers import manifest
 from advtf.classifiers.ensemble import build_ensemble
-from advtf.classifiers.export import export_classifier
+from advtf.classifiers.export import copy_export, export_classifier
 from advtf.data.batches import evaluation_batches
 from advtf.data.sets import ImageData
 from advtf.errors import quantity
@@ -119,6 +119,7 @@ def measure(
     attack = build_attack(config, config.eval_restarts)
     network = build_classifier(config, data)
     same_network = _meter(network, attack, config, jit_compile)  # traced once, for all of its weights
+    batches = evaluation_batches(data.test, EVALUATION_BATCH, limit=config.eval_examples)
     errors, measured = {}, {}
     for name, (classifier, _) in classifiers.items():
         # The last period ends with the last epoch, and the best epoch is often the end of a period.
@@ -129,7 +130,6 @@ def measure(
             else:
                 assign(network.variables, [variable.numpy() for variable in classifier.variables], name)
                 meter = same_network
-            batches = evaluation_batches(data.test, EVALUATION_BATCH, limit=config.eval_examples)
             measured[weights] = meter(batches, seed=config.seed, label=f"attacking {name}")
         errors[name] = measured[weights]
     return errors
@@ -237,25 +237,26 @@ def export_all(
     """
     owner = run.identify()
     sample = next(iter(evaluation_batches(data.test, SAMPLE_IMAGES, limit=SAMPLE_IMAGES)))[0].numpy()
-    paths = {}
+    paths, exported = {}, {}
     for name, (classifier, record) in classifiers.items():
         manifest.require_own(run.exports / name, owner)
-        paths[name] = export_classifier(
-            classifier,
-            run.exports / name,
-            kind="ensemble" if name == "ensemble" else "classifier",
-            metadata={
-                "dataset": data.name,
-                "network": describe_network(config.model, config.network),
-                "run": owner.record(run.exports / name),
-                "config": config.to_json(),
-                "images": images,
-                "test": records[name],
-                **{key: record[key] for key in ("epoch", "members") if key in record},
-            },
-            sample=sample,
-            overwrite=True,
-        )
+        kind = "ensemble" if name == "ensemble" else "classifier"
+        metadata = {
+            "dataset": data.name,
+            "network": describe_network(config.model, config.network),
+            "run": owner.record(run.exports / name),
+            "config": config.to_json(),
+            "images": images,
+            "test": records[name],
+            **{key: record[key] for key in ("epoch", "members") if key in record},
+        }
+        same = kind, _fingerprint(classifier)
+        if same in exported:
+            paths[name] = copy_export(exported[same], run.exports / name, metadata, overwrite=True)
+        else:
+            paths[name] = exported[same] = export_classifier(
+                classifier, run.exports / name, kind=kind, metadata=metadata, sample=sample, overwrite=True
+            )
     return paths
 
 

@@ -1,7 +1,9 @@
 """Exporting: round trips, interruption, overwriting, and what is refused before anything is written."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -11,7 +13,7 @@ from helpers.export import SHAPE, batch, image_to_image, names, network, two_out
 
 from advtf.classifiers import export
 from advtf.classifiers.ensemble import build_ensemble
-from advtf.classifiers.export import export_classifier, load_classifier
+from advtf.classifiers.export import copy_export, export_classifier, load_classifier
 from advtf.errors import UsageError
 
 
@@ -40,6 +42,31 @@ def test_manifest_says_what_the_folder_holds(exported):
         "numpy",
         "tensorflow-datasets",
     }
+
+
+def test_a_copied_export_computes_the_same_and_tells_its_own_name_and_metadata(exported, tmp_path):
+    path = copy_export(exported, tmp_path / "period1", {"epoch": 8})
+    saved, source = load_classifier(path), load_classifier(exported)
+    np.testing.assert_array_equal(saved(batch(5)), source(batch(5)))
+    own = {"name": "period1", "epoch": 8}
+    assert (
+        saved.manifest == {key: source.manifest[key] for key in source.manifest if key != "accuracies"} | own
+    )
+    with pytest.raises(UsageError, match="must be free"):
+        copy_export(exported, path, {})
+    assert load_classifier(copy_export(exported, path, {"epoch": 9}, overwrite=True)).manifest["epoch"] == 9
+
+
+def test_a_copy_that_differs_from_its_source_gets_no_name(exported, tmp_path, monkeypatch):
+    def torn(source, folder, **settings):
+        shutil.copytree(source, folder, **settings)
+        data = next(Path(folder).glob("variables/*.data*"))
+        data.write_bytes(data.read_bytes()[:-1])
+
+    monkeypatch.setattr(export, "shutil", SimpleNamespace(copytree=torn))
+    with pytest.raises(RuntimeError, match="period1: the copy differs"):
+        copy_export(exported, tmp_path / "period1", {})
+    assert names(tmp_path) == []
 
 
 def test_ensemble_round_trip(tmp_path):
