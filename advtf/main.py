@@ -86,7 +86,14 @@ def _train_and_finish(config, options, run):
     from advtf.training.results import finish
     from advtf.training.run import build_trainer, train
 
-    data = images.load(config.dataset, options.data_dir, config.val_fraction, config.image_size, config.order)
+    data = images.load(
+        config.dataset,
+        options.data_dir,
+        config.val_fraction,
+        config.image_size,
+        config.order,
+        options.images,
+    )
     print(f"{'images':<10}{_describe_images(data)}", flush=True)
     trainer = build_trainer(config, data, devices)  # refuses what does not fit before anything is written
     with run.locked(resume=options.resume, overwrite=options.overwrite):

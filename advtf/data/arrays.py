@@ -5,6 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from advtf.data.stored import StoredImages
 from advtf.errors import UsageError, quantity
 
 
@@ -80,6 +81,8 @@ def held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
 
 def _images(name: str, values: np.ndarray) -> np.ndarray:
     """Returns images (N, H, W, C), uint8 or float32 in [0, 1]; errors call them `name`."""
+    if isinstance(values, StoredImages) and len(values) and values.dtype == np.uint8:
+        return values
     images = np.asarray(values)
     if images.ndim != 4 or images.size == 0:
         hint = f" Use {name}[..., None] for grey images." if images.ndim == 3 else ""

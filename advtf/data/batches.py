@@ -6,10 +6,14 @@ from advtf.data import augmentation
 from advtf.data.arrays import to_unit_float
 from advtf.data.registry import require_batch_size
 from advtf.data.sets import Split
+from advtf.data.stored import StoredImages
 from advtf.errors import UsageError
 
 # One number for each view is folded into (seed, step), so that the views draw different numbers.
 _AUGMENTATION_STREAMS = (1, 2)
+STORED_AHEAD = (
+    2  # batches of images on the disk that are made at a time, and kept; a free choice fills the memory
+)
 
 
 def steps_per_epoch_of(split: Split, batch_size: int, wanted: int | None = None) -> int:
@@ -73,8 +77,8 @@ def training_batches(
         batches = tf.data.Dataset.counter(start=start_step)
         if total_steps is not None:
             batches = batches.take(max(0, total_steps - start_step))
-        batches = batches.map(_as_written(batch_at), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _ready(batches)
+        batches = batches.map(_as_written(batch_at), num_parallel_calls=_parallel(split), deterministic=True)
+    return _ready(batches, split)
 
 
 def evaluation_batches(split: Split, batch_size: int, limit: int | None = None) -> tf.data.Dataset:
@@ -93,9 +97,18 @@ def evaluation_batches(split: Split, batch_size: int, limit: int | None = None) 
             raise UsageError(f"{what} must be at least 1. Received: {what}={value}.")
     chosen = split.select(slice(limit))
     with tf.device("CPU:0"):
-        batches = tf.data.Dataset.from_tensor_slices((chosen.images, chosen.labels)).batch(batch_size)
+        if isinstance(chosen.images, StoredImages):
+            batches = tf.data.Dataset.range(len(chosen)).batch(batch_size)
+            labels = tf.constant(chosen.labels)
+            batches = batches.map(
+                _as_written(lambda rows: (chosen.images.batch(rows), tf.gather(labels, rows))),
+                num_parallel_calls=_parallel(chosen),
+                deterministic=True,
+            )
+        else:
+            batches = tf.data.Dataset.from_tensor_slices((chosen.images, chosen.labels)).batch(batch_size)
         batches = batches.map(_as_written(lambda x, y: (to_unit_float(x), y)))
-    return _ready(batches)
+    return _ready(batches, chosen)
 
 
 def _as_written(function):
@@ -103,17 +116,24 @@ def _as_written(function):
     return tf.autograph.experimental.do_not_convert(function)
 
 
-def _ready(batches: tf.data.Dataset) -> tf.data.Dataset:
+def _parallel(split: Split) -> int:
+    """Returns how many batches are made at a time; images on the disk are decoded in parallel within one."""
+    return STORED_AHEAD if isinstance(split.images, StoredImages) else tf.data.AUTOTUNE
+
+
+def _ready(batches: tf.data.Dataset, split: Split) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
     # There are no files to share out among workers, and batches are split by the strategy.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return batches.prefetch(_parallel(split)).with_options(options)
 
 
 def _batch_function(split, batch_size, seed, steps_per_epoch, augment, views):
     """Returns the function step -> (x, y), or step -> ((x, x'), y)."""
-    images, labels = tf.constant(split.images), tf.constant(split.labels)
+    stored = isinstance(split.images, StoredImages)
+    images = split.images if stored else tf.constant(split.images)
+    labels = tf.constant(split.labels)
     last = tf.constant(len(split) - 1, tf.int64)
     seed = tf.constant(seed, tf.int64)
     padding = max(1, round(min(split.images.shape[1:3]) / 8))
@@ -122,7 +142,7 @@ def _batch_function(split, batch_size, seed, steps_per_epoch, augment, views):
         epoch, batch = step // steps_per_epoch, step % steps_per_epoch
         positions = batch * batch_size + tf.range(batch_size, dtype=tf.int64)
         chosen = tf.random.experimental.index_shuffle(positions, tf.stack([seed, epoch]), last)
-        x = tf.gather(images, chosen)
+        x = images.batch(chosen) if stored else tf.gather(images, chosen)
         seen = [x] * views
         if augment:
             pair = tf.stack([seed, step])

@@ -21,6 +21,9 @@ from advtf.settings.fields import choice, setting
 
 # The order of the images: as the data are stored, or that of the files they were published as.
 ORDERS = ("stored", "published")
+# Where the images are while they are used. "auto" leaves ArrayRecord files on the disk whose images would
+# take more than half of the memory.
+PLACES = ("auto", "memory", "disk")
 TINY_IMAGENET_FOLDER = "tiny-imagenet-200"
 
 ADAM = dict(optimizer="adam", lr=1e-4, lr_sched="constant", weight_decay=0.0)

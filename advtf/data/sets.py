@@ -8,6 +8,7 @@ import numpy as np
 
 from advtf.data import arrays, tfds
 from advtf.data.registry import DATASETS, require_order
+from advtf.data.stored import StoredImages
 from advtf.errors import UsageError
 from advtf.storage.cache import array_header
 
@@ -17,11 +18,11 @@ class Split:
     """Images with their labels.
 
     Attributes:
-        images: (N, H, W, C), uint8 in 0..255 or float32 in [0, 1].
+        images: (N, H, W, C), uint8 in 0..255 or float32 in [0, 1]; an array, or images that stay on the disk.
         labels: classes, int32 (N,).
     """
 
-    images: np.ndarray
+    images: np.ndarray | StoredImages
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -29,7 +30,8 @@ class Split:
 
     def select(self, which: np.ndarray | slice) -> "Split":
         """Returns the examples at these positions, as indices, a mask or a slice."""
-        return Split(self.images[which], self.labels[which])
+        stored = isinstance(self.images, StoredImages)
+        return Split(self.images.take(which) if stored else self.images[which], self.labels[which])
 
     def record(self) -> dict[str, Any]:
         """Returns which images these are, as result files tell it: their number and their SHA-256."""
@@ -91,6 +93,7 @@ def load(
     val_fraction: float = 0.0,
     image_size: int | None = None,
     order: str = "stored",
+    images: str = "auto",
 ) -> ImageData:
     """Loads a data set by name.
 
@@ -103,13 +106,14 @@ def load(
         order: "stored", as TFDS stores them, or "published", that of the files which the data set was
             published as; it is known for digits, mnist and cifar10. It decides which images are the first
             ones and which are held out.
+        images: one of `advtf.data.registry.PLACES`: whether they are read into memory, or stay on the disk.
 
     Raises:
-        UsageError: unknown name, no data and no network, damaged or unsuitable data, bad fraction or size, or
-            no such order.
+        UsageError: unknown name, no data and no network, damaged or unsuitable data, bad fraction or size, no
+            such order, or images that cannot stay on the disk.
     """
     _require_fraction(val_fraction)
-    found = _read(name, data_dir, image_size, order)
+    found = _read(name, data_dir, image_size, order, images=images)
     return from_arrays(**found, val_fraction=val_fraction, name=name)
 
 
@@ -145,6 +149,11 @@ def _read(name, data_dir, image_size, order, **wanted):
     require_order(name, order)
     read = DATASETS[name].read if name in DATASETS else None
     found = read(data_dir, image_size) if read else None
+    if found and wanted.get("images") == "disk":
+        raise UsageError(
+            f"images=disk needs data that TFDS has prepared as ArrayRecord files. Received: dataset={name}, "
+            "which is read into memory. Use --images=auto."
+        )
     return found or tfds.read(name, data_dir, image_size, order, **wanted)
 
 

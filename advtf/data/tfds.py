@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from advtf.data import augmentation, prepared
 from advtf.data.registry import published_order, require_known, require_order, tfds_directory
+from advtf.data.stored import StoredImages, open_split
 from advtf.errors import UsageError
-from advtf.settings.memory import require_memory
+from advtf.settings.memory import machine_memory, require_memory
 
 
 def read(
@@ -19,8 +20,9 @@ def read(
     *,
     parts: tuple[str, ...] = ("train", "test"),
     first: int | None = None,
+    images: str = "auto",
 ) -> dict[str, Any]:
-    """Reads the training and test images of a TFDS data set into memory.
+    """Reads the training and test images of a TFDS data set, or opens them where they stay on the disk.
 
     Args:
         name: a TFDS name, such as ``cifar10`` or ``cifar10_corrupted/fog_3``, or one prepared in `data_dir`.
@@ -31,6 +33,7 @@ def read(
         parts: what is wanted, "train" and "test" or one of them.
         first: how many of the images of a part are going to be used, the first ones; None for all. The
             published order is required of these only.
+        images: one of `advtf.data.registry.PLACES`. Only ArrayRecord files can stay on the disk.
 
     Returns:
         x_train, y_train, x_test, y_test (NumPy), or those of `parts`, and num_classes (None if the set does
@@ -48,12 +51,27 @@ def read(
     if not builder.data_path.exists():
         _download(builder, name, directory)
     splits = {"train": "train", "test": _test_split(builder, name)}
-    _require_memory(builder, name, shape, tuple(splits[part] for part in parts))
+    recorded = _is_array_record(builder)
+    if images == "disk" and not recorded:
+        raise UsageError(
+            "images=disk needs data that TFDS has prepared as ArrayRecord files. "
+            f"Received: {builder.data_path}, files of {builder.info.file_format.value}. Prepare them by "
+            "tfds build --file_format=array_record, or by the script convert_format of TFDS."
+        )
+    wanted = tuple(splits[part] for part in parts)
+    size = _bytes(builder, shape, wanted)
+    on_disk = recorded and (images == "disk" or (images == "auto" and size > machine_memory() / 2))
+    if not on_disk:
+        _require_memory(builder, name, shape, wanted)
     found = {"num_classes": builder.info.features[label_key].num_classes}
     for part in parts:
         keys = (image_key, label_key)
+        if recorded:
+            x, labels = _open(builder, splits[part], keys, shape, order)
+            found |= {f"x_{part}": x if on_disk else x[:], f"y_{part}": labels}
+            continue
         if order == "published":
-            images, labels, checked = _read_published(builder, name, splits[part], keys, shape)
+            x, labels, checked = _read_published(builder, name, splits[part], keys, shape)
             if checked < min(first or len(labels), len(labels)):
                 known = f"only the first {checked}" if checked else "none"
                 remedy = f" or use the first {checked} images only," if checked and parts == ("test",) else ""
@@ -64,8 +82,8 @@ def read(
                     "the data anew with TFDS."
                 )
         else:
-            images, labels, _ = _read_split(builder, splits[part], keys, shape)
-        found |= {f"x_{part}": images, f"y_{part}": labels}
+            x, labels, _ = _read_split(builder, splits[part], keys, shape)
+        found |= {f"x_{part}": x, f"y_{part}": labels}
     return found
 
 
@@ -124,10 +142,32 @@ def _image_shape(builder: Any, name: str, key: str, image_size: int | None) -> t
     return height, width, channels
 
 
+def _is_array_record(builder: Any) -> bool:
+    return builder.info.file_format is not None and builder.info.file_format.value == "array_record"
+
+
+def _open(
+    builder: Any, split: str, keys: tuple[str, str], shape: tuple[int, int, int], order: str
+) -> tuple[StoredImages, np.ndarray]:
+    if order == "published":
+        raise UsageError(
+            f"order=published needs data prepared as TFRecord files. Received: {builder.data_path}, "
+            "ArrayRecord files. Use --order=stored."
+        )
+    try:
+        return open_split(builder, split, keys, shape)
+    except Exception as error:  # missing, truncated or foreign files
+        raise _damaged(builder, split, prepared.reason_of(error)) from error
+
+
+def _bytes(builder: Any, shape: tuple[int, int, int], splits: tuple[str, ...]) -> int:
+    return sum(builder.info.splits[split].num_examples for split in splits) * int(np.prod(shape))
+
+
 def _require_memory(builder: Any, name: str, shape: tuple[int, int, int], splits: tuple[str, ...]) -> None:
-    needed = sum(builder.info.splits[split].num_examples for split in splits) * int(np.prod(shape))
     received = f"dataset={name} at {shape[0]}x{shape[1]}"
-    require_memory("the data set", needed, received, "Pass a smaller --image_size.")
+    remedy = "Pass a smaller --image_size, or prepare the data by tfds build --file_format=array_record."
+    require_memory("the data set", _bytes(builder, shape, splits), received, remedy)
 
 
 def _read_published(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from advtf.data.registry import order_setting, require_order
+from advtf.data.registry import PLACES, order_setting, require_order
 from advtf.errors import UsageError, alternatives, quantity, show_text
 from advtf.models import (
     ACTIVATIONS,
@@ -378,6 +378,13 @@ class RunOptions(CommandOptions):
     )
     input_examples: int = setting(
         "files", whole(1), "images of the input loss landscape, of training and of validation data each", 200
+    )
+    images: str = setting(
+        "files",
+        choice(PLACES),
+        "where the images are: read into memory or, of ArrayRecord files of TFDS, on the disk",
+        "auto",
+        earlier="auto",
     )
     histograms: bool = setting("files", switch(), "write histograms of the weights for TensorBoard", False)
 
