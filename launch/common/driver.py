@@ -81,6 +81,7 @@ def carry_out(
     executor: Any,
     *,
     retries: int = 0,
+    skip_finished: bool = True,
     ended: Callable[[Outcome], str] = lambda outcome: "",
 ) -> list[Outcome]:
     """Finishes all runs that are not finished yet.
@@ -90,6 +91,8 @@ def carry_out(
         executor: one of `launch.common.executors`.
         retries: how often a run is continued that a signal has ended, such as that of a machine without
             memory.
+        skip_finished: whether a finished run is not started; else its command is asked, which compares
+            settings.
         ended: called when a run is finished or has failed; returns what its line says about it.
 
     Returns:
@@ -99,7 +102,7 @@ def carry_out(
         Interrupted: by Ctrl-C or SIGTERM. The first one stops every run after it has saved a checkpoint, and
             is waited for; the second one ends them at once.
     """
-    outcomes = [Outcome(run, "finished" if run.finished() else "waiting") for run in runs]
+    outcomes = [Outcome(run, "finished" if skip_finished and run.finished() else "waiting") for run in runs]
     table = LiveTable(outcomes)
     with _signals() as signals, table:
         try:

@@ -5,7 +5,6 @@ finished there is not repeated and what was stopped is continued, so the same ex
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from advtf.settings.commands import exit_on_usage_error
-from launch.common import arguments
+from advtf.training.directory import TrainingDirectory
+from launch.common import arguments, driver, executors
 from launch.common.runs import Run
 
 
@@ -45,16 +45,29 @@ class Experiment:
     figures: tuple[Figure, ...]
 
 
-def carry_out(experiment: Experiment) -> None:
-    """Finishes all runs, one after another, and draws the figures.
+def carry_out(experiment: Experiment, jobs: int | None = None) -> None:
+    """Finishes all runs, several at a time, and draws the figures.
+
+    The trainings come first, because the analyses need their classifiers. A run that fails stops no other one
+    of its kind.
+
+    Args:
+        experiment: the runs and the figures.
+        jobs: how many runs at a time; None for one for each GPU, or else for each core.
 
     Raises:
-        SystemExit: a command failed; with its exit code, and without starting the next.
+        SystemExit: a run failed, or a signal stopped all of them; the same command continues.
     """
-    for run in experiment.runs:
-        done = subprocess.run(run.command(), check=False)
-        if done.returncode:
-            sys.exit(done.returncode)
+    executor = executors.LocalProcesses(jobs, threads=1)
+    trainings = [run for run in experiment.runs if run.kind is TrainingDirectory]
+    others = [run for run in experiment.runs if run.kind is not TrainingDirectory]
+    for runs in (trainings, others):
+        try:
+            outcomes = driver.carry_out(runs, executor, retries=1, skip_finished=False)
+        except driver.Interrupted as interrupted:
+            driver.end_by(interrupted, "the same command")
+        if any(outcome.state == "failed" for outcome in outcomes):
+            sys.exit(1)
     for figure in experiment.figures:
         print(figure.draw(figure.files, figure.path))
 
@@ -66,5 +79,9 @@ def main(experiment: Callable[[argparse.Namespace], Experiment], made: argparse.
         experiment: makes it from the options; their attribute `flags` is what follows ``--``.
         made: parser of the options.
     """
+    made.add_argument(
+        "--jobs", type=int, help="runs at a time, of one thread each [one for each GPU or core]"
+    )
     with exit_on_usage_error():
-        carry_out(experiment(arguments.parse(made)))
+        chosen = arguments.parse(made)
+        carry_out(experiment(chosen), chosen.jobs)
