@@ -6,8 +6,11 @@ python -m advtf.main --recipe=liu2020/mnist_lenet_cosine      an experiment of a
 python -m advtf.main --out_dir=runs/x --resume                continue a killed run
 """
 
+import contextlib
+import signal
 import sys
 import time
+from pathlib import Path
 
 from absl import flags
 
@@ -15,6 +18,7 @@ from advtf.classifiers import manifest
 from advtf.classifiers.manifest import require_saved_model
 from advtf.data.registry import require_available, require_known
 from advtf.settings import commands
+from advtf.training.cluster import Cluster, speaking, together
 from advtf.training.directory import TrainingDirectory
 from advtf.training.memory import require_training_memory
 from advtf.training.settings import RunOptions, TrainConfig, describe, presets_help
@@ -33,18 +37,22 @@ def main(argv: list[str]) -> None:
     given_options = commands.given_flags(flags.FLAGS, RunOptions)
     options = RunOptions.of(given_options)
     config = None if options.resume and options.out_dir else TrainConfig.of(given)
+    cluster = Cluster.of(config, options.out_dir) if config else None
     if config:
         require_training_memory(config)
         require_known(config.dataset, options.data_dir)
         for teacher in config.teachers:
             require_saved_model(teacher, "teachers")
-    run = TrainingDirectory.choose(
-        options.out_dir,
-        f"runs/{config.run_name}" if config else "",
-        resume=options.resume,
-        overwrite=options.overwrite,
-        taken=lambda path: not options.export_dir and manifest.holds_files(manifest.EXPORTS / path.name),
-    )
+    if cluster and not cluster.chief:
+        run = TrainingDirectory(Path(options.out_dir))  # the chief decides whether it is free
+    else:
+        run = TrainingDirectory.choose(
+            options.out_dir,
+            f"runs/{config.run_name}" if config else "",
+            resume=options.resume,
+            overwrite=options.overwrite,
+            taken=lambda path: not options.export_dir and manifest.holds_files(manifest.EXPORTS / path.name),
+        )
     if options.resume:
         config, options = _stored(run, given, given_options)
         if run.state() == "finished":
@@ -52,23 +60,27 @@ def main(argv: list[str]) -> None:
             return
         run.require_undamaged()
         require_training_memory(config)
-    run = run.exporting(
-        options.export_dir,
-        config.exported,
-        typed="export_dir" in given_options,
-        resume=options.resume,
-        overwrite=options.overwrite,
-    )
+        cluster = Cluster.of(config, options.out_dir)
+    if not cluster or cluster.chief:
+        run = run.exporting(
+            options.export_dir,
+            config.exported,
+            typed="export_dir" in given_options,
+            resume=options.resume,
+            overwrite=options.overwrite,
+        )
     lines = describe(config, given) | {"output": f"{run.path}, exports in {run.exports}"}
     began = time.monotonic()
-    with run.tell_how_to_continue():
+    with speaking(cluster), run.tell_how_to_continue():
         require_available(config.dataset, options.data_dir, config.batch_size, config.val_fraction)
         print(commands.plan_table(lines), flush=True)
-        _train_and_finish(config, options, run)
-    print(f"\nFinished in {_duration(time.monotonic() - began)}.")
+        if cluster:
+            print(f"{'workers':<10}waiting for {', '.join(cluster.addresses)}", flush=True)
+        _train_and_finish(config, options, run, cluster)
+        print(f"\nFinished in {_duration(time.monotonic() - began)}.")
 
 
-def _train_and_finish(config, options, run):
+def _train_and_finish(config, options, run, cluster):
     from advtf import runtime  # everything above answers before TensorFlow starts
 
     devices = runtime.start(
@@ -86,30 +98,56 @@ def _train_and_finish(config, options, run):
     from advtf.training.results import finish
     from advtf.training.run import build_trainer, train
 
-    data = images.load(
-        config.dataset,
-        options.data_dir,
-        config.val_fraction,
-        config.image_size,
-        config.order,
-        options.images,
-    )
-    print(f"{'images':<10}{_describe_images(data)}", flush=True)
-    trainer = build_trainer(config, data, devices)  # refuses what does not fit before anything is written
-    with run.locked(resume=options.resume, overwrite=options.overwrite):
-        if options.resume:
-            run.identify(exports=run.way_to_exports())
-        else:
-            run.write_config(config, options, exports=run.way_to_exports(), image_counts=data.counts)
-        try:
-            train(trainer, config, options, run, data, devices)
-            finish(config, run, data)
-        except TrainingInterrupted as stopped:
-            print(f"{stopped}. Continue with: {run.resume_command}")
-            sys.exit(128 + stopped.signal)
-        except NonFiniteLoss as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+    with together(cluster):
+        if cluster:
+            cluster.agree("settings", _common(config, options, run))
+        data = images.load(
+            config.dataset,
+            options.data_dir,
+            config.val_fraction,
+            config.image_size,
+            config.order,
+            options.images,
+        )
+        print(f"{'images':<10}{_describe_images(data)}", flush=True)
+        trainer = build_trainer(config, data, devices)  # refuses what does not fit before anything is written
+        if cluster:
+            cluster.agree("numbers of images", data.counts)
+        held = run.locked(resume=options.resume, overwrite=options.overwrite)
+        with held if devices.chief else contextlib.nullcontext():
+            if devices.chief:
+                _begin(config, options, run, data, runtime.threads())
+            if cluster:
+                cluster.wait_for_chief("begun")  # it has emptied the directory of an old run
+            try:
+                train(trainer, config, options, run, data, devices)
+                if devices.chief:
+                    finish(config, run, data)
+                if cluster:
+                    cluster.wait_for_chief("finished")
+            except TrainingInterrupted as stopped:
+                print(f"{stopped}. Continue with: {run.resume_command}")
+                sys.exit(128 + (stopped.signal or signal.SIGTERM))  # no number: another worker got the signal
+            except NonFiniteLoss as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(1)
+
+
+def _begin(config, options, run, data, threads):
+    if not options.resume:
+        more = {"image_counts": data.counts, "threads": threads}
+        run.write_config(config, options, exports=run.way_to_exports(), **more)
+        return
+    run.identify(exports=run.way_to_exports())
+    earlier = run.read_config().get("threads")
+    if earlier not in (None, threads):
+        print(f"{'threads':<10}{threads}, begun with {earlier}: the last digits of the training will differ")
+
+
+def _common(config, options, run):
+    """Returns what all workers must have in common: the settings, but for paths that are a machine's own."""
+    chosen = {name: value for name, value in options.to_json().items() if name not in ("data_dir", "verbose")}
+    return config.to_json() | chosen | {"out_dir": str(run.path.absolute())}
 
 
 def _stored(run, given, given_options):

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import os
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -18,13 +19,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 from absl import logging
 
-from advtf.errors import UsageError, quantity
+from advtf.errors import UsageError, first_line, quantity
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 TF32_CAPABILITY = (8, 0)  # Ampere, the first generation of GPUs with TF32
 FEW_CORES = 2  # where a thread that searches for work takes the time of one that has some
+CONNECT_SECONDS = 600  # until all workers must have started; a queue may start them one by one
+HEARTBEAT_SECONDS = 10  # of silence, after which a worker counts as lost
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Runtime:
         model_policy: Keras dtype policy of the classifier during training.
         jit_compile: value for ``compile(jit_compile=...)``.
         tf32: whether training may round the factors of float32 products to TF32 (GPU).
+        chief: whether this process writes the files of a training; False in all workers but the first.
     """
 
     device: str
@@ -44,6 +48,7 @@ class Runtime:
     model_policy: str
     jit_compile: bool | str
     tf32: bool = False
+    chief: bool = True
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
@@ -163,7 +168,8 @@ def start(
     Args:
         precision: of the training, "float32", "tf32" or "bfloat16"; everything else is always float32.
         jit: "auto" (XLA on one GPU), "on" or "off".
-        strategy: "none" or "mirrored" (all GPUs of this machine).
+        strategy: "none", "mirrored" (all GPUs of this machine) or "multi_worker" (those of all machines in
+            the variable TF_CONFIG; it waits until all of them have started).
         verbose: whether TensorFlow's own messages are shown.
         deterministic: whether every operation gives the same bits each time on a GPU, too; for the rest of
             the process, and without XLA. A CPU gives the same bits with and without it.
@@ -174,8 +180,8 @@ def start(
         The devices and the choices that follow from them.
 
     Raises:
-        UsageError: "mirrored" with fewer than two devices to mirror over, XLA with determinism, or TF32 on
-            a GPU without XLA.
+        UsageError: "mirrored" with fewer than two devices to mirror over, workers that do not start, XLA with
+            determinism, or TF32 on a GPU without XLA.
     """
     tf = import_tensorflow(verbose)
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -208,6 +214,7 @@ def start(
         model_policy="mixed_bfloat16" if precision == "bfloat16" else "float32",
         jit_compile=jit_compile,
         tf32=tf32,
+        chief=strategy != "multi_worker" or chosen.extended.should_checkpoint,
     )
 
 
@@ -263,11 +270,8 @@ def require_deterministic(deterministic: bool) -> None:
         )
 
 
-def is_multi_worker() -> bool:
-    """Returns whether the strategy in force has replicas in other processes."""
-    import tensorflow as tf
-
-    strategy = tf.distribute.get_strategy()
+def is_multi_worker(strategy: Any) -> bool:
+    """Returns whether a tf.distribute strategy has replicas in other processes."""
     replicas = strategy.num_replicas_in_sync
     return replicas > 1 and replicas > len(strategy.extended.worker_devices)
 
@@ -290,6 +294,8 @@ def _multiplies_bfloat16() -> bool:
 def _strategy(tf, name, gpus):
     if name == "none":
         return tf.distribute.get_strategy()
+    if name == "multi_worker":
+        return _multi_worker_strategy(tf)
     devices = [gpu.name for gpu in tf.config.list_logical_devices("GPU")] if gpus else [
         cpu.name for cpu in tf.config.list_logical_devices("CPU")
     ]  # fmt: skip
@@ -301,12 +307,64 @@ def _strategy(tf, name, gpus):
     return tf.distribute.MirroredStrategy(devices)
 
 
+def _multi_worker_strategy(tf):
+    from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+    from tensorflow.python.eager import context
+
+    jobs = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
+    context.context().configure_coordination_service(  # as the strategy does, but for the times
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=1000 * CONNECT_SECONDS,
+        heartbeat_timeout_in_ms=1000 * HEARTBEAT_SECONDS,
+        shutdown_barrier_timeout_in_ms=1000 * HEARTBEAT_SECONDS,
+        coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=jobs.num_tasks("worker"))],
+    )
+    with _signals_end_the_process():
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.OpError as error:
+            raise UsageError(
+                f"all workers in TF_CONFIG must start within {CONNECT_SECONDS // 60} minutes and reach each "
+                f"other. Received: {first_line(error)[:300]}"
+            ) from error
+
+
+@contextlib.contextmanager
+def _signals_end_the_process() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM act where TensorFlow waits: Python would see them only afterwards."""
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+    previous = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def threads() -> dict[str, int]:
+    """Returns the numbers of threads within and between operations; a CPU's last bits depend on them."""
+    import tensorflow as tf
+
+    settings = tf.config.threading
+    chosen = {
+        "intra_op": settings.get_intra_op_parallelism_threads() or os.environ.get("TF_NUM_INTRAOP_THREADS"),
+        "inter_op": settings.get_inter_op_parallelism_threads() or os.environ.get("TF_NUM_INTEROP_THREADS"),
+    }
+    return {name: int(number or cores()) for name, number in chosen.items()}
+
+
 def _describe(tf, gpus, strategy, compiled):
     graph = "XLA" if compiled else "graph"
+    if strategy == "multi_worker":
+        workers = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
+        graph = f"{graph}, {quantity(workers.num_tasks('worker'), 'worker')} like it"
     if not gpus:
         return f"CPU ({quantity(cores(), 'core')}), {graph}"
     name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
-    used = len(gpus) if strategy == "mirrored" else 1
+    used = 1 if strategy == "none" else len(gpus)
     return f"{used} of {len(gpus)} GPU ({name}), {graph}"
 
 

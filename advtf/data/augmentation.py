@@ -39,13 +39,25 @@ def augment_batch(x: tf.Tensor, seed: tf.Tensor, padding: int = 4) -> tf.Tensor:
     Returns:
         Images of the same shape and type.
     """
-    batch = tf.shape(x)[0]
+    return crop_and_flip(x, *draw_windows(tf.shape(x)[0], seed, padding), padding)
+
+
+def draw_windows(
+    batch: int | tf.Tensor, seed: tf.Tensor, padding: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Draws what `crop_and_flip` does to each image of a batch: its `top`, `left` and `flip`.
+
+    Args:
+        batch: the number of images.
+        seed: two integers, of shape (2,).
+        padding: the number of zero pixels on each side.
+    """
     top_seed, left_seed, flip_seed = tf.unstack(tf.random.split(seed, 3))
     offsets = {"minval": 0, "maxval": 2 * padding + 1, "dtype": tf.int32}
     top = tf.random.stateless_uniform([batch], top_seed, **offsets)
     left = tf.random.stateless_uniform([batch], left_seed, **offsets)
     flip = tf.random.stateless_uniform([batch], flip_seed) < 0.5
-    return crop_and_flip(x, top, left, flip, padding)
+    return top, left, flip
 
 
 def resize(images: tf.Tensor, size: int) -> tf.Tensor:

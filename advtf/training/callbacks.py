@@ -186,18 +186,21 @@ class GradientDynamics(keras.callbacks.Callback):
         path: the NPZ file to write, from which `advtf.figures.dynamics` draws; its folder must exist.
         updates: the number N of updates in each of the two windows.
         total: the number of updates of the whole training; the last window is total − N + 1 … total.
+        writes: whether this process writes the file; of several workers one does.
 
     Raises:
         UsageError: a number that is not a whole number of at least 1; when training begins, a trainer with
             several steps per execution.
     """
 
-    def __init__(self, classifier: keras.Model, path: str | Path, *, updates: int, total: int):
+    def __init__(
+        self, classifier: keras.Model, path: str | Path, *, updates: int, total: int, writes: bool = True
+    ):
         super().__init__()
         require_whole("updates", updates)
         require_whole("total", total)
         self.classifier = classifier
-        self.path = Path(path)
+        self.path, self.writes = Path(path), writes
         self.updates, self.total = updates, total
         self.initial = _copies(classifier.trainable_variables)
         self.rows: list[tuple[float, ...]] = []
@@ -253,7 +256,7 @@ class GradientDynamics(keras.callbacks.Callback):
         return _number(metric.total), _number(metric.count)
 
     def _write(self):
-        if not self._unwritten:
+        if not self._unwritten or not self.writes:
             return
         columns = dict(zip(DYNAMICS_FIELDS, np.array(self.rows, np.float64).T, strict=True))
         columns["step"] = columns["step"].astype(np.int64)
@@ -347,10 +350,12 @@ class Snapshots(keras.callbacks.Callback):
         directory: the folder of the files; it is created if missing.
         period_ends: the epochs (counted from 1) after which a period is complete; the last one ends training.
         prefix: stands before the names of the files, and before "val_robust_accuracy" in the logs.
+        writes: whether this process writes the files; of several workers one does.
     """
 
-    def __init__(self, directory: Path, period_ends: Sequence[int], prefix: str = ""):
+    def __init__(self, directory: Path, period_ends: Sequence[int], prefix: str = "", *, writes: bool = True):
         super().__init__()
+        self.writes = writes
         self.directory = Path(directory)
         self.period_ends = list(period_ends)
         self.prefix, self.monitor = prefix, f"{prefix}val_robust_accuracy"
@@ -375,6 +380,8 @@ class Snapshots(keras.callbacks.Callback):
             self._save("last", finished, logs)
 
     def _save(self, name, epoch, logs):
+        if not self.writes:
+            return
         name = self.prefix + name
         self.directory.mkdir(parents=True, exist_ok=True)
         values = {key: float(value) for key, value in logs.items()}

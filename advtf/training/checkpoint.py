@@ -192,6 +192,9 @@ class Checkpoint(keras.callbacks.Callback):
         minutes: the longest time between two checkpoints; None for checkpoints at the ends of epochs only.
         stop_requested: is called after every step.
         extra: further variables to save, by the name of their group.
+        any_worker: of several processes, says for each wish whether one of them has it, see
+            `advtf.training.cluster.any_worker`, so that all save and stop at the same step.
+        writes: whether this process writes the files; of several workers one does.
     """
 
     def __init__(
@@ -202,6 +205,8 @@ class Checkpoint(keras.callbacks.Callback):
         minutes: float | None = 10.0,
         stop_requested: Callable[[], bool] = lambda: False,
         extra: Mapping[str, Sequence] | None = None,
+        any_worker: Callable[..., tuple[bool, ...]] = lambda *wishes: wishes,
+        writes: bool = True,
     ):
         super().__init__()
         self.folder = folder
@@ -210,6 +215,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.minutes = minutes
         self.stop_requested = stop_requested
         self.extra = dict(extra or {})
+        self.any_worker, self.writes = any_worker, writes
         self.saved_at = time.monotonic()
         self.resumed = None
 
@@ -253,8 +259,8 @@ class Checkpoint(keras.callbacks.Callback):
             self.resumed = None
 
     def on_train_batch_end(self, batch, logs=None):
-        stop = self.stop_requested()
         due = self.minutes is not None and time.monotonic() - self.saved_at >= 60 * self.minutes
+        stop, due = self.any_worker(self.stop_requested(), due)
         # After the last step of an epoch its validation is still to come; then the end of the epoch saves.
         if (stop or due) and int(batches_seen(self.model.optimizer).numpy()) % self.steps_per_epoch:
             self._save()
@@ -262,7 +268,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._save()
-        self._stop_if(self.stop_requested())
+        self._stop_if(*self.any_worker(self.stop_requested()))
 
     def _stop_if(self, stop):
         if stop:
@@ -276,7 +282,12 @@ class Checkpoint(keras.callbacks.Callback):
             **self.extra,
         }
         states = {name: callback.state() for name, callback in self.stateful.items()}
-        self.folder.save(int(batches_seen(self.model.optimizer).numpy()), variables, {"callbacks": states})
+        step = int(batches_seen(self.model.optimizer).numpy())
+        if self.writes:
+            self.folder.save(step, variables, {"callbacks": states})
+        else:  # reading a metric adds up those of all workers, and waits until all of them read it
+            for variable in self.model.metrics_variables:
+                variable.numpy()
         self.saved_at = time.monotonic()
 
     def _restore_callbacks(self, states):

@@ -31,6 +31,7 @@ Config = Any  # a `TrainConfig`, which is made with the tables below and so cann
 ATTACK_MODES = ("inference", "training")
 # How advlc measures the distance of two logits; `advtf.training.regularizers.DISTANCES` has the functions.
 DISTANCES = ("top", "l1", "l2", "kl", "js", "nuclear")
+WHOLE_BATCH = ("top", "nuclear")  # which of them depend on the other examples of the batch
 
 
 class Strength(NamedTuple):

@@ -17,16 +17,17 @@ from advtf.attacks.attack import Attack
 from advtf.attacks.losses import cross_entropy
 from advtf.attacks.pgd import pgd
 from advtf.data.arrays import to_unit_float
-from advtf.data.batches import evaluation_batches, steps_per_epoch_of, training_batches
+from advtf.data.batches import WHOLE, Share, evaluation_batches, steps_per_epoch_of, training_batches
 from advtf.data.sets import ImageData
 from advtf.errors import UsageError
-from advtf.runtime import Runtime, true_float32
+from advtf.runtime import Runtime, is_multi_worker, true_float32
 from advtf.storage import jsonl
 from advtf.training import callbacks as cb
 from advtf.training import methods
 from advtf.training.averaging import WeightAverage, WeightAveraging
 from advtf.training.checkpoint import Checkpoint, CheckpointFolder, stop_on_signals
 from advtf.training.checks import StopOnNonFiniteLoss
+from advtf.training.cluster import any_worker
 from advtf.training.directory import TrainingDirectory
 from advtf.training.logs import JsonLines, TensorBoard, truncate_events
 from advtf.training.optimizers import build_optimizer
@@ -127,7 +128,8 @@ def train(
 ) -> None:
     """Trains to the last epoch, from the newest checkpoint when there is one.
 
-    The run directory gets metrics, checkpoints, snapshots and TensorBoard files. The order of the data, the
+    The run directory gets metrics, checkpoints, snapshots and TensorBoard files; of several workers the chief
+    writes them, and all read the checkpoint. The order of the data, the
     augmentation, the starts of the attacks and the schedules depend on the seed and the step number only, so
     that a continued run has the bits of an uninterrupted one.
 
@@ -137,7 +139,8 @@ def train(
         options: determine what is recorded besides them.
         run: the run directory; it exists.
         data: the images to train on and to validate on.
-        runtime: gives the arithmetic of the training; None trains as the process computes.
+        runtime: gives the arithmetic of the training, and whether this process writes files; None trains as
+            the process computes, and writes.
         report: is called with one line of text when a training is continued.
 
     Raises:
@@ -146,24 +149,38 @@ def train(
         NonFiniteLoss: the loss became NaN or infinite.
     """
     steps_per_epoch = steps_per_epoch_of(data.train, config.batch_size, config.steps_per_epoch)
-    validation = _validation(config, data)
+    writes = runtime is None or runtime.chief
+    validation = _validation(trainer.distribute_strategy, config, data)
     with stop_on_signals() as signals:
         callbacks, checkpoint = build_callbacks(
-            trainer, config, options, run, data, validation, steps_per_epoch, lambda: bool(signals)
+            trainer, config, options, run, data, validation, steps_per_epoch, lambda: bool(signals), writes
         )
         done = checkpoint.restore(trainer, report)
-        jsonl.truncate(run.metrics, done // steps_per_epoch)
-        truncate_events(run.tensorboard, done // steps_per_epoch)
+        if writes:
+            jsonl.truncate(run.metrics, done // steps_per_epoch)
+            truncate_events(run.tensorboard, done // steps_per_epoch)
         if done:
             report(f"Continuing after step {done} of {config.epochs * steps_per_epoch}.")
         with runtime.training() if runtime else contextlib.nullcontext():
-            _fit(trainer, config, data, validation, callbacks, done, steps_per_epoch)
+            _fit(trainer, config, data, validation, callbacks, done, steps_per_epoch, writes)
 
 
-def _validation(config, data):
+def _validation(strategy, config, data):
     """Returns batches of the images that `select_on` names: held-out training data, or the test images."""
     images = data.test if config.select_on == "test" else data.validation
-    return evaluation_batches(images, config.batch_size) if images else None
+    if not images:
+        return None
+    return _shared(strategy, lambda share: evaluation_batches(images, config.batch_size, share=share))
+
+
+def _shared(strategy, batches: Callable[[Share], tf.data.Dataset]):
+    """Returns ``batches(share)``; with other workers each process delivers its own rows."""
+    if not is_multi_worker(strategy):
+        return batches(WHOLE)  # a strategy of one process splits the batches itself
+    local, replicas = len(strategy.extended.worker_devices), strategy.num_replicas_in_sync
+    return strategy.distribute_datasets_from_function(
+        lambda context: batches(Share(context.input_pipeline_id * local, local, replicas))
+    )
 
 
 def build_callbacks(
@@ -175,6 +192,7 @@ def build_callbacks(
     validation: tf.data.Dataset | None,
     steps_per_epoch: int,
     stop_requested: Callable[[], bool],
+    writes: bool = True,
 ) -> tuple[list[keras.callbacks.Callback], Checkpoint]:
     """Returns the callbacks of a run in the order in which they act, and the checkpoint among them.
 
@@ -185,11 +203,13 @@ def build_callbacks(
         validation: the batches that are measured after every epoch; None without any.
         steps_per_epoch: the number of steps in an epoch.
         stop_requested: is called after every step, and says whether the run should stop.
+        writes: whether this process writes the files; of several workers one does, and the others have those
+            callbacks only that train or that read what all workers must read together.
     """
     statistics = cb.WeightStatistics(trainer.classifier)
-    snapshots = cb.Snapshots(run.snapshots, period_ends(config))
-    dynamics = _dynamics(config, options, run, trainer, steps_per_epoch)
-    averaging = _averaging(config, run, trainer, data, validation, steps_per_epoch)
+    snapshots = cb.Snapshots(run.snapshots, period_ends(config), writes=writes)
+    dynamics = _dynamics(config, options, run, trainer, steps_per_epoch, writes)
+    averaging = _averaging(config, run, trainer, data, validation, steps_per_epoch, writes)
     stateful = {"statistics": statistics, "snapshots": snapshots, **dynamics, **averaging}
     checkpoint = Checkpoint(
         CheckpointFolder(run.checkpoints),
@@ -198,6 +218,8 @@ def build_callbacks(
         options.checkpoint_minutes,
         stop_requested,
         {name: callback.average.variables for name, callback in averaging.items()},
+        any_worker(trainer.distribute_strategy),
+        writes,
     )
     callbacks = [
         *_schedule_callbacks(config, steps_per_epoch),
@@ -205,13 +227,19 @@ def build_callbacks(
         *dynamics.values(),
         StopOnNonFiniteLoss(),
         *averaging.values(),  # this one and the next add to the logs that are then written
-        *_input_landscape(config, options, data),
-        JsonLines(run.metrics, examples_per_step=config.batch_size),
-        _tensorboard(config, options, run, trainer, data),
+        *(_records(config, options, run, trainer, data) if writes else []),
         snapshots,
         checkpoint,  # it comes last, because it saves what the others have done
     ]
     return callbacks, checkpoint
+
+
+def _records(config, options, run, trainer, data):
+    return [
+        *_input_landscape(config, options, data),
+        JsonLines(run.metrics, examples_per_step=config.batch_size),
+        _tensorboard(config, options, run, trainer, data),
+    ]
 
 
 def _schedule_callbacks(config, steps_per_epoch):
@@ -227,17 +255,17 @@ def _schedule_callbacks(config, steps_per_epoch):
     return callbacks
 
 
-def _dynamics(config, options, run, trainer, steps_per_epoch):
+def _dynamics(config, options, run, trainer, steps_per_epoch, writes):
     if options.dynamics_steps is None:
         return {}
     total = config.epochs * steps_per_epoch
     callback = cb.GradientDynamics(
-        trainer.classifier, run.dynamics, updates=options.dynamics_steps, total=total
+        trainer.classifier, run.dynamics, updates=options.dynamics_steps, total=total, writes=writes
     )
     return {"dynamics": callback}
 
 
-def _averaging(config, run, trainer, data, validation, steps_per_epoch):
+def _averaging(config, run, trainer, data, validation, steps_per_epoch, writes):
     if config.averaging == "none":
         return {}
 
@@ -250,7 +278,7 @@ def _averaging(config, run, trainer, data, validation, steps_per_epoch):
         WeightAverage(trainer.classifier, config.averaging, config.ema_decay),
         start=config.swa_start_epoch * steps_per_epoch if swa else 0,
         every=(config.swa_every or steps_per_epoch) if swa else 1,
-        snapshots=cb.Snapshots(run.snapshots, [config.epochs], prefix=f"{config.averaging}_"),
+        snapshots=cb.Snapshots(run.snapshots, [config.epochs], f"{config.averaging}_", writes=writes),
         images=to_unit_float(data.train.images[:STATISTICS_IMAGES]).numpy(),
         validate=None if validation is None else validate,
     )
@@ -292,28 +320,32 @@ def period_ends(config: TrainConfig) -> list[int]:
     return [*config.periods, config.epochs]
 
 
-def _fit(trainer, config, data, validation, callbacks, done, steps_per_epoch):
+def _fit(trainer, config, data, validation, callbacks, done, steps_per_epoch, writes):
     """Calls Keras' fit, twice when the run continues within an epoch, because Keras counts steps from 0."""
+
+    def batches(start, share):
+        return training_batches(
+            data.train,
+            config.batch_size,
+            seed=config.seed,
+            steps_per_epoch=steps_per_epoch,
+            start_step=start,
+            total_steps=config.epochs * steps_per_epoch,
+            augment=config.augment,
+            views=trainer.objective.views,
+            share=share,
+        )
 
     def fit(start, steps, callbacks):
         trainer.fit(
-            training_batches(
-                data.train,
-                config.batch_size,
-                seed=config.seed,
-                steps_per_epoch=steps_per_epoch,
-                start_step=start,
-                total_steps=config.epochs * steps_per_epoch,
-                augment=config.augment,
-                views=trainer.objective.views,
-            ),
+            _shared(trainer.distribute_strategy, partial(batches, start)),
             initial_epoch=start // steps_per_epoch,
             epochs=config.epochs,
             steps_per_epoch=steps,
             validation_data=validation,
             callbacks=callbacks,
             shuffle=False,
-            verbose=1 if sys.stdout.isatty() else 2,
+            verbose=(1 if sys.stdout.isatty() else 2) if writes else 0,
         )
 
     if done % steps_per_epoch:

@@ -49,7 +49,7 @@ from advtf.settings.threat import (
     require_radius,
     require_step,
 )
-from advtf.training.methods import ADVERSARIES, ATTACK_MODES, DISTANCES, OBJECTIVES
+from advtf.training.methods import ADVERSARIES, ATTACK_MODES, DISTANCES, OBJECTIVES, WHOLE_BATCH
 from advtf.training.presets import DEPENDS_ON, OPTIMIZERS, preset, preset_table
 from advtf.training.schedules import (
     ARGUMENTS,
@@ -224,7 +224,10 @@ class TrainConfig(Settings):
     jit: str = compute.jit()
     deterministic: bool = compute.deterministic()
     strategy: str = setting(
-        "compute", choice(("none", "mirrored")), "devices; mirrored: all GPUs of this machine", "none"
+        "compute",
+        choice(("none", "mirrored", "multi_worker")),
+        "devices; mirrored: all GPUs of this machine; multi_worker: those of all machines in TF_CONFIG",
+        "none",
     )
     seed: int = compute.seed("weights, order, augmentation and attacks")
 
@@ -270,9 +273,10 @@ class TrainConfig(Settings):
                 f"Received: val_fraction={self.val_fraction:g}; use --val_fraction=0."
             )
         compute.check(self)
-        if self.strategy == "mirrored" and self.jit == "on":
+        if self.strategy != "none" and self.jit == "on":
             raise UsageError(
-                "jit=on works on one device only. Received: jit=on, strategy=mirrored; use --jit=auto."
+                "jit=on works on one device only, because TensorFlow compiles no step under a strategy. "
+                f"Received: jit=on, strategy={self.strategy}; use --jit=auto."
             )
 
     @classmethod
@@ -484,9 +488,15 @@ def _check_method(config: TrainConfig) -> None:
         users = [objective for objective, each in OBJECTIVES.items() if name in each.settings]
         _refuse_unused(config, (name,), "objective", users)
     entry.check(config)
-    if config.awp and config.strategy == "mirrored":
+    if config.objective == "advlc" and config.advlc_distance in WHOLE_BATCH and config.strategy != "none":
         raise UsageError(
-            f"awp works on one device. Received: awp={config.awp:g} with strategy=mirrored; use none."
+            f"advlc_distance={config.advlc_distance} compares all examples of a batch, so it works on one "
+            f"device. Received: strategy={config.strategy}; use --strategy=none, or --advlc_distance=l1."
+        )
+    if config.awp and config.strategy != "none":
+        raise UsageError(
+            "awp works on one device, as it moves the weights within a step. "
+            f"Received: awp={config.awp:g} with strategy={config.strategy}; use --strategy=none."
         )
 
 

@@ -266,7 +266,8 @@ class AdversarialTrainer(keras.Model):
         x, y = _at_least_one_example(x), _at_least_one_example(y)
         with full_precision(self.classifier):
             # The examples measured so far number the batch: each pass over the data draws the same starts.
-            (seen,) = _sum_over_replicas([tf.convert_to_tensor(self._loss_tracker.count)])
+            # A copy, because several workers cannot add up what a variable gives without a device.
+            (seen,) = _sum_over_replicas([tf.identity(self._loss_tracker.count)])
             seed = self._seed(TEST_STREAM, seen, rows)
             x_adv = self.eval_attack(self._attack_view(), x, y, self.eval_epsilon.value, seed)
             logits, adversarial_logits = self._logits_in_inference(x), self._logits_in_inference(x_adv)
@@ -378,7 +379,8 @@ class AdversarialTrainer(keras.Model):
 
     def _logs(self):
         results = self.get_metrics_result()
-        if is_multi_worker():  # Keras takes the mean over an axis of the results that each worker returns
+        if is_multi_worker(self.distribute_strategy):
+            # Keras takes the mean of the workers' results over an axis, which numbers do not have.
             return {name: tf.reshape(result, [1]) for name, result in results.items()}
         return results
 

@@ -191,6 +191,7 @@ def computed_in(runtime: Runtime, reference: Reference) -> Computed:
     trainer.classifier.set_weights(reference.weights)
     batches = tf.data.Dataset.from_tensors((data.train.images, data.train.labels))
     x, y = map(tf.constant, (data.train.images, data.train.labels))
+    seed = tf.constant([2 * config.seed, 0], tf.int64)  # of the first step
     compiled = partial(tf.function, autograph=False, jit_compile=runtime.jit_compile is True)
 
     def logits_and_gradient(x, y):
@@ -203,7 +204,7 @@ def computed_in(runtime: Runtime, reference: Reference) -> Computed:
     validation = trainer.evaluate(batches, verbose=0, return_dict=True)
     with runtime.training():
         logits, gradient = compiled(logits_and_gradient)(x, y)
-        x_adv = compiled(lambda x, y: trainer._attack_batch(x, None, y).x_adv)(x, y)
+        x_adv = compiled(lambda x, y: trainer._attack_batch(x, None, y, seed).x_adv)(x, y)
         trainer.reset_metrics()
         trainer.make_train_function()
         logs = trainer.train_function(iter(batches))

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from helpers.data import numbered_split
 
-from advtf.data.batches import evaluation_batches, training_batches
+from advtf.data.batches import Share, evaluation_batches, training_batches
 from advtf.data.sets import Split, load
 from advtf.errors import UsageError
 
@@ -95,3 +95,32 @@ def test_evaluation_keeps_the_order_and_the_ragged_last_batch():
     np.testing.assert_array_equal(x[2], np.full((8, 8, 1), np.float32(2) / np.float32(255)))
     with pytest.raises(UsageError, match="limit must be at least 1"):
         evaluation_batches(numbered_split(7), 3, limit=0)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_shares_of_several_processes_are_the_whole_batches(views):
+    # Two processes with two replicas each, from step 1 on. Each draws the augmentation of the whole batch.
+    split = numbered_split(30)
+    settings = dict(seed=3, start_step=1, total_steps=4, augment=True, views=views)
+    whole = list(training_batches(split, 8, **settings))
+    assert len(whole) == 3
+    rows = [
+        [
+            tf.nest.flatten(element)
+            for element in training_batches(split, 8, **settings, share=Share(first, 2, 4))
+        ]
+        for first in (0, 2)
+    ]
+    for step, batch in enumerate(whole):
+        parts = [rows[process][2 * step + replica] for process in (0, 1) for replica in (0, 1)]
+        joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        for one, other in zip(tf.nest.flatten(batch), joined, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_shares_of_an_evaluation_end_with_what_is_left():
+    split = numbered_split(11)
+    shares = [list(evaluation_batches(split, 8, share=Share(first, 1, 4))) for first in range(4)]
+    assert [[len(y) for _, y in share] for share in shares] == [[2, 2], [2, 1], [2, 0], [2, 0]]
+    order = [label for step in (0, 1) for share in shares for label in share[step][1].numpy()]
+    np.testing.assert_array_equal(order, split.labels)

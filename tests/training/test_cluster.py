@@ -1,0 +1,91 @@
+"""Who the workers of a training are: TF_CONFIG read and refused before TensorFlow is imported."""
+
+import json
+import socket
+
+import pytest
+from helpers import command
+
+from advtf.errors import UsageError
+from advtf.training.cluster import Cluster
+from advtf.training.settings import TrainConfig
+
+TWO = {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}
+
+
+def described(cluster, job="worker", index=0):
+    return json.dumps({"cluster": cluster, "task": {"type": job, "index": index}})
+
+
+def test_the_first_worker_is_the_chief(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", described(TWO, index=1))
+    assert Cluster.of_process() == Cluster(("10.0.0.1:2222", "10.0.0.2:2222"), 1)
+    assert not Cluster.of_process().chief
+    monkeypatch.setenv("TF_CONFIG", described(TWO))
+    assert Cluster.of_process().chief
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "needs the variable TF_CONFIG in every process. Received: none"),
+        ("{", "Received: no JSON"),
+        ("[]", "Received: no object 'cluster'"),
+        ('{"cluster": {"worker": ["a:1"]}}', "Received: no object 'task'"),
+        ('{"cluster": {}, "task": {}}', "Received: a cluster of nothing"),
+        (described({"ps": ["a:1"], **TWO}), "Received: a cluster of ps, worker instead of a list of workers"),
+        (described({"worker": "a:1"}), "Received: a cluster of worker instead of a list"),
+        (described({"worker": []}), "Received: no address"),
+        (described({"worker": ["a:1", "a:1"]}), "Received: an address twice"),
+        (described({"worker": ["a"]}), "Received: the address a instead of host:port"),
+        (described({"worker": ["a:0"]}), "Received: the address a:0"),
+        (described({"worker": [7]}), "Received: the address 7"),
+        (described(TWO, "chief"), "Received: a task of type chief instead of worker"),
+        (described(TWO, index=2), "Received: the index 2 of 2 workers, counted from 0"),
+        (described(TWO, index="0"), "Received: the index '0' of 2 workers"),
+    ],
+)
+def test_what_does_not_describe_workers_is_refused(monkeypatch, text, message):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UsageError, match=message):
+        Cluster.of_process()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(jit="on"), "jit=on works on one device only.*strategy=multi_worker"),
+        (dict(awp=0.005), "awp works on one device.*strategy=multi_worker"),
+        (dict(objective="advlc"), "advlc_distance=top compares all examples of a batch"),
+    ],
+)
+def test_what_works_on_one_device_only_is_refused(settings, message):
+    with pytest.raises(UsageError, match=message):
+        TrainConfig.of({"strategy": "multi_worker", **settings})
+
+
+def test_the_workers_share_a_folder_and_every_batch(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", described({"worker": ["a:1", "a:2", "a:3"]}))
+    config = TrainConfig.of({"strategy": "multi_worker", "batch_size": 32})
+    with pytest.raises(UsageError, match="Received: no out_dir"):
+        Cluster.of(config, None)
+    with pytest.raises(UsageError, match="multiple of the number of workers, 3"):
+        Cluster.of(config, "x")
+    assert Cluster.of(TrainConfig.of({}), None) is None
+
+
+def test_a_port_in_use_is_told_before_tensorflow_is_imported(tmp_path, monkeypatch):
+    nowhere = tmp_path / "poisoned"
+    command.poisoned(nowhere)
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as TensorFlow's server does
+        taken.bind(("", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("TF_CONFIG", described({"worker": [address, "127.0.0.1:1"]}))
+        code, out, error = command.run(
+            "advtf.main", tmp_path, "--strategy=multi_worker", "--out_dir=run", first=[nowhere]
+        )
+    assert (code, out) == (2, "")
+    assert error.startswith(f"error: the port of worker 0 must be free. Received: {address} (Address already")
+    assert not (tmp_path / "run").exists()
