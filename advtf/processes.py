@@ -72,12 +72,12 @@ def spawn(command: Sequence[str], log: Path, folder: str, environment: Mapping[s
             stdout=handle,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with(os.getpid()),
+            preexec_fn=end_with(os.getpid()),
         )
 
 
-def _end_with(parent: int):
-    """Returns what makes a new process get SIGTERM when its parent dies; nothing where that cannot be had."""
+def end_with(parent: int) -> Callable[[], None] | None:
+    """Returns a `preexec_fn` by which a process ends with its parent (SIGTERM); None off Linux."""
     try:
         prctl = ctypes.CDLL(None).prctl
     except (OSError, AttributeError):  # not Linux

@@ -220,9 +220,12 @@ def start(
 
 def cores() -> int:
     """Returns the number of processor cores that this process may use: OMP_NUM_THREADS at most."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(available, int(limit)) if limit.isdecimal() and int(limit) else available
+    return min(_available_cores(), int(limit)) if limit.isdecimal() and int(limit) else _available_cores()
+
+
+def _available_cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compiles(jit: str) -> bool:
@@ -353,7 +356,7 @@ def threads() -> dict[str, int]:
         "intra_op": settings.get_intra_op_parallelism_threads() or os.environ.get("TF_NUM_INTRAOP_THREADS"),
         "inter_op": settings.get_inter_op_parallelism_threads() or os.environ.get("TF_NUM_INTEROP_THREADS"),
     }
-    return {name: int(number or cores()) for name, number in chosen.items()}
+    return {name: int(number or _available_cores()) for name, number in chosen.items()}
 
 
 def _describe(tf, gpus, strategy, compiled):

@@ -1,7 +1,6 @@
 """Starts the workers of one training, and starts them again where one was killed.
 
 python -m launch.cluster --workers=2 -- --out_dir=runs/two --dataset=mnist      two processes on this machine
-python -m launch.cluster --workers=8 --cluster=ADDRESS -- --out_dir=/shared/x   on a Ray cluster
 
 What follows `--` are the flags of ``python -m advtf.main``; ``--strategy=multi_worker`` is added. The folder
 of `--out_dir` must be one that all workers share. On this machine every worker has one thread, and 127.0.0.1
@@ -9,7 +8,6 @@ is the only network that is used. Ctrl-C and SIGTERM are passed on: the training
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -24,12 +22,12 @@ from pathlib import Path
 from absl import flags
 
 from advtf.errors import UsageError, require_whole
+from advtf.processes import end_with, thread_settings
 from advtf.settings import commands
 from advtf.training.settings import RunOptions, TrainConfig
 from launch.common import arguments
 
 GRACE_SECONDS = 30  # in which the others end by themselves when one has ended
-SET_PARENT_DEATH_SIGNAL = 1  # the option of Linux' prctl
 STRATEGY = "--strategy=multi_worker"
 
 
@@ -47,21 +45,13 @@ def main() -> None:
         metavar="K",
         help="how often all are started again, from the last checkpoint, after one was killed [%(default)s]",
     )
-    parser.add_argument(
-        "--cluster", metavar="ADDRESS", help="a Ray cluster: its address, or local for one on this machine"
-    )
     chosen = arguments.parse(parser)
     with commands.exit_on_usage_error():
         require_whole("workers", chosen.workers)
         require_whole("threads", chosen.threads)
         require_whole("max_failures", chosen.max_failures, 0)
         out_dir = _out_dir(chosen.flags)
-        if chosen.cluster:
-            from launch.common.ray_training import train
-
-            train(chosen.cluster, chosen.workers, chosen.threads, chosen.max_failures, out_dir, chosen.flags)
-        else:
-            sys.exit(_train_here(chosen.workers, chosen.threads, chosen.max_failures, out_dir, chosen.flags))
+        sys.exit(_train_here(chosen.workers, chosen.threads, chosen.max_failures, out_dir, chosen.flags))
 
 
 def _out_dir(given: Sequence[str]) -> Path:
@@ -113,7 +103,7 @@ class _Group:
                 stderr=subprocess.PIPE,
                 text=True,
                 start_new_session=True,  # Ctrl-C comes once, from here
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with(os.getpid()),
             )
             for index in range(workers)
         ]
@@ -186,14 +176,7 @@ def _free_ports(count: int) -> list[int]:
 
 def _environment(addresses, index, threads):
     task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
-    return {"TF_CONFIG": json.dumps(task)} | dict.fromkeys(names, str(threads))
-
-
-def _end_with_parent():
-    """Lets Linux stop a worker when the process that started it is killed."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    return {"TF_CONFIG": json.dumps(task)} | thread_settings(threads)
 
 
 if __name__ == "__main__":
