@@ -172,7 +172,7 @@ class Cluster:
         try:
             yield
         except errors.OpError as error:
-            if not isinstance(error, gone) and not re.search("[Cc]oordination|[Cc]ollective", str(error)):
+            if not isinstance(error, gone) and "coordination service" not in str(error):
                 raise
             raise WorkerLost(
                 f"all {quantity(len(self.addresses), 'worker')} must run until the training ends. "
@@ -187,7 +187,9 @@ class Cluster:
         )
         numbers = re.findall(r"task:(\d+)", found[1] or found[2]) if found else []
         lost = [f"worker {number} ({self.addresses[int(number)]})" for number in numbers]
-        return f"{', '.join(lost) or 'one of them'}, which has stopped or cannot be reached"
+        if not lost:
+            return f"a connection that has ended ({_reason(message)})"
+        return f"{', '.join(lost)}, which has stopped or cannot be reached"
 
     def _read(self, key):
         from tensorflow.errors import DeadlineExceededError
@@ -290,6 +292,14 @@ def _index(addresses, task, text):
         count = quantity(len(addresses), "worker")
         raise _refused(f"the index {show_text(repr(index))} of {count}, counted from 0", text)
     return index
+
+
+def _reason(message):
+    """Returns the line of TensorFlow's message that says what has happened; traces stand before it."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return next(
+        (line for line in lines if "abort" in line.lower()), lines[0] if lines else "no reason given"
+    )[:300]
 
 
 def _refused(what, text):
