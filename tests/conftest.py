@@ -3,8 +3,13 @@
 import os
 import signal
 
+from advtf import runtime
+
 # Two test processes on two cores would only fight over BLAS threads. NumPy reads this when it is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Nor should TensorFlow's idle threads take the time of those that compute, as they do not in a command.
+runtime._let_idle_threads_sleep()
 
 # A shell that starts the tests in the background lets them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

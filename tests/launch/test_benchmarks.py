@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import command
 from helpers.command import ROOT
 from helpers.figures import drawn_panels
 
@@ -48,10 +49,16 @@ def row_of(what="step", against="peer", pairs=((1, 2), (3, 4), (6, 5)), **more):
 def test_an_entry_runs_at_tiny_size(tmp_path, capsys, name):
     for package in ENTRIES[name].needs:
         pytest.importorskip(package)
-    suite.main([name, "--smoke", f"--out={tmp_path}"])
+    given = [name, "--smoke", f"--out={tmp_path}"]
+    if name in SLOW:  # torchattacks and ART close the streams in which pytest captures what is printed
+        code, out, error = command.run("launch.benchmarks", tmp_path, *given)
+        assert code == 0, error
+    else:
+        suite.main(given)
+        out = capsys.readouterr().out
     found = read_results(tmp_path)[name]
     assert found.entry == name and found.comparisons and found.settings["rounds"] == 1
-    assert all(str(row) in capsys.readouterr().out for row in found.comparisons[:1])
+    assert str(found.comparisons[0]) in out
     assert set(found.versions) >= {registry.PACKAGES[package] for package in ENTRIES[name].needs}
     report.table({name: found})
 
