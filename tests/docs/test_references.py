@@ -15,6 +15,7 @@ from launch.benchmarks.__main__ import arguments_parser
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ("main", "evaluate", "analyze", "convert")
+DECLARED = ("launch.sweep",)  # modules of launch/ whose flags are settings, as those of the commands
 OTHER_FLAGS = {
     "--help",
     "--version",
@@ -46,7 +47,7 @@ def flags_of(module):
     """The flags of a command, or the options that the source of a module of launch/ declares."""
     if module == "launch.benchmarks":  # whose options are made of the registry's
         return set(_FLAG.findall(arguments_parser().format_help()))
-    if module.startswith("launch"):
+    if module.startswith("launch") and module not in DECLARED:
         sources = [Path(importlib.util.find_spec(module).origin), *(ROOT / "launch" / "common").glob("*.py")]
         return set(_FLAG.findall("\n".join(source.read_text() for source in sources)))
     done = subprocess.run(
