@@ -24,6 +24,8 @@ from absl import flags
 from advtf.errors import UsageError, require_whole
 from advtf.processes import end_with, thread_settings
 from advtf.settings import commands
+from advtf.storage.identity import Identity
+from advtf.training.directory import TrainingDirectory
 from advtf.training.settings import RunOptions, TrainConfig
 from launch.common import arguments
 
@@ -73,17 +75,26 @@ def _out_dir(given: Sequence[str]) -> Path:
     return Path(options.out_dir)
 
 
-def continued(given: Sequence[str], out_dir: Path) -> list[str]:
-    """Returns the flags with which a run that was killed goes on; the same ones if it had not begun."""
-    if not (out_dir / "config.json").exists():
+def continued(given: Sequence[str], run: TrainingDirectory, before: Identity | None) -> list[str]:
+    """Returns the flags with which a run that was killed goes on; the same ones if it had not begun.
+
+    Args:
+        given: the flags that it was started with.
+        run: its directory.
+        before: the run that was there before, which `--overwrite` may have been meant for.
+    """
+    begun = run.identity()
+    if begun is None or (before and begun.id == before.id):
         return list(given)
     kept = [flag for flag in given if flag.lstrip("-").partition("=")[0] not in ("overwrite", "resume")]
     return [*kept, "--resume"]
 
 
 def _train_here(workers, threads, max_failures, out_dir, given):
+    run = TrainingDirectory(out_dir)
+    before = run.identity()
     for attempt in range(max_failures + 1):
-        group = _Group(workers, threads, continued(given, out_dir) if attempt else given)
+        group = _Group(workers, threads, continued(given, run, before))
         code = group.wait()
         if not group.killed or attempt == max_failures:
             return code

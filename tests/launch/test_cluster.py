@@ -14,6 +14,7 @@ from helpers.run import reached
 
 from advtf.storage import jsonl
 from advtf.training.directory import TrainingDirectory
+from launch.cluster import continued
 
 # Ten steps. Nothing in them has a kink, at which rounding would become a difference: softplus, and l2 steps.
 SETTINGS = [
@@ -135,6 +136,17 @@ def test_nothing_is_left_behind(runs):
     assert [config["threads"] for config in configs] == [{"intra_op": 1, "inter_op": 1}] * 2
     left = [path.name for path in (runs["folder"] / "again").iterdir() if path.name.endswith(".partial")]
     assert not left
+
+
+def test_only_a_run_that_has_begun_is_continued(tmp_path):
+    run, given = run_of(tmp_path, "run"), ["--out_dir=run", "--overwrite", "--epochs=3"]
+    assert continued(given, run, None) == given  # killed before anything was written
+    run.path.mkdir()
+    run.config.write_text('{"id": "earlier"}')
+    before = run.identity()
+    assert continued(given, run, before) == given  # still the run that is to be replaced
+    run.config.write_text('{"id": "begun"}')
+    assert continued(given, run, before) == ["--out_dir=run", "--epochs=3", "--resume"]
 
 
 def test_a_worker_with_other_flags_is_refused(tmp_path):
