@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from advtf.classifiers.classifier import Classifier
+    from advtf.runtime import Runtime
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,15 +197,20 @@ def execute(run: EvaluationDirectory, settings: AttackSettings, options: Evaluat
         _execute(run, settings, options, helpers)
 
 
-def _execute(run, settings, options, helpers):
+def start_runtime(settings: AttackSettings, verbose: bool = False) -> "Runtime":
+    """Starts TensorFlow as every process of an evaluation does; see `advtf.runtime.start`."""
     from advtf import runtime
 
-    devices = runtime.start(
+    return runtime.start(
         jit=settings.jit,
-        verbose=options.verbose,
+        verbose=verbose,
         deterministic=settings.deterministic,
         parallel_operations=False,  # the engine gives each core its part of a batch
     )
+
+
+def _execute(run, settings, options, helpers):
+    devices = start_runtime(settings, options.verbose)
     print(f"{'device':<10}{devices.device}\n", flush=True)
 
     from advtf.evaluation.engine import evaluate_classifier

@@ -196,9 +196,9 @@ class Helpers:
 def threads_of_each(count: int) -> int:
     """Returns the threads of each of `count` processes: those of the environment, else a share of the
     cores."""
-    given = os.environ.get("TF_NUM_INTRAOP_THREADS")
+    given = os.environ.get("OMP_NUM_THREADS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(given) if given else max(1, cores // count)
+    return int(given) if given.isdecimal() and int(given) else max(1, cores // count)
 
 
 def follow(folder: Path) -> None:
@@ -216,14 +216,14 @@ def follow(folder: Path) -> None:
 
     from advtf import runtime
     from advtf.evaluation.report import EvaluationDirectory
-    from advtf.evaluation.run import EvaluateOptions, load
+    from advtf.evaluation.run import EvaluateOptions, load, start_runtime
     from advtf.evaluation.settings import AttackSettings
 
     runtime.import_tensorflow()
     run = EvaluationDirectory(folder.parent)
     wait_for((folder / _BEGIN).exists)
     settings, options = run.stored(AttackSettings, "config"), run.stored(EvaluateOptions, "options")
-    runtime.start(jit=settings.jit, deterministic=settings.deterministic)
+    start_runtime(settings)
     from advtf.evaluation.engine import evaluate_classifier
 
     classifier, x, y = load(settings, options)

@@ -127,9 +127,9 @@ def test_a_stage_that_ends_while_another_collects_is_taken_from_the_disk(tmp_pat
 
 def test_the_threads_are_shared_out_unless_they_are_given(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert [threads_of_each(count) for count in (1, 3, 20)] == [8, 2, 1]
-    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "5")
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert threads_of_each(3) == 5
 
 
