@@ -30,8 +30,10 @@ LABELS = {"torchattacks": "torchattacks", "official": "official autoattack"}
 
 def compare(options: SimpleNamespace) -> Iterator[Comparison]:
     """Yields the ratios with and without tracing, for every classifier and library."""
+    from advtf.runtime import start
     from launch.common.peers import load_bench, use_all_cores
 
+    start(parallel_operations=False)  # as `advtf.evaluate` does
     use_all_cores()
     for network in ("lenet", "resnet18"):
         path, count = getattr(options, network), getattr(options, f"{network}_examples")
