@@ -271,7 +271,7 @@ def _sees_grey_blocks(layer):
     """Returns whether a layer is a convolution of grey images that consist of 4×4 blocks, on a CPU."""
     if type(layer) is not layers.Conv2D or tf.config.list_logical_devices("GPU"):
         return False
-    plain = layer.padding == "same" and layer.data_format == "channels_last"
+    plain = layer.padding == "same" and layer.data_format == "channels_last" and layer.groups == 1
     plain = plain and set(layer.strides) == set(layer.dilation_rate) == {1}
     rows, columns, channels, _ = layer.kernel.shape
     sides = layer.input.shape[1:3] if len(layer._inbound_nodes) == 1 else (None,)

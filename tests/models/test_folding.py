@@ -186,6 +186,12 @@ class OwnForwardPass(keras.Sequential):
         return 3 * super().call(x, training=training, mask=mask)
 
 
+def in_groups():
+    """The kernel has one input channel, but the image has three."""
+    start = image()
+    return ended(start, layers.Conv2D(6, (3, 5), groups=3, padding="same")(start))
+
+
 def own_forward_pass():
     return OwnForwardPass([image(), layers.Flatten(), layers.Dense(4)])
 
@@ -202,6 +208,7 @@ def own_forward_pass():
         nested,
         sequential,
         ends_in_a_folded_norm,
+        in_groups,
         own_forward_pass,
     ],
 )
