@@ -48,7 +48,10 @@ def draw(results: Mapping[str, Result], output: Path) -> None:
     with sheet(output, heading, rows=1, height=ROW * len(lines) + 0.4, shared=False) as (axes,):
         for place, (label, row) in enumerate(lines):
             if row is None:  # a heading of the rows below it
-                axes.text(0.01, place, label, transform=axes.get_yaxis_transform(), va="center", **HEADING)
+                left = ("figure fraction", "data")
+                axes.annotate(
+                    label, (0.01, place), xycoords=left, annotation_clip=False, va="center", **HEADING
+                )
                 continue
             color = BLUE if _good(row) else VERMILLION
             reach = [min(row.ratios), max(row.ratios)]
