@@ -8,8 +8,9 @@ from advtf import runtime
 # Two test processes on two cores would only fight over BLAS threads. NumPy reads this when it is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# Nor should TensorFlow's idle threads take the time of those that compute, as they do not in a command.
-runtime._let_idle_threads_sleep()
+# TensorFlow starts as in a command. The process that only hands out the tests does not need it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    runtime.import_tensorflow()
 
 # A shell that starts the tests in the background lets them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -299,7 +299,7 @@ def test_a_run_of_before_the_published_blocks_resumes_as_the_textbooks(tmp_path)
 def run_in_process(folder, settings, **options):
     """What the command does once its flags are understood."""
     run = TrainingDirectory(folder / "run", folder / "exports")
-    main._train_and_finish(TrainConfig.of(settings), RunOptions(**options), run)
+    main._train_and_finish(TrainConfig.of(settings), RunOptions(**options), run, cluster=None)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_what_does_not_fit_the_data_destroys_nothing(finished, folder, settings,
     before = tree(folder)
     run, _ = finished
     with pytest.raises(UsageError, match=message):
-        main._train_and_finish(TrainConfig.of(settings), RunOptions(overwrite=True), run)
+        main._train_and_finish(TrainConfig.of(settings), RunOptions(overwrite=True), run, cluster=None)
     assert tree(folder) == before
 
 

@@ -123,10 +123,10 @@ def test_without_the_folder_data_prepared_for_tfds_are_read(tmp_path, monkeypatc
     images = np.zeros((4, 8, 8, 3), np.uint8)
     parts = {"x_train": images, "y_train": [0, 1, 2, 3], "x_test": images, "y_test": [0, 1, 2, 3]}
     asked = []
-    monkeypatch.setattr(tfds_images, "read", lambda *given: asked.append(given) or parts)
+    monkeypatch.setattr(tfds_images, "read", lambda *given, **wanted: asked.append((*given, wanted)) or parts)
     require_known("tiny_imagenet", str(tmp_path))
     assert data.load("tiny_imagenet", str(tmp_path)).num_classes == 4
-    assert asked == [("tiny_imagenet", str(tmp_path), None, "stored")]
+    assert asked == [("tiny_imagenet", str(tmp_path), None, "stored", {"images": "auto"})]
 
 
 def test_neither_folder_nor_prepared_data_is_answered_without_network(tmp_path, monkeypatch):
