@@ -110,7 +110,8 @@ def numbers(path):
 
     def cleaned(value):
         if isinstance(value, dict):
-            return {k: cleaned(v) for k, v in value.items() if k not in ("seconds", "command")}
+            clocks = ("seconds", "tracing_seconds", "command")
+            return {k: cleaned(v) for k, v in value.items() if k not in clocks}
         return value
 
     return cleaned(json.loads((path / "evaluation.json").read_text()))
