@@ -221,10 +221,11 @@ def start(
 def cores() -> int:
     """Returns the number of processor cores that this process may use: OMP_NUM_THREADS at most."""
     limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(_available_cores(), int(limit)) if limit.isdecimal() and int(limit) else _available_cores()
+    return min(available_cores(), int(limit)) if limit.isdecimal() and int(limit) else available_cores()
 
 
-def _available_cores():
+def available_cores() -> int:
+    """Returns the number of processor cores that this process may run on, whatever OMP_NUM_THREADS says."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -356,7 +357,7 @@ def threads() -> dict[str, int]:
         "intra_op": settings.get_intra_op_parallelism_threads() or os.environ.get("TF_NUM_INTRAOP_THREADS"),
         "inter_op": settings.get_inter_op_parallelism_threads() or os.environ.get("TF_NUM_INTEROP_THREADS"),
     }
-    return {name: int(number or _available_cores()) for name, number in chosen.items()}
+    return {name: int(number or available_cores()) for name, number in chosen.items()}
 
 
 def _describe(tf, gpus, strategy, compiled):

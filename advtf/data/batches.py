@@ -13,9 +13,7 @@ from advtf.errors import UsageError
 
 # One number for each view is folded into (seed, step), so that the views draw different numbers.
 _AUGMENTATION_STREAMS = (1, 2)
-STORED_AHEAD = (
-    2  # batches of images on the disk that are made at a time, and kept; a free choice fills the memory
-)
+STORED_AHEAD = 2  # batches from the disk that are made at a time, and kept; a free choice fills the memory
 
 
 @dataclass(frozen=True)

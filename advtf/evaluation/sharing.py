@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from advtf import processes
 from advtf.errors import UsageError
 from advtf.processes import last_lines
+from advtf.runtime import available_cores
 from advtf.storage.cache import CLAIMS, IDENTITY
 from advtf.storage.files import write_json
 
@@ -197,8 +198,7 @@ def threads_of_each(count: int) -> int:
     """Returns the threads of each of `count` processes: those of the environment, else a share of the
     cores."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(given) if given.isdecimal() and int(given) else max(1, cores // count)
+    return int(given) if given.isdecimal() and int(given) else max(1, available_cores() // count)
 
 
 def follow(folder: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advtf import processes
+from advtf.runtime import available_cores
 from launch.common.runs import Run
 
 
@@ -26,8 +27,7 @@ class LocalProcesses:
 
     def __init__(self, jobs: int | None, threads: int):
         self._gpus, self._threads = processes.visible_gpus(), threads
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.jobs = jobs or len(self._gpus) or max(1, cores // threads)
+        self.jobs = jobs or len(self._gpus) or max(1, available_cores() // threads)
         self._attempts: list[_Process] = []
 
     def describe(self) -> str:
