@@ -301,20 +301,29 @@ def build_adversary(config: Config, loss: Callable | None = None) -> "Attack":
     return ADVERSARIES[config.adversary].build(config, loss)
 
 
-def build_attack_from_gradient(config: Config) -> Callable | None:
+def build_attack_from_gradient(config: Config, objective: "Objective") -> Callable | None:
     """Returns the adversary as a function of its first gradient, or None where it makes that gradient itself.
 
-    The objective makes the same forward pass anyway where the attack is in training mode and begins at what
-    the objective takes for clean images: FGSM, PGD without a random start, and FGSM-N with `noised_clean`, as
-    in the published code.
+    Its first gradient is at the objective's clean images for FGSM, for PGD without a random start, and for
+    FGSM-N with `noised_clean`, as in the published code. In training mode the objective must need that
+    forward pass, too. In inference mode it gives the clean accuracy, which saves a pass worth saving where
+    the attack is a single step.
+
+    Args:
+        config: the settings of the training.
+        objective: what `build_objective` returned for them.
     """
     from advtf.attacks.pgd import pgd_from_gradient
 
     adversary = ADVERSARIES[config.adversary]
-    if config.attack_mode != "training" or config.awp or not OBJECTIVES[config.objective].shares_clean_pass:
+    if config.attack_mode == "training":
+        gains = OBJECTIVES[config.objective].shares_clean_pass and not config.awp
+    else:
+        of_one_view = not (objective.attack_target or objective.second_view or objective.views > 1)
+        gains = adversary.single_step and of_one_view and not config.noised_clean
+    if not gains or not adversary.first_gradient_at_clean(config):
         return None
-    shared = adversary.first_gradient_at_clean(config)
-    return pgd_from_gradient(config.norm, *adversary.steps(config)) if shared else None
+    return pgd_from_gradient(config.norm, *adversary.steps(config))
 
 
 def clean_view(config: Config) -> Callable | None:

@@ -68,7 +68,7 @@ def build_trainer(config: TrainConfig, data: ImageData, runtime: Runtime) -> Adv
             objective=objective,
             clean_view=methods.clean_view(config),
             attack_mode=config.attack_mode,
-            attack_from_gradient=methods.build_attack_from_gradient(config),
+            attack_from_gradient=methods.build_attack_from_gradient(config, objective),
             awp=config.awp,
             eval_attack=build_attack(config),
             seed=config.seed,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from advtf.attacks.attack import Attack
+from advtf.attacks.attack import Attack, input_gradient_and_logits
 from advtf.attacks.losses import cross_entropy, is_correct, kl_divergence
 from advtf.attacks.random import fold_in, seed_of_rows
 from advtf.data.arrays import to_unit_float
@@ -60,9 +60,10 @@ class AdversarialTrainer(keras.Model):
 
     One step attacks the batch with the classifier in inference mode, outside the gradient tape of the
     weights, and then updates the weights once in training mode (Liu et al. 2020, appendix C.1). The clean
-    accuracy of an epoch is that of the first 32 images of each batch, unless the objective looks at the clean
-    images itself or `compile` is given metrics. Validation and ``evaluate`` report the loss and the clean and
-    robust accuracy at `eval_epsilon`, whatever the scheduled `epsilon` is at that moment.
+    accuracy of an epoch is that of the first 32 images of each batch, unless the objective or the first
+    gradient of the attack looks at all clean images anyway, or `compile` is given metrics. Validation and
+    ``evaluate`` report the loss and the clean and robust accuracy at `eval_epsilon`, whatever the scheduled
+    `epsilon` is at that moment.
 
     Args:
         classifier: a Keras model that maps float32 (B, H, W, C) in [0, 1] to logits (B, K), without softmax.
@@ -75,9 +76,9 @@ class AdversarialTrainer(keras.Model):
         attack_mode: the mode of the classifier during the attack: "inference", or "training", where BatchNorm
             uses the statistics of the attacked batch and moves its running averages.
         attack_from_gradient: ``attack_from_gradient(logits_fn, x, y, epsilon, gradient) -> x_adv``, what
-            `attack` does after its first gradient, see `advtf.attacks.pgd.pgd_from_gradient`. It saves a
-            forward pass where the attack is in training mode and starts at the objective's clean images: both
-            then share it.
+            `attack` does after its first gradient, for an attack on the classes that starts at the
+            objective's clean images, see `advtf.attacks.pgd.pgd_from_gradient`. The trainer then makes the
+            first pass itself. In training mode the objective shares it, in inference mode the clean accuracy.
         awp: γ of adversarial weight perturbation (Wu et al. 2020); 0 does without it.
         eval_attack: the attack of validation and evaluation; the training attack if None.
         eval_epsilon: the radius of validation and evaluation; `epsilon` if None.
@@ -123,11 +124,8 @@ class AdversarialTrainer(keras.Model):
         self.attack_mode = one_of("attack_mode", attack_mode, ATTACK_MODES)
         self.awp = require_gamma(awp)
         self.attack_from_gradient = attack_from_gradient
-        if attack_from_gradient and (self.awp or attack_mode == "inference" or self.objective.second_order):
-            raise UsageError(
-                "attack_from_gradient needs attack_mode=training, no awp and no second-order objective. "
-                f"Received: attack_mode={attack_mode}, awp={awp}, second_order={self.objective.second_order}."
-            )
+        if attack_from_gradient:
+            self._require_attack_from_clean_images()
         self.seed = int(seed)
         target = read_radius("epsilon", epsilon, norm_of(attack))
         if eval_epsilon is not None:
@@ -140,6 +138,33 @@ class AdversarialTrainer(keras.Model):
         self.clean_accuracy = keras.metrics.Mean(name="clean_accuracy")
         self.robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
         self.built = True
+
+    def _require_attack_from_clean_images(self):
+        """Refuses `attack_from_gradient` where the trainer cannot make the attack's first pass."""
+        objective, in_training = self.objective, self.attack_mode == "training"
+        hindrances = {
+            "awp": self.awp and in_training,
+            "a second-order objective": objective.second_order and in_training,
+            "clean_view with attack_mode=inference": self.clean_view and not in_training,
+            "an objective with a second view": objective.second_view or objective.views > 1,
+            "an objective with a target of its own for the attack": objective.attack_target,
+        }
+        found = [name for name, present in hindrances.items() if present]
+        if found:
+            raise UsageError(
+                "attack_from_gradient needs an attack on the classes of one view of the images, whose first "
+                f"pass is at the objective's clean images. Received: {', '.join(found)}."
+            )
+
+    @property
+    def _shares_pass(self) -> bool:
+        """Whether attack and objective share their pass over the clean images, on the tape of the weights."""
+        if self.attack_mode != "training" or self.awp or self.objective.second_order:
+            return False
+        if self.attack_from_gradient:
+            return True
+        one_view = self.objective.views == 1 and not self.objective.second_view
+        return bool(self.objective.attack_target) and one_view and not self.clean_view
 
     def _scalar(self, name, value):
         # Every replica assigns the same value, so the mean over replicas is that value.
@@ -235,8 +260,10 @@ class AdversarialTrainer(keras.Model):
         weights = self.classifier.trainable_variables
         rows = _rows_of(x)
         seed = self._seed(TRAIN_STREAM, batches_seen(self.optimizer).value, rows)
-        shares_pass = self.attack_from_gradient is not None
-        attacked = None if shares_pass else self._attack_batch(x, second_view, y, seed)
+        shares_pass = self._shares_pass
+        attacked, clean = None, {}
+        if not shares_pass:
+            attacked, clean = self._attack_batch(x, second_view, y, seed)
 
         def gradients_and_losses():
             with tf.GradientTape(persistent=shares_pass) as tape:
@@ -257,7 +284,7 @@ class AdversarialTrainer(keras.Model):
 
         self.gradient_norm.assign(tf.linalg.global_norm(_sum_over_replicas(gradients)))
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        return self._record(losses, accuracies, x, batch.x_adv, y, sample_weight, rows)
+        return self._record(losses, clean | accuracies, x, batch.x_adv, y, sample_weight, rows)
 
     def test_step(self, data):
         """Measures one batch at `eval_epsilon`, in float32 and inference mode."""
@@ -281,8 +308,12 @@ class AdversarialTrainer(keras.Model):
         )
         return self._logs()
 
-    def _attack_batch(self, x, second_view, y, seed) -> Batch:
-        """Makes the adversarial examples of one batch, outside any gradient tape."""
+    def _attack_batch(self, x, second_view, y, seed) -> tuple[Batch, dict[str, tf.Tensor]]:
+        """Makes the adversarial examples of one batch, outside any gradient tape.
+
+        Returns:
+            The batch, and the clean accuracy (B,) under its name where the attack came by it.
+        """
         objective, epsilon = self.objective, self.epsilon.value
         if objective.second_view:
             second_view = objective.second_view(x, epsilon, fold_in(seed, 1))
@@ -291,21 +322,26 @@ class AdversarialTrainer(keras.Model):
         images, labels = x, y
         if second_view is not None:  # both views are attacked in one loop
             images, labels = tf.concat([x, second_view], 0), tf.concat([y, y], 0)
-        if objective.attacks:
+        accuracies = {}
+        if objective.attacks and self.attack_from_gradient:
+            gradient, logits = input_gradient_and_logits(logits_fn, images, labels)
+            accuracies["clean_accuracy"] = is_correct(y, logits)
+            images = self.attack_from_gradient(logits_fn, images, labels, epsilon, gradient)
+        elif objective.attacks:
             if objective.attack_target:
                 labels = objective.attack_target(logits_fn, images, labels)
             images = self.attack(logits_fn, images, labels, epsilon, seed)
         x_adv, second_view_adv = (images, None) if second_view is None else tf.split(images, 2)
         clean = self.clean_view(x, epsilon, seed) if self.clean_view else x
         strength = self.strength.value
-        return Batch(clean, x_adv, y, epsilon, strength, seed, second_view, second_view_adv)
+        return Batch(clean, x_adv, y, epsilon, strength, seed, second_view, second_view_adv), accuracies
 
     def _attack_batch_on_tape(self, tape, x, y, seed) -> tuple[Batch, Callable]:
-        """Attacks in training mode, starting from a forward pass that the objective needs as well.
+        """Attacks in training mode with a pass over the clean images that the objective needs as well.
 
-        This is algorithm 1 of Li & Spratling 2023. `tape` records the pass over the clean images once. It
-        gives the gradient with respect to the images now, for the first step of the attack, and the gradient
-        with respect to the weights later.
+        `tape` records that pass once. It gives the gradient with respect to the weights later and, before
+        the attack, either the first gradient with respect to the images (algorithm 1 of Li & Spratling 2023)
+        or what the attack compares its logits with (TRADES).
 
         Args:
             tape: a persistent gradient tape that is recording.
@@ -316,18 +352,23 @@ class AdversarialTrainer(keras.Model):
         Returns:
             The batch, and the classifier in training mode, which gives the logits of that pass for `batch.x`.
         """
-        epsilon = self.epsilon.value
+        epsilon, objective = self.epsilon.value, self.objective
         clean = tf.identity(self.clean_view(x, epsilon, seed) if self.clean_view else x)
         tape.watch(clean)
         clean_logits = self._logits_in_training(clean)
-        total = tf.reduce_sum(cross_entropy(y, clean_logits))
-        with tape.stop_recording():
-            gradient = tape.gradient(total, clean)
-            x_adv = self.attack_from_gradient(self._logits_in_training, clean, y, epsilon, gradient)
 
         def logits_fn(images):
             return clean_logits if images is clean else self._logits_in_training(images)
 
+        if objective.attack_target:
+            target = objective.attack_target(logits_fn, clean, y)
+            with tape.stop_recording():
+                x_adv = self.attack(self._logits_in_training, clean, target, epsilon, seed)
+        else:
+            total = tf.reduce_sum(cross_entropy(y, clean_logits))
+            with tape.stop_recording():
+                gradient = tape.gradient(total, clean)
+                x_adv = self.attack_from_gradient(self._logits_in_training, clean, y, epsilon, gradient)
         return Batch(clean, x_adv, y, epsilon, self.strength.value, seed), logits_fn
 
     def _attack_view(self):

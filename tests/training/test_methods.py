@@ -6,7 +6,7 @@ import pytest
 
 from advtf.storage.builders import serialized
 from advtf.training import methods, regularizers
-from advtf.training.methods import build_attack_from_gradient
+from advtf.training.methods import build_attack_from_gradient, build_objective
 from advtf.training.settings import TrainConfig
 
 
@@ -21,8 +21,13 @@ def test_sharing_follows_from_the_settings():
         (shares | {"objective": "igr"}, False),
         ({"objective": "mart", "random_start": "none"}, True),
         ({"objective": "mart", "random_start": "uniform"}, False),
+        ({"attack_mode": "inference", "adversary": "fgsm"}, True),
+        ({"attack_mode": "inference", "adversary": "fgsm", "objective": "logitalign"}, False),
+        ({"attack_mode": "inference", "adversary": "fgsm_r"}, False),
+        ({"attack_mode": "inference", "random_start": "none"}, False),
     ):
-        assert bool(build_attack_from_gradient(TrainConfig.of(published | settings))) is expected
+        config = TrainConfig.of(published | settings)
+        assert bool(build_attack_from_gradient(config, build_objective(config, 10))) is expected
 
 
 def test_the_flag_names_the_distances_that_the_objective_knows():

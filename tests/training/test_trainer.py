@@ -9,6 +9,7 @@ import tensorflow as tf
 from helpers.attack import losses, norms, numpy_pgd
 from helpers.trainer import SHAPE, STILL, NumpyNet, batch, compiled, convolutional_net, dense_net, still
 
+from advtf.attacks.losses import kl_divergence
 from advtf.attacks.pgd import fgsm, fgsm_n, noisy, pgd, pgd_from_gradient
 from advtf.attacks.robust_error import robust_error
 from advtf.errors import UsageError
@@ -298,9 +299,59 @@ def test_sharing_the_first_pass_saves_one_and_changes_no_weight(adversary):
         np.testing.assert_allclose(together, apart, atol=2e-6)
 
 
-def test_a_shared_pass_needs_an_attack_in_training_mode():
-    with pytest.raises(UsageError, match="attack_from_gradient needs"):
-        compiled(attack_from_gradient=pgd_from_gradient(), attack_mode="inference")
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        ({"attack_mode": "training", "awp": 0.01}, "awp"),
+        ({"attack_mode": "training", "objective": regularizers.igr()}, "a second-order objective"),
+        ({"clean_view": noisy()}, "clean_view with attack_mode=inference"),
+        ({"objective": regularizers.logitalign()}, "an objective with a second view"),
+        (
+            {"objective": objectives.trades(), "attack": pgd(loss=kl_divergence), "eval_attack": pgd()},
+            "a target of its own",
+        ),
+    ],
+)
+def test_a_first_gradient_is_given_only_where_it_is_at_the_clean_images(arguments, named):
+    with pytest.raises(UsageError, match=f"attack_from_gradient needs.*{named}"):
+        compiled(attack_from_gradient=pgd_from_gradient(), **arguments)
+
+
+def test_fgsm_gives_the_clean_accuracy_of_all_images_and_changes_no_weight():
+    x, y = batch(100, shape=(6, 6, 2))  # more than are measured where the accuracy takes a pass of its own
+    results = []
+    for attack_from_gradient in (None, pgd_from_gradient(steps=1, relative_step=1.0)):
+        trainer = compiled(convolutional_net(), fgsm(), attack_from_gradient=attack_from_gradient)
+        correct = np.argmax(trainer.classifier.predict(x, verbose=0), -1) == y
+        logs = trainer.fit(still(x, y, 100), shuffle=False, verbose=0).history
+        results.append([weight.numpy() for weight in trainer.classifier.trainable_variables])
+    assert logs["clean_accuracy"] == [pytest.approx(np.mean(correct))]
+    assert np.mean(correct) != np.mean(correct[:32])
+    for apart, together in zip(*results, strict=True):
+        np.testing.assert_array_equal(together, apart)
+
+
+def test_trades_in_training_mode_makes_its_clean_pass_once(monkeypatch):
+    x, y = batch(12, shape=(6, 6, 2))
+    weights = []
+    for shared in (True, False):
+        if not shared:
+            monkeypatch.setattr(AdversarialTrainer, "_shares_pass", False)
+        image, counter = keras.Input((6, 6, 2)), CountPasses()
+        trainer = compiled(
+            keras.Model(image, convolutional_net()(counter(image))),
+            pgd(steps=3, loss=kl_divergence),
+            objective=objectives.trades(),
+            eval_attack=pgd(),
+            attack_mode="training",
+            eager=True,
+        )
+        trainer.fit(still(x, y, 6), shuffle=False, verbose=0)
+        weights.append([weight.numpy() for weight in trainer.classifier.trainable_variables])
+        # In each of two steps three gradients of the attack, the adversarial pass, and the clean one or two.
+        assert counter.passes == 2 * (3 + 1 + (1 if shared else 2))
+    for together, apart in zip(*weights, strict=True):
+        np.testing.assert_allclose(together, apart, atol=2e-6)
 
 
 def test_sample_weights_count_in_the_evaluation_loss():
