@@ -72,7 +72,8 @@ def main(argv: list[str]) -> None:
     lines = describe(config, given) | {"output": f"{run.path}, exports in {run.exports}"}
     began = time.monotonic()
     with speaking(cluster), run.tell_how_to_continue():
-        require_available(config.dataset, options.data_dir, config.batch_size, config.val_fraction)
+        wanted = config.batch_size, config.val_fraction, config.train_examples
+        require_available(config.dataset, options.data_dir, *wanted)
         print(commands.plan_table(lines), flush=True)
         if cluster:
             print(f"{'workers':<10}waiting for {', '.join(cluster.addresses)}", flush=True)
@@ -108,6 +109,7 @@ def _train_and_finish(config, options, run, cluster):
             config.image_size,
             config.order,
             options.images,
+            config.train_examples,
         )
         print(f"{'images':<10}{_describe_images(data)}", flush=True)
         trainer = build_trainer(config, data, devices)  # refuses what does not fit before anything is written

@@ -30,7 +30,7 @@ TRAINING = {  # what is read of the training's settings in the entry "config", w
     **dict.fromkeys(("eps", "val_fraction"), int | float),
     "attack_step_size": int | float | str,
     "attack_steps": int,
-    **dict.fromkeys(("image_size", "width", "depth"), int | None),
+    **dict.fromkeys(("image_size", "train_examples", "width", "depth"), int | None),
 }
 EXPORTS = Path("saved_models")
 PARTS = re.compile(  # the files of an export

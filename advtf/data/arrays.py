@@ -1,10 +1,11 @@
-"""Checks of in-memory images and labels, and the fixed rule that holds examples out."""
+"""Checks of in-memory images and labels, and the fixed rules that hold examples out and choose a subset."""
 
 import math
 
 import numpy as np
 import tensorflow as tf
 
+from advtf.data.registry import require_train_examples
 from advtf.data.stored import StoredImages
 from advtf.errors import UsageError, quantity
 
@@ -77,6 +78,27 @@ def held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
     rank = np.empty(len(labels), np.int64)
     rank[np.argsort(labels, kind="stable")] = np.arange(len(labels))
     return np.floor((rank + 1) * fraction) > np.floor(rank * fraction)
+
+
+def stratified(labels: np.ndarray, count: int) -> np.ndarray:
+    """Returns the positions, increasing, of `count` examples, of all classes alike; no seed is involved.
+
+    The first example of every class comes first, then the second of every class, and so on until there are
+    `count`. So the numbers of two classes differ by at most one as long as neither has run out of examples,
+    and the examples of a smaller count are among those of a larger one.
+
+    Args:
+        labels: of all examples, integers (N,).
+        count: how many are wanted, from 1 to N.
+
+    Raises:
+        UsageError: there are not so many.
+    """
+    require_train_examples(count, len(labels))
+    by_class = np.argsort(labels, kind="stable")
+    _, begins, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
+    turn = np.arange(len(labels)) - np.repeat(begins, sizes)  # the how-manyth of its class each is
+    return np.sort(by_class[np.argsort(turn, kind="stable")[:count]])
 
 
 def _images(name: str, values: np.ndarray) -> np.ndarray:

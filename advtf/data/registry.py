@@ -308,14 +308,19 @@ def require_known(name: str, data_dir: str | None = None) -> None:
 
 
 def require_available(
-    name: str, data_dir: str | None = None, batch_size: int = 1, held_out: float = 0.0
+    name: str,
+    data_dir: str | None = None,
+    batch_size: int = 1,
+    held_out: float = 0.0,
+    train_examples: int | None = None,
 ) -> None:
     """Checks without TensorFlow, as far as that can be told, that a data set can be read or downloaded.
 
     Args:
         name, data_dir: as for `require_known`.
         batch_size: the number of training images that must be there.
-        held_out: the share of the training images that are not trained on.
+        held_out: the share of the training images that are held out for validation.
+        train_examples: how many of the others are trained on; None for all.
 
     Raises:
         UsageError: the data set is not known, not prepared and out of reach, or has fewer training images.
@@ -327,7 +332,27 @@ def require_available(
         prepared.require(name, directory)
         count = prepared.examples(name, directory, "train")
     if count is not None:
-        require_batch_size(batch_size, count - math.floor(count * held_out))
+        count -= math.floor(count * held_out)
+        if train_examples is not None:
+            require_train_examples(train_examples, count)
+        require_batch_size(batch_size, train_examples or count)
+
+
+def require_train_examples(count: int, examples: int) -> None:
+    """Checks that as many examples can be chosen to train on.
+
+    Args:
+        count: how many are wanted.
+        examples: how many there are, without those held out for validation.
+
+    Raises:
+        UsageError: there are fewer, or none is wanted.
+    """
+    if not 1 <= count <= examples:
+        raise UsageError(
+            f"train_examples must be between 1 and the {examples} training examples that are not held out "
+            f"for validation. Received: train_examples={count}. Leave it out to train on all of them."
+        )
 
 
 def require_batch_size(batch_size: int, examples: int) -> None:

@@ -94,6 +94,7 @@ def load(
     image_size: int | None = None,
     order: str = "stored",
     images: str = "auto",
+    train_examples: int | None = None,
 ) -> ImageData:
     """Loads a data set by name.
 
@@ -105,16 +106,17 @@ def load(
         image_size: the images are resized to a square of this side, in pixels; None keeps their size.
         order: "stored", as TFDS stores them, or "published", that of the files which the data set was
             published as; it is known for digits, mnist and cifar10. It decides which images are the first
-            ones and which are held out.
+            ones, which are held out and which are chosen.
         images: one of `advtf.data.registry.PLACES`: whether they are read into memory, or stay on the disk.
+        train_examples: train on so many of the examples that are not held out, see `from_arrays`.
 
     Raises:
-        UsageError: unknown name, no data and no network, damaged or unsuitable data, bad fraction or size, no
-            such order, or images that cannot stay on the disk.
+        UsageError: unknown name, no data and no network, damaged or unsuitable data, bad fraction, size or
+            number, no such order, or images that cannot stay on the disk.
     """
     _require_fraction(val_fraction)
     found = _read(name, data_dir, image_size, order, images=images)
-    return from_arrays(**found, val_fraction=val_fraction, name=name)
+    return from_arrays(**found, val_fraction=val_fraction, train_examples=train_examples, name=name)
 
 
 def load_test(
@@ -164,6 +166,7 @@ def from_arrays(
     y_test: np.ndarray,
     *,
     val_fraction: float = 0.0,
+    train_examples: int | None = None,
     num_classes: int | None = None,
     name: str = "arrays",
 ) -> ImageData:
@@ -175,6 +178,9 @@ def from_arrays(
         x_test: test images of the same shape and range.
         y_test: their labels, in the same form.
         val_fraction: share of the training examples held out for validation, in [0, 1).
+        train_examples: train on so many of the others, a stratified subset: the first ones of every class, as
+            many of one class as of another. Those of a smaller number are among those of a larger one, and
+            what is held out does not depend on it. None trains on all.
         num_classes: the number K of classes; None takes the largest label + 1.
         name: what messages and files call it.
 
@@ -191,6 +197,8 @@ def from_arrays(
         )
     classes = arrays.class_count([train.labels, test.labels], num_classes)
     train, validation = _hold_out(train, val_fraction)
+    if train_examples is not None:
+        train = train.select(arrays.stratified(train.labels, train_examples))
     return ImageData(name, train, validation, test, classes)
 
 

@@ -217,14 +217,18 @@ def load(
     if settings.dataset is None:
         return StudyContext(settings, classifiers, None, None, None, None, folder, say, source)
     training = training_settings(settings.model[0]) if settings.model else {}
-    # The loss is that of the training: what was held out then is left out here, too.
-    held_out = training.get("val_fraction", 0.0) if training.get("dataset") == settings.dataset else 0.0
+    # The loss is that of the training: what was not trained on then is left out here, too.
+    same = training if training.get("dataset") == settings.dataset else {}
+    chosen_then = {
+        "val_fraction": same.get("val_fraction", 0.0),
+        "train_examples": same.get("train_examples"),
+    }
     name, folder_of_data, size = settings.dataset, options.data_dir, training.get("image_size")
     if settings.split == "test":
         test, classes = data.load_test(name, folder_of_data, size, settings.order, settings.num_examples)
         chosen = test
     else:
-        images = data.load(name, folder_of_data, held_out, size, settings.order)
+        images = data.load(name, folder_of_data, image_size=size, order=settings.order, **chosen_then)
         chosen, test = (part.select(slice(settings.num_examples)) for part in (images.train, images.test))
         classes = images.num_classes
     for path, classifier in zip(settings.model, classifiers, strict=True):

@@ -99,6 +99,14 @@ class TrainConfig(Settings):
     order: str = order_setting("data")
     image_size: int | None = setting("data", whole(8), "resize images to this square, in pixels", None)
     val_fraction: float = setting("data", real(0, 0.5), "part of the training data held out for validation")
+    train_examples: int | None = setting(
+        "data",
+        whole(1),
+        "train on so many images of the rest, a stratified subset by a fixed rule",
+        None,
+        "all",
+        earlier=None,
+    )
     select_on: str = setting(
         "data", choice(("validation", "test")), "images that pick the best epoch", "validation"
     )
@@ -570,10 +578,11 @@ def describe(config: TrainConfig, given: Iterable[str]) -> dict[str, str]:
 def _describe_data(config: TrainConfig) -> str:
     size = f" at {config.image_size}x{config.image_size}" if config.image_size else ""
     size += " in the published order" if config.order == "published" else ""
+    subset = f", {quantity(config.train_examples, 'training image')}" if config.train_examples else ""
     augment = ", crop and flip" if config.augment else ""
     held_out = f"{config.val_fraction:.3g} held out"
     best = "best epoch by the test images" if config.select_on == "test" else held_out
-    return f"{config.dataset}{size}, batch {config.batch_size}, {best}{augment}"
+    return f"{config.dataset}{size}{subset}, batch {config.batch_size}, {best}{augment}"
 
 
 def _describe_model(config: TrainConfig) -> str:

@@ -102,9 +102,10 @@ class Training:
             raise UsageError(
                 f"model must be a classifier trained and exported by advtf. Received: {chosen.model}."
             )
-        fraction, size = self.config["val_fraction"], self.config["image_size"]
+        names = ("val_fraction", "train_examples", "image_size")
+        chosen_then = {name: self.config.get(name) for name in names}
         order = order_as_trained(self.config, settings.dataset)
-        self.split = data.load(settings.dataset, chosen.data_dir, fraction, size, order).train
+        self.split = data.load(settings.dataset, chosen.data_dir, order=order, **chosen_then).train
         self.steps = chosen.steps or steps_per_epoch_of(self.split, self.config["batch_size"])
 
     def run(self, attack):

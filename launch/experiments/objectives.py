@@ -107,7 +107,9 @@ class Trainings:
         from advtf.training.run import build_attack, build_classifier
 
         config = TrainConfig.of(self._given)
-        self._data = data.load(config.dataset, data_dir, config.val_fraction, config.image_size, config.order)
+        names = ("val_fraction", "image_size", "order", "train_examples")
+        wanted = {name: getattr(config, name) for name in names}
+        self._data = data.load(config.dataset, data_dir, **wanted)
         test = self._data.test.select(slice(config.eval_examples))
         self._x, self._y = to_unit_float(test.images).numpy(), test.labels
         self._classifier = build_classifier(config, self._data)

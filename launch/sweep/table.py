@@ -287,8 +287,8 @@ def _require_data(made):
     asked = set()
     for one in made:
         folder = next((word for word in one.run.flags if word.startswith("--data_dir=")), "--data_dir=")
-        key = one.config.dataset, folder, one.config.batch_size, one.config.val_fraction
+        wanted = one.config.batch_size, one.config.val_fraction, one.config.train_examples
+        key = one.config.dataset, folder, *wanted
         if key not in asked:
             asked.add(key)
-            name, folder, batch_size, held_out = key
-            require_available(name, folder.partition("=")[2] or None, batch_size, held_out)
+            require_available(one.config.dataset, folder.partition("=")[2] or None, *wanted)

@@ -18,6 +18,7 @@ from advtf.data import sets as data
 from advtf.errors import UsageError
 from advtf.studies import run as analysis_run
 from advtf.studies.run import AnalysisDirectory
+from advtf.training.settings import TrainConfig
 
 COMMAND = "advtf.analyze"
 FEW = {"attack_steps": 3, "attack_step_size": "eps/2"}
@@ -64,6 +65,17 @@ def test_the_images_are_those_of_the_training(inside, tmp_path, two):
     assert expected.items() <= record.items() and record["test_examples"] == 100
     analyze._run(*plan({"out_dir": str(tmp_path / "test")}, study="first", num_examples=9999, split="test"))
     assert len(two[0].contexts[1].x) == len(images.test) == 359
+
+
+def test_the_images_are_those_of_a_training_on_a_subset(inside, tmp_path, two):
+    model, x, _ = digits()
+    settings = TrainConfig.of(dict(dataset="digits", width=2, activation="softplus", train_examples=70))
+    export_classifier(model, tmp_path / "few", metadata={"config": settings.to_json()}, sample=x[:4])
+    given = {"model": str(tmp_path / "few"), "study": "first"}
+    analyze._run(*analysis_run.plan(given, {"out_dir": str(tmp_path / "out")}))
+    images = data.load("digits", val_fraction=0.1, train_examples=70).train
+    np.testing.assert_array_equal(two[0].contexts[0].x, images.images)
+    assert read(tmp_path / "out" / "first" / "first.json")["images"] == images.record()
 
 
 def test_a_killed_command_continues_with_what_is_left(inside, tmp_path, two, capsys):

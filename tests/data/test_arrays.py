@@ -23,6 +23,29 @@ def test_every_class_gives_its_share(fraction):
         assert np.abs(counts - 100 * fraction).max() <= 1
 
 
+def dealt(labels, count):
+    """The rule as one would deal cards: round after round, the next example of every class."""
+    rest = {label: [i for i, other in enumerate(labels) if other == label] for label in sorted(set(labels))}
+    rounds = []
+    while any(rest.values()):
+        rounds += [examples.pop(0) for examples in rest.values() if examples]
+    return sorted(rounds[:count])
+
+
+def test_a_stratified_subset_takes_the_first_of_every_class_in_turn():
+    assert arrays.stratified(np.array([2, 2, 0, 2, 0, 1]), 4).tolist() == [0, 2, 4, 5]
+    labels = np.random.default_rng(1).choice([0, 1, 2, 5], 90, p=[0.05, 0.15, 0.3, 0.5])
+    most, smaller = np.bincount(labels, minlength=6), set()
+    for count in range(1, 91):
+        chosen = arrays.stratified(labels, count)
+        assert chosen.tolist() == dealt(labels.tolist(), count)
+        assert smaller < set(chosen)  # each number's examples are among those of the next
+        counts, smaller = np.bincount(labels[chosen], minlength=6), set(chosen)
+        assert all(
+            counts[a] <= most[a] and (counts[a] == most[a] or counts[a] >= counts.max() - 1) for a in range(6)
+        )
+
+
 X, Y = np.zeros((4, 6, 5, 3), np.float32), np.array([0, 1, 2, 1])
 
 
@@ -45,6 +68,8 @@ X, Y = np.zeros((4, 6, 5, 3), np.float32), np.array([0, 1, 2, 1])
         ({"val_fraction": 1.0}, "val_fraction=1.0"),
         ({"val_fraction": float("nan")}, "val_fraction=nan"),
         ({"val_fraction": 0.1}, "hold out at least one of the 4"),
+        ({"train_examples": 0}, "train_examples=0"),
+        ({"train_examples": 4, "val_fraction": 0.25}, r"the 3 training examples .* train_examples=4\. Leave"),
     ],
 )
 def test_unsuitable_arrays_are_refused_in_one_line(changed, message):

@@ -56,6 +56,9 @@ def test_prepared_data_are_found_with_their_version_and_counted(folder):
     assert prepared.examples("mnist", str(folder), "validation") is None
     refused(r"between 1 and the 40 examples .*batch_size=41", "mnist", str(folder), 41)
     refused(r"between 1 and the 36 examples", "mnist", str(folder), 37, 0.1)
+    refused(r"between 1 and the 36 training examples .*=37", "mnist", str(folder), 1, 0.1, 37)
+    refused(r"between 1 and the 20 examples .*batch_size=21", "mnist", str(folder), 21, 0.1, 20)
+    require_available("mnist", str(folder), 36, 0.1, 36)
     train = load("mnist", str(folder), val_fraction=0.1).train
     assert len(train) == 36
 

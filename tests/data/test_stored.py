@@ -13,7 +13,7 @@ from helpers.command import environment
 from helpers.resume import RUNTIME
 from helpers.run import snapshot_bits
 
-from advtf.data import batches, registry, sets
+from advtf.data import batches, registry, sets, stored
 from advtf.data import tfds as reader
 from advtf.data.arrays import to_unit_float
 from advtf.errors import UsageError
@@ -58,8 +58,10 @@ def folder(tmp_path_factory):
     return str(place)
 
 
-def load(folder, images, val_fraction=0.2):
-    return sets.load("recorded_images", folder, val_fraction, SIZE, images=images)
+def load(folder, images, val_fraction=0.2, train_examples=None):
+    return sets.load(
+        "recorded_images", folder, val_fraction, SIZE, images=images, train_examples=train_examples
+    )
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,13 @@ def test_parts_are_chosen_as_from_an_array(pair):
     for which in (slice(3, 9), np.array([5, 0, 5]), np.arange(len(memory)) % 7 == 2, slice(0)):
         np.testing.assert_array_equal(disk[which], memory[which])
     np.testing.assert_array_equal(to_unit_float(disk), to_unit_float(memory))
+
+
+def test_a_stratified_subset_has_the_bits_of_one_in_memory(folder, pair):
+    memory, disk = (load(folder, images, train_examples=23) for images in ("memory", "disk"))
+    assert isinstance(disk.train.images, stored.StoredImages) and len(disk.train) == 23
+    assert disk.train.sha256() == memory.train.sha256()
+    assert disk.validation.sha256() == pair[1].validation.sha256()
 
 
 def test_what_fits_is_read_and_what_does_not_stays_on_the_disk(folder, monkeypatch):

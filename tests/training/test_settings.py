@@ -232,6 +232,14 @@ def test_a_ramp_of_an_earlier_version_is_not_continued():
     assert TrainConfig.from_json(values | {"strength_ramp": False}).order == "stored"
 
 
+def test_a_run_of_an_earlier_version_trained_on_all_images():
+    config = TrainConfig.of(dict(train_examples="70"))
+    values = config.to_json()
+    assert values.pop("train_examples") == 70
+    assert TrainConfig.from_json(values) == TrainConfig.of({})
+    assert "train_examples" not in TrainConfig.of({}).identity()
+
+
 # The printed plan
 
 
@@ -317,6 +325,11 @@ def test_runs_of_before_the_published_blocks_keep_the_textbooks(model, shortcut,
     assert config.to_json() == stored | {"shortcut": shortcut, "stride_in": stride_in}
     with pytest.raises(UsageError, match=r"needs every setting\. Received: none for lr\."):
         TrainConfig.from_json({name: value for name, value in stored.items() if name != "lr"})
+
+
+def test_the_plan_says_how_many_images_are_trained_on():
+    plan = describe(TrainConfig.of(dict(dataset="cifar10", train_examples=1280, image_size=16)), {})["data"]
+    assert plan == "cifar10 at 16x16, 1,280 training images, batch 128, 0.02 held out, crop and flip"
 
 
 def test_the_plan_names_the_variant():
