@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from advtf.errors import UsageError, disk_full, first_line
@@ -87,7 +88,8 @@ def carry_out(
     """Finishes all runs that are not finished yet.
 
     Args:
-        runs: the runs, in the order in which they are started.
+        runs: the runs, in the order in which they are started; each after those that it needs, which may
+            be among them.
         executor: one of `launch.common.executors`.
         retries: how often a run is continued that a signal has ended, such as that of a machine without
             memory.
@@ -154,10 +156,19 @@ def _stop(outcomes, table, signals):
 
 def _start(outcomes, executor, table, ended):
     room = executor.room()
+    states = {outcome.run.path: outcome.state for outcome in outcomes}
     for outcome in outcomes:
         if room <= 0 or outcome.state not in ("waiting", "busy"):
             continue
         run = outcome.run
+        unfinished = [path for path in run.after if states.get(path, "finished") != "finished"]
+        failed = [path for path in unfinished if states[path] == "failed"]
+        if failed:
+            _end(outcome, "failed", f"needs {Path(failed[0]).name}, which has failed", table, ended)
+            states[run.path] = outcome.state
+            continue
+        if unfinished:
+            continue
         if run.in_use():
             if outcome.state != "busy":
                 outcome.state = "busy"

@@ -63,6 +63,21 @@ class LocalProcesses:
         return self._attempts
 
 
+def chosen(cluster: str | None, jobs: int | None, threads: int, gpus: int) -> "LocalProcesses | RayTasks":
+    """Returns the executor that the options of a command choose.
+
+    Args:
+        cluster: address of a Ray cluster; None for this machine.
+        jobs, threads, gpus: as the executors take them.
+
+    Raises:
+        UsageError: there is no such cluster.
+    """
+    if cluster is None:
+        return LocalProcesses(jobs, threads)
+    return RayTasks(cluster, jobs, threads, gpus)
+
+
 @dataclass
 class _Process:
     process: subprocess.Popen

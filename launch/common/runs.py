@@ -24,6 +24,7 @@ class Run:
         kind: of the directory, which tells the command.
         anew: replace what is there instead of continuing it.
         epochs: how many epochs a training has, for its progress; 0 where that is not known.
+        after: paths of the runs that must be finished before it starts. Defaults to none.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Run:
     kind: type[RunDirectory] = TrainingDirectory
     anew: bool = False
     epochs: int = 0
+    after: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

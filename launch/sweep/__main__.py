@@ -73,7 +73,7 @@ def _carry_out(sweep: Sweep, options: SweepOptions) -> None:
         results.write_csv(sweep, states)
         return results.in_words(numbers) if numbers else ""
 
-    executor = _executor(options)
+    executor = executors.chosen(options.cluster, options.jobs, options.threads, options.gpus)
     kept = sum(state == "finished" for state in states.values())
     print(f"{'table':<10}{sweep.table}, {quantity(len(states), 'run')}, finished before: {kept}")
     print(f"{'output':<10}{sweep.out_dir}\n{'work':<10}{executor.describe()}\n", flush=True)
@@ -86,12 +86,6 @@ def _carry_out(sweep: Sweep, options: SweepOptions) -> None:
     finally:
         executor.close()
     _conclude(sweep, states, outcomes)
-
-
-def _executor(options):
-    if options.cluster is None:
-        return executors.LocalProcesses(options.jobs, options.threads)
-    return executors.RayTasks(options.cluster, options.jobs, options.threads, options.gpus)
 
 
 def _record(sweep: Sweep, threads: int) -> None:

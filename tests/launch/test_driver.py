@@ -1,6 +1,7 @@
 """Many runs at a time: failures, kills of runs and of the driver, Ctrl-C. The runs are stand-ins without
 TensorFlow."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -88,6 +89,17 @@ def test_what_fails_stops_nothing_and_what_is_killed_is_continued(tmp_path, caps
     assert (
         "    | the loss is not finite" in said and "killed         dying (SIGKILL), to be continued" in said
     )
+
+
+def test_a_run_waits_for_those_that_it_needs_and_fails_with_them(tmp_path, capsys):
+    runs = stand_ins(tmp_path, user="train", user_of_bad="train", slow="slow", bad="fail")
+    runs[0] = dataclasses.replace(runs[0], after=(runs[2].path,))
+    runs[1] = dataclasses.replace(runs[1], after=(runs[3].path,))
+    outcomes = carry_out(runs, executors.LocalProcesses(4, 1))
+    assert [one.state for one in outcomes] == ["finished", "failed", "finished", "failed"]
+    assert outcomes[1].reason == "needs bad, which has failed" and starts(runs[1]) == []
+    said = capsys.readouterr().out
+    assert said.index("finished       slow") < said.index("started        user\n")
 
 
 def test_a_run_that_is_killed_again_and_again_fails(tmp_path):
