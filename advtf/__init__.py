@@ -7,7 +7,7 @@ errors, runtime            the error a user can mend; TensorFlow started quietly
 settings                   how a setting is declared once: field, flag, help, check, JSON
 storage                    files that appear whole or not at all, run directories, cached results
 data                       images by name or from arrays; batches that depend on seed and step only
-models                     lenet, vgg, resnet18, preact_resnet18, wide_resnet, linear, mlp
+models                     lenet, vgg, resnet18, resnet50, preact_resnet18, wide_resnet, linear, mlp
 attacks                    ``attack(logits_fn, x, y, epsilon, seed) -> x_adv``: PGD, APGD, FAB, Square
 classifiers                what is attacked and analysed: live models, SavedModels, ensembles
 landscape                  curvature, slices and curves over the weights; the loss around an image

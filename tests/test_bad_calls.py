@@ -60,7 +60,7 @@ def arrays(shape=(6, 4, 4, 1), labels=(0, 1, 2, 0, 1, 2), **settings):
 
 TABLE = {
     # Models
-    "model: name": (build("resnet", (8, 8, 1), 10), r"model=resnet\. Did you mean 'resnet18'"),
+    "model: name": (build("resnet8", (8, 8, 1), 10), r"model=resnet8\. Did you mean 'resnet18'"),
     "model: shape of two": (build("lenet", (28, 28), 10), r"input_shape=\(28, 28\)"),
     "model: shape of zero": (build("lenet", (0, 28, 1), 10), "input_shape="),
     "model: shape of floats": (build("lenet", (28.0, 28, 1), 10), "input_shape="),

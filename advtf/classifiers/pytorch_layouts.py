@@ -1,8 +1,9 @@
 """Published PyTorch networks: which of their modules is which layer of our models.
 
-Liu et al. 2020 (lenet, vgg, resnet18), Li & Spratling 2023 (PreActResNet18, Wide-ResNet), and RobustBench's
-PreActResNet18, WideResNet and DeepMind's two networks. A layout is recognised by the names in a state dict.
-The variants that are no model of `advtf.models` are assembled here from the same layers.
+Liu et al. 2020 (lenet, vgg, resnet18), Li & Spratling 2023 (PreActResNet18, Wide-ResNet), torchvision's
+ResNet50, and RobustBench's PreActResNet18, WideResNet and DeepMind's two networks. A layout is recognised
+by the names in a state dict. The variants that are no model of `advtf.models` are assembled here from the
+same layers.
 """
 
 import dataclasses
@@ -178,6 +179,15 @@ def _resnet18(state: State) -> Layout:
     return Layout("resnet18", _width(state, "resnet18", "conv1", 4), modules | _head(state))
 
 
+def _resnet50(state: State) -> Layout:
+    parts = {f"conv{number}": f"conv{number}" for number in (1, 2, 3)}
+    parts |= {f"{name}_bn": f"bn{number}" for number, name in enumerate(parts, start=1)}
+    parts |= {"shortcut": "downsample.0", "shortcut_bn": "downsample.1"}
+    blocks = _blocks("layer{stage}.{block}", 4, max(resnet.BOTTLENECKS), parts)
+    modules = {"stem": "conv1", "stem_bn": "bn1"} | blocks | _head(state)
+    return Layout("resnet50", _width(state, "resnet50", "conv1", 4), modules, image_size=224)
+
+
 def _preact_resnet18(state: State) -> Layout:
     size = _width(state, "preact_resnet18", "conv1", 4) | {"shortcut": None}
     parts = {"bn": "bn1", "conv1": "conv1", "conv1_bn": "bn2", "conv2": "conv2", "shortcut": "shortcut.0"}
@@ -224,6 +234,7 @@ SIGNATURES = (  # (model, a parameter that no other layout has, reader); a Batch
     ("lenet", "fc1.weight", _lenet),
     ("vgg", "feature_extractor.0.weight", _vgg),
     ("resnet18", "layer2.0.shortcut.1.weight", _resnet18),
+    ("resnet50", "layer1.0.downsample.0.weight", _resnet50),
     ("preact_resnet18", "layer2.0.shortcut.0.weight", _preact_resnet18),
     ("preact_resnet18", "conv_2d.weight", _deepmind_preact_resnet18),
     ("wide_resnet", "block1.layer.0.conv1.weight", _wide_resnet),

@@ -57,6 +57,7 @@ MODELS: dict[str, Architecture] = {
     "lenet": Architecture("lenet", width=16, family="small"),
     "vgg": Architecture("vgg", width=8, family="vgg"),
     "resnet18": Architecture("resnet", width=8),
+    "resnet50": Architecture("resnet", width=16),
     "preact_resnet18": Architecture("preact_resnet", width=16, shortcut="raw"),
     "wide_resnet": Architecture("wide_resnet", width=10, depth=34, shortcut="raw", stride_in="second"),
     "linear": Architecture("linear", family="small"),

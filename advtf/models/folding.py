@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras import layers, ops
 from keras.src.models.functional import Functional
 
-from advtf.models.layers import BatchNormalization
+from advtf.models.layers import BatchNormalization, RepeatedBorder2D
 
 Run = Callable[..., Any]  # an operation of the graph on tensors, in inference mode
 
@@ -46,6 +46,7 @@ WITHOUT_WEIGHTS = (
     layers.MaxPooling2D,
     layers.Permute,
     layers.ReLU,
+    RepeatedBorder2D,
     layers.Reshape,
     layers.ZeroPadding2D,
 )

@@ -134,6 +134,22 @@ class BatchNormalization(keras.layers.BatchNormalization):
             running.assign(old * self.momentum + new * (1 - self.momentum))
 
 
+@keras.saving.register_keras_serializable("advtf")
+class RepeatedBorder2D(keras.layers.Layer):
+    """Repeats the first and last rows and columns: (B, H, W, C) -> (B, H + 2, W + 2, C).
+
+    Maxima over 3×3 pixels are then those of PyTorch, which pads by −∞: every such window that reaches the
+    border holds the repeated pixel itself. Zeros would only do behind activations that are never negative.
+    """
+
+    def call(self, inputs):
+        return tf.pad(inputs, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        return batch, height + 2, width + 2, channels
+
+
 @dataclasses.dataclass(frozen=True)
 class Layers:
     """Adds layers to a functional model; what all layers of one network share is set once.
@@ -204,6 +220,11 @@ class Layers:
     def max_pool(self, x, name: str):
         """Halves height and width by 2×2 maxima; an odd last row or column is dropped."""
         return keras.layers.MaxPooling2D(2, name=name)(x)
+
+    def overlapping_max_pool(self, x, name: str):
+        """Takes the maxima of 3×3 pixels around every second pixel: (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C)."""
+        x = RepeatedBorder2D(name=f"{name}_border")(x)
+        return keras.layers.MaxPooling2D(3, strides=2, name=name)(x)
 
     def global_average(self, x):
         """Averages over height and width: (B, H, W, C) -> (B, C)."""

@@ -71,6 +71,11 @@ class CountingLayers:
         height, width, channels = x.shape[1:]
         return self._output((height // 2, width // 2, channels))
 
+    def overlapping_max_pool(self, x: Features, name: str) -> Features:
+        """Counts the maxima of 3×3 pixels at every second row and column, and the copy with a border."""
+        height, width, channels = self.pad(x, 1, f"{name}_border").shape[1:]
+        return self._output(((height - 1) // 2, (width - 1) // 2, channels))
+
     def global_average(self, x: Features) -> Features:
         """Counts the averages of the channels."""
         return self._output(x.shape[-1:])

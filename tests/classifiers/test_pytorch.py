@@ -243,8 +243,14 @@ def published(kind, width, depth=None, shortcut="raw", stride_in="first", seed=0
     layers |= {"act": nn.ReLU(), "aap": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
     layers["fc0" if wide else "linear"] = nn.Linear(source, 10)
     network = nn.Sequential(OrderedDict(layers))
+    randomise_norms(network)
+    return network.double().eval()
+
+
+def randomise_norms(network):
+    """Gives BatchNorm parameters and statistics that all matter."""
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):  # all of its parameters must matter
+        if hasattr(module, "running_var"):
             for values, low, high in (
                 (module.weight.data, 0.5, 1.5),
                 (module.bias.data, -0.5, 0.5),
@@ -252,7 +258,6 @@ def published(kind, width, depth=None, shortcut="raw", stride_in="first", seed=0
                 (module.running_var, 0.5, 2),
             ):
                 values.uniform_(low, high)
-    return network.double().eval()
 
 
 PUBLISHED = [
@@ -276,8 +281,12 @@ def test_published_networks_and_the_textbooks_in_float64(model, size, variant, f
     classifier = convert_state_dict(state, **variant, mean=0, std=1)
     count = sum(parameter.numel() for parameter in network.parameters())
     assert parameter_count(model, (32, 32, 3), 10, **size, **whole) == count
+    assert_same_logits_and_gradients(classifier, network, 32)
+
+
+def assert_same_logits_and_gradients(classifier, network, side):
     rng = np.random.default_rng(3)
-    x, cotangent = rng.random((3, 32, 32, 3)), rng.normal(size=(3, 10))
+    x, cotangent = rng.random((3, side, side, 3)), rng.normal(size=(3, classifier.output_shape[-1]))
     theirs = x.transpose(0, 3, 1, 2)
     theirs = network.conv1.weight.new_tensor(theirs).requires_grad_()
     wanted = network(theirs)
@@ -289,6 +298,63 @@ def test_published_networks_and_the_textbooks_in_float64(model, size, variant, f
     gradient = tape.gradient(logits, ours, output_gradients=tf.constant(cotangent))
     np.testing.assert_allclose(logits, wanted.detach(), rtol=1e-6, atol=1e-6)  # weights carry float32
     np.testing.assert_allclose(gradient, theirs.grad.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-6)
+
+
+# --- torchvision's ResNet50, as a module under the published names
+
+
+def resnet50(width=4, classes=7):
+    """ResNet50 v1.5 with `width` channels in its stem, in float64 and inference mode."""
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+
+    def convolution(source, filters, size, stride=1):
+        return nn.Conv2d(source, filters, size, stride, size // 2, bias=False)
+
+    class Bottleneck(nn.Module):
+        def __init__(self, source, filters, stride):
+            super().__init__()
+            self.conv1, self.bn1 = convolution(source, filters, 1), nn.BatchNorm2d(filters)
+            self.conv2, self.bn2 = convolution(filters, filters, 3, stride), nn.BatchNorm2d(filters)
+            self.conv3, self.bn3 = convolution(filters, 4 * filters, 1), nn.BatchNorm2d(4 * filters)
+            self.downsample = None
+            if stride > 1 or source != 4 * filters:
+                projection = convolution(source, 4 * filters, 1, stride)
+                self.downsample = nn.Sequential(projection, nn.BatchNorm2d(4 * filters))
+
+        def forward(self, x):
+            out = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+            branch = x if self.downsample is None else self.downsample(x)
+            return (self.bn3(self.conv3(out)) + branch).relu()
+
+    torch.manual_seed(0)
+    layers = {"conv1": convolution(3, width, 7, 2), "bn1": nn.BatchNorm2d(width), "relu": nn.ReLU()}
+    layers["maxpool"], source = nn.MaxPool2d(3, 2, 1), width
+    for stage, count in enumerate((3, 4, 6, 3)):
+        filters, stage_blocks = width * 2**stage, []
+        for block in range(count):
+            stage_blocks.append(Bottleneck(source, filters, 2 if stage and not block else 1))
+            source = 4 * filters
+        layers[f"layer{stage + 1}"] = nn.Sequential(*stage_blocks)
+    layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(source, classes)}
+    network = nn.Sequential(OrderedDict(layers))
+    randomise_norms(network)
+    return network.double().eval()
+
+
+@pytest.mark.parametrize("side", [64, 45])
+def test_resnet50_under_the_names_of_torchvision_in_float64(side, float64):
+    network = resnet50()
+    state = network.state_dict()
+    assert {"layer1.0.conv1.weight", "layer4.0.downsample.1.running_var", "layer3.5.bn3.bias"} <= state.keys()
+    classifier = convert_state_dict(state, image_size=side, mean=0, std=1)
+    assert classifier.name == "resnet50"
+    assert_same_logits_and_gradients(classifier, network, side)
+
+
+def test_the_published_resnet50_has_as_many_parameters():
+    count = sum(parameter.numel() for parameter in resnet50(64, 1000).parameters())
+    assert count == parameter_count("resnet50", (224, 224, 3), 1000) == 25_557_032
 
 
 @pytest.fixture

@@ -65,7 +65,12 @@ def test_a_second_estimate_has_the_same_bits():
     assert [v.numpy().tobytes() for v in model.variables] == before
 
 
-SIZED = {"resnet18": (8, 20), "preact_resnet18": (8, 17), "vgg": (32, 13)}  # image side, BatchNorm layers
+SIZED = {
+    "resnet18": (8, 20),
+    "resnet50": (32, 53),
+    "preact_resnet18": (8, 17),
+    "vgg": (32, 13),
+}  # image side, BatchNorm layers
 
 
 @pytest.mark.slow

@@ -105,7 +105,12 @@ def test_every_activation(float64, activation):
 
 
 SMALL = {"lenet": {"width": 1}, "mlp": {"width": 1}, "linear": {}}
-LARGE = {"vgg": {"width": 1}, "resnet18": {"width": 1}, "preact_resnet18": {"width": 1}}
+LARGE = {
+    "vgg": {"width": 1},
+    "resnet18": {"width": 1},
+    "resnet50": {"width": 1},
+    "preact_resnet18": {"width": 1},
+}
 LARGE |= {"wide_resnet": {"width": 1, "depth": 10}}
 
 

@@ -15,6 +15,7 @@ NETWORKS = [
     ("lenet", {"width": 2}),
     ("vgg", {"width": 1}),
     ("resnet18", {"width": 2}),
+    ("resnet50", {"width": 1}),
     ("preact_resnet18", {"width": 1}),
     ("preact_resnet18", {"width": 1, "shortcut": "activated"}),
     ("wide_resnet", {"width": 1, "depth": 10}),

@@ -20,6 +20,7 @@ from advtf.models import (
     parameter_count,
     training_bytes,
 )
+from advtf.models.layers import Layers
 
 DEPTH = dict.fromkeys(MODELS) | {"wide_resnet": 10}
 VARIANTS_OF_MODELS = [
@@ -28,7 +29,7 @@ VARIANTS_OF_MODELS = [
     for settings in [[key for key in VARIANTS if key in MODELS[name].settings]]
     for values in itertools.product(*(VARIANTS[key] for key in settings))
 ]
-TINY = {"lenet": 2, "vgg": 1, "resnet18": 1, "preact_resnet18": 1, "wide_resnet": 1, "linear": None, "mlp": 1}
+TINY = dict.fromkeys(MODELS, 1) | {"lenet": 2, "linear": None}
 
 
 def tiny(name, shape=(8, 8, 1), **settings):
@@ -39,7 +40,8 @@ def images(shape, seed=0):
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
 
 
-# Counts of trainable parameters: ResNet18, VGG16 and WRN-28-10 are those printed by the usual PyTorch codes.
+# Counts of trainable parameters: ResNet18, VGG16 and WRN-28-10 are those printed by the usual PyTorch codes,
+# ResNet50's is that of torchvision for 1,000 classes, less the weights and offsets of 990 of them.
 @pytest.mark.parametrize(
     ("name", "shape", "width", "depth", "count"),
     [
@@ -47,6 +49,7 @@ def images(shape, seed=0):
         ("lenet", (28, 28, 1), 2, None, 104 + 808 + 50_304 + 1_290),
         ("vgg", (32, 32, 3), 16, None, 14_728_266),
         ("resnet18", (32, 32, 3), 16, None, 11_173_962),
+        ("resnet50", (224, 224, 3), 16, None, 25_557_032 - 990 * 2049),
         ("preact_resnet18", (32, 32, 3), 16, None, 11_172_170),
         ("wide_resnet", (32, 32, 3), 10, 28, 36_479_194),
         ("linear", (28, 28, 1), None, None, 7_850),
@@ -229,6 +232,18 @@ class TorchNetwork:
             x = self.F.relu(out + x)
         return self.dense(x.mean((2, 3)), "logits")
 
+    def resnet50(self, x):
+        x = self.F.relu(self.norm(self.conv(x, "stem", 2), "stem_bn"))
+        x = self.F.max_pool2d(x, 3, 2, 1)
+        for name, stride in self.blocks(4):
+            out = self.F.relu(self.norm(self.conv(x, f"{name}_conv1"), f"{name}_conv1_bn"))
+            out = self.F.relu(self.norm(self.conv(out, f"{name}_conv2", stride), f"{name}_conv2_bn"))
+            out = self.norm(self.conv(out, f"{name}_conv3"), f"{name}_conv3_bn")
+            if f"{name}_shortcut/kernel" in self.weights:
+                x = self.norm(self.conv(x, f"{name}_shortcut", stride), f"{name}_shortcut_bn")
+            x = self.F.relu(out + x)
+        return self.dense(x.mean((2, 3)), "logits")
+
     def preact_resnet18(self, x, stages=4):
         x = self.conv(x, "stem")
         for name, stride in self.blocks(stages):
@@ -255,7 +270,7 @@ class TorchNetwork:
 
     def blocks(self, stages):
         for stage in range(1, stages + 1):
-            for block in (1, 2):
+            for block in range(1, 7):
                 name = f"stage{stage}_block{block}"
                 if f"{name}_conv1/kernel" in self.weights:
                     yield name, 2 if block == 1 and stage > 1 else 1
@@ -264,12 +279,22 @@ class TorchNetwork:
 CONVOLUTIONAL = [(name, variant) for name, variant in VARIANTS_OF_MODELS if name not in ("linear", "mlp")]
 
 
+@pytest.fixture
+def policy():
+    """Sets a global dtype policy for one test."""
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)
+
+
 @pytest.mark.parametrize(("name", "variant"), CONVOLUTIONAL)
-def test_forward_and_running_statistics_match_torch(name, variant):
+def test_forward_and_running_statistics_match_torch(name, variant, policy):
+    dtype = "float64" if name == "resnet50" else "float32"  # 53 layers of BatchNorm make 1e-3 of a rounding
+    policy(dtype)
     model = tiny(name, (32, 32, 3), **variant)
     torch_net = TorchNetwork(model, variant)
     network = getattr(torch_net, name)
-    x = images((16, 32, 32, 3))
+    x = images((16, 32, 32, 3)).astype(dtype)
     inputs = torch_net.torch.tensor(x.transpose(0, 3, 1, 2))
     np.testing.assert_allclose(model(x, training=False), network(inputs), atol=1e-5)
 
@@ -282,6 +307,27 @@ def test_forward_and_running_statistics_match_torch(name, variant):
 
     torch_net.training = False
     np.testing.assert_allclose(model(x, training=False), network(inputs), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (7, 8), (8, 5)])
+def test_overlapping_maxima_and_their_gradients_are_those_of_torch(shape):
+    """Maxima below zero, too, which some activations leave."""
+    torch = pytest.importorskip("torch")
+    image = keras.Input((*shape, 2))
+    pool = keras.Model(image, Layers().overlapping_max_pool(image, "pool"))
+    random = np.random.default_rng(0)
+    x = random.normal(size=(3, *shape, 2)).astype(np.float32) - 3
+    theirs = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    expected = torch.nn.functional.max_pool2d(theirs, 3, 2, 1)
+    cotangent = random.normal(size=expected.shape).astype(np.float32)
+    expected.backward(torch.tensor(cotangent))
+    ours = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(ours)
+        found = pool(ours)
+    gradient = tape.gradient(found, ours, output_gradients=cotangent.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(found, expected.detach().permute(0, 2, 3, 1))
+    np.testing.assert_allclose(gradient, theirs.grad.permute(0, 2, 3, 1), rtol=1e-6)
 
 
 # --- saving, and bad settings
@@ -300,7 +346,7 @@ def test_configuration_round_trip(name):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "resnet"}, "Did you mean 'resnet18'"),
+        ({"name": "resnet8"}, "Did you mean 'resnet18'"),
         ({"name": "linear", "width": 2}, "no width. Received: width=2"),
         ({"name": "mlp", "depth": 10}, "depth of mlp is fixed. Received: depth=10"),
         ({"name": "wide_resnet", "depth": 30}, "6n \\+ 4"),
