@@ -3,6 +3,7 @@
 Neither TensorFlow nor Ray is imported with this module.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import importlib.util
@@ -11,7 +12,7 @@ import shlex
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,19 @@ def end_with(parent: int) -> Callable[[], None] | None:
     return prepare
 
 
+@contextlib.contextmanager
+def signals_received() -> Iterator[list[int]]:
+    """Within the context, Ctrl-C and SIGTERM are put into the list that it gives, and do nothing else."""
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda got, _: received.append(got)) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def is_locked(path: Path) -> bool:
     """Tells whether another process holds the lock of a file; a file that is not there has none."""
     try:
@@ -116,12 +130,13 @@ def last_lines(log: Path, count: int) -> list[str]:
     return [line for line in lines if line.strip()][-count:]
 
 
-def connect_ray(address: str) -> Any:
+def connect_ray(address: str, cores: int | None = None) -> Any:
     """Connects this process with a Ray cluster, and returns the module `ray`; its ``shutdown()`` leaves it.
 
     Args:
         address: ``host:port`` of a cluster that runs, ``auto`` for the one of this machine, or ``local`` to
             start one here for as long as this process works.
+        cores: that a cluster which is started here offers; None for those of the machine.
 
     Raises:
         UsageError: Ray is not installed, or no cluster answers at the address.
@@ -139,7 +154,7 @@ def connect_ray(address: str) -> Any:
         os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
-    own = {"include_dashboard": False} if address == LOCAL else {}
+    own = {"include_dashboard": False, "num_cpus": cores} if address == LOCAL else {}
     try:
         ray.init(address=address, logging_level="error", log_to_driver=False, **own)
     except Exception as error:  # of Ray, gRPC or the operating system
@@ -159,11 +174,23 @@ def ray_task(ray: Any, cpus: int, gpus: int = 0) -> Callable[..., Any]:
         ray: what `connect_ray` has returned.
         cpus, gpus: that a task asks for.
     """
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, runtime_env=ray_environment())
+    return task(_on_a_worker).remote
+
+
+def ray_environment() -> dict[str, Any]:
+    """Returns the ``runtime_env`` in which a Ray worker finds this package, and what is beside it, at its
+    path on this machine."""
     root = str(Path(__file__).parents[1])
     search = os.pathsep.join(dict.fromkeys([root, *filter(None, [os.environ.get("PYTHONPATH")])]))
-    variables = {"env_vars": {"PYTHONPATH": search}}
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, runtime_env=variables)(_on_a_worker)
-    return task.remote
+    return {"env_vars": {"PYTHONPATH": search}}
+
+
+def describe_ray(ray: Any) -> str:
+    """Returns how large a connected cluster is, in a few words."""
+    found = ray.cluster_resources()
+    machines = len([node for node in ray.nodes() if node["Alive"]])
+    return f"Ray, machines: {machines}, cores: {found.get('CPU', 0):g}, GPUs: {found.get('GPU', 0):g}"
 
 
 def _on_a_worker(command, log, folder, environment):

@@ -6,6 +6,7 @@ by ``python -m launch.benchmarks``; each answers ``--help``. Read `launch.experi
 an experiment is a table of runs and the figures that are drawn from their files.
 
 sweep         a table of settings, axes and seeds becomes runs, here or on a Ray cluster
+cluster       one training by several workers, here or on a Ray cluster, started again where one is killed
 experiments   results of Liu et al. 2020 and Li & Spratling 2023
 benchmarks    speed and agreement: against the bare arithmetic, and against other libraries
 common        what the scripts share; nothing in it is started

@@ -6,18 +6,17 @@ is continued by another one, which waits for the runs that still work.
 """
 
 import collections
-import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advtf.errors import UsageError, disk_full, first_line
-from advtf.processes import last_lines
+from advtf.processes import last_lines, signals_received
 from launch.common.live import LiveTable, duration
 from launch.common.runs import Run, was_killed
 
@@ -106,7 +105,7 @@ def carry_out(
     """
     outcomes = [Outcome(run, "finished" if skip_finished and run.finished() else "waiting") for run in runs]
     table = LiveTable(outcomes)
-    with _signals() as signals, table:
+    with signals_received() as signals, table:
         try:
             _work(outcomes, executor, retries, ended, table, signals)
         except BaseException:
@@ -229,19 +228,6 @@ def _name_of(code):
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Within the context, Ctrl-C and SIGTERM are put into the list that it gives."""
-    received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, lambda got, _: received.append(got)) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def end_by(interrupted: Interrupted, continuation: str) -> None:

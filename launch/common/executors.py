@@ -111,12 +111,7 @@ class RayTasks:
 
     def describe(self) -> str:
         """Returns where the runs work, in a few words."""
-        found = self._ray.cluster_resources()
-        machines = len([node for node in self._ray.nodes() if node["Alive"]])
-        return (
-            f"Ray, machines: {machines}, cores: {found.get('CPU', 0):g}, GPUs: {found.get('GPU', 0):g}, "
-            f"threads of each run: {self._threads}"
-        )
+        return f"{processes.describe_ray(self._ray)}, threads of each run: {self._threads}"
 
     def room(self) -> int:
         """Returns how many more runs can be handed to Ray, which lets them wait for their turn."""

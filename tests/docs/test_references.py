@@ -15,7 +15,7 @@ from launch.benchmarks.__main__ import arguments_parser
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ("main", "evaluate", "analyze", "convert")
-DECLARED = ("launch.sweep",)  # modules of launch/ whose flags are settings, as those of the commands
+DECLARED = ("launch.cluster", "launch.sweep")  # packages of launch/ that tell their flags as the commands do
 OTHER_FLAGS = {
     "--help",
     "--version",

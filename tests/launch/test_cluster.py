@@ -14,7 +14,7 @@ from helpers.run import reached
 
 from advtf.storage import jsonl
 from advtf.training.directory import TrainingDirectory
-from launch.cluster import continued
+from launch.cluster.attempts import continued
 
 # Ten steps. Nothing in them has a kink, at which rounding would become a difference: softplus, and l2 steps.
 SETTINGS = [
