@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     config = None if options.resume and options.out_dir else TrainConfig.of(given)
     cluster = Cluster.of(config, options.out_dir) if config else None
     if config:
-        require_training_memory(config)
+        require_training_memory(config, options)
         require_known(config.dataset, options.data_dir)
         for teacher in config.teachers:
             require_saved_model(teacher, "teachers")
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
             print(f"{run.path} is finished; its results are in {run.results}.")
             return
         run.require_undamaged()
-        require_training_memory(config)
+        require_training_memory(config, options)
         cluster = Cluster.of(config, options.out_dir)
     if not cluster or cluster.chief:
         run = run.exporting(

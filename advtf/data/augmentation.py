@@ -60,8 +60,23 @@ def draw_windows(
     return top, left, flip
 
 
-def resize(images: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes images (H, W, C) or (B, H, W, C) to a square, bilinear and antialiased; the type is kept."""
+def resize(images: tf.Tensor, size: int, crop: float | None = None) -> tf.Tensor:
+    """Resizes images to a square, bilinear and antialiased; the type is kept.
+
+    Args:
+        images: (H, W, C) or (B, H, W, C), any numeric type.
+        size: the side S of the result in pixels.
+        crop: resize the square in the middle whose side is this part of the shorter side, in (0, 1]. None
+            resizes the whole image, whatever its proportions.
+
+    Returns:
+        Images (S, S, C) or (B, S, S, C).
+    """
+    if crop is not None:
+        height, width = tf.unstack(tf.shape(images)[-3:-1])
+        side = tf.cast(tf.round(crop * tf.cast(tf.minimum(height, width), tf.float32)), tf.int32)
+        top, left = (height - side) // 2, (width - side) // 2
+        images = images[..., top : top + side, left : left + side, :]
     resized = tf.image.resize(images, (size, size), antialias=True)
     if images.dtype.is_integer:
         return tf.saturate_cast(tf.round(resized), images.dtype)

@@ -64,11 +64,23 @@ def require(name: str, directory: str) -> None:
 def examples(name: str, directory: str, split: str) -> int | None:
     """Returns the number of examples in a split of prepared data; None where that cannot be told."""
     try:
-        folder = max(_folders(name, directory), key=_number)
-        splits = json.loads((folder / INFO).read_text("utf-8"))["splits"]
+        splits = _info(name, directory)["splits"]
         return next(sum(map(int, each["shardLengths"])) for each in splits if each["name"] == split)
     except (OSError, ValueError, LookupError, TypeError, StopIteration, UsageError):
         return None
+
+
+def file_format(name: str, directory: str) -> str | None:
+    """Returns the format of the files of prepared data, such as "array_record"; None as for `examples`."""
+    try:
+        return _info(name, directory)["fileFormat"]
+    except (OSError, ValueError, LookupError, TypeError, UsageError):
+        return None
+
+
+def _info(name: str, directory: str) -> dict[str, Any]:
+    """Returns the description of the newest version."""
+    return json.loads((max(_folders(name, directory), key=_number) / INFO).read_text("utf-8"))
 
 
 def _folders(name: str, directory: str) -> Iterator[Path]:

@@ -51,7 +51,8 @@ class DataSet:
     Attributes:
         read: ``read(data_dir, image_size)`` -> keyword arguments of `advtf.from_arrays`: x_train, y_train,
             x_test, y_test (NumPy) and num_classes. Where it is None, or returns None, TFDS reads the set.
-        input_shape: (H, W, C) of its images, unless they are resized; None where it is not known beforehand.
+        input_shape: (H, W, C) of its images, unless another size is chosen; None where it is not known
+            beforehand. Images that differ in size are resized to it.
         num_classes: how many classes it has; None likewise.
         examples: how many training and test images it has; None likewise.
         settings: training settings by name that differ from those of CIFAR-10, such as model, eps and epochs.
@@ -65,6 +66,8 @@ class DataSet:
         require: ``require(data_dir)`` raises UsageError where the data cannot be there.
         training_examples: how many of them are for training; None where the prepared data tell.
         published: how ``--order=published`` is had; None where it is not known.
+        crop: what of every image is resized, as in `advtf.data.augmentation.resize`; None for all of it.
+        test_split: the split of TFDS with the test images; None: "test", else "validation".
     """
 
     read: Callable[[str | None, int | None], dict[str, Any] | None] | None = None
@@ -81,6 +84,8 @@ class DataSet:
     require: Callable[[str | None], None] = lambda data_dir: None
     training_examples: int | None = None
     published: PublishedOrder | None = None
+    crop: float | None = None
+    test_split: str | None = None
 
 
 def _mnist_attack(norm: str, eps: float) -> dict[str, Any] | None:
@@ -201,7 +206,35 @@ DATASETS: dict[str, DataSet] = {
         shown=("preact_resnet18",),
         require=_require_tiny_imagenet,
     ),
+    # Settings after Wong et al. 2020 (ICLR), who train on it in 15 epochs; our choice is one size of images
+    # and the rate. The labels of its test images are not public: everybody tests on the validation images.
+    "imagenet2012": DataSet(
+        input_shape=(224, 224, 3),
+        num_classes=1000,
+        examples=1_281_167 + 50_000,
+        settings=dict(
+            model="resnet50",
+            eps=4 / 255,
+            eps_sched="constant",
+            epochs=15,
+            batch_size=256,
+            val_fraction=0.01,
+        ),
+        l2_epsilon=3.0,  # our choice
+        optimizers={"resnet": dict(optimizer="sgd", lr=0.1, lr_sched="step", weight_decay=1e-4)},
+        crop=224 / 256,
+        test_split="validation",
+    ),
 }
+
+
+def entry_of(name: str) -> DataSet:
+    """Returns the entry of a data set, an empty one where it has none.
+
+    Args:
+        name: of the data set, with a version or without.
+    """
+    return DATASETS.get(name.split(":")[0], DataSet())
 
 
 def order_setting(section: str, default: str | None = "stored", default_text: str | None = None) -> Any:
@@ -222,7 +255,7 @@ def published_order(name: str) -> PublishedOrder | None:
     Args:
         name: of the data set, with a version or without.
     """
-    return DATASETS.get(name.split(":")[0], DataSet()).published
+    return entry_of(name).published
 
 
 def require_order(name: str, order: str) -> None:

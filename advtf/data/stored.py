@@ -79,7 +79,11 @@ class StoredImages:
 
 
 def open_split(
-    builder: Any, split: str, keys: tuple[str, str], shape: tuple[int, int, int]
+    builder: Any,
+    split: str,
+    keys: tuple[str, str],
+    shape: tuple[int, int, int],
+    crop: float | None = None,
 ) -> tuple[StoredImages, np.ndarray]:
     """Opens a split that TFDS has prepared as ArrayRecord files.
 
@@ -88,6 +92,7 @@ def open_split(
         split: its name.
         keys: the names of the image and of the label feature.
         shape: (H, W, C) that the images are to have; they are resized where their own is another one.
+        crop: the part of each image that is resized, as in `advtf.data.augmentation.resize`.
 
     Returns:
         The images, in the order of the records, and the labels int32 (N,), for which every record is read
@@ -102,7 +107,7 @@ def open_split(
 
     def decode(serialized):
         image = features.deserialize_example(serialized)[image_key]
-        return augmentation.resize(image, shape[0]) if stored.shape != shape else image
+        return augmentation.resize(image, shape[0], crop) if stored.shape != shape else image
 
     images = StoredImages(records, decode, shape, stored.np_dtype)
     # Only the label is taken out of a record: decoding the images would take a hundred times as long.

@@ -6,7 +6,14 @@ import numpy as np
 import tensorflow as tf
 
 from advtf.data import augmentation, prepared
-from advtf.data.registry import published_order, require_known, require_order, tfds_directory
+from advtf.data.registry import (
+    DataSet,
+    entry_of,
+    published_order,
+    require_known,
+    require_order,
+    tfds_directory,
+)
 from advtf.data.stored import StoredImages, open_split
 from advtf.errors import UsageError
 from advtf.settings.memory import machine_memory, require_memory
@@ -28,7 +35,7 @@ def read(
         name: a TFDS name, such as ``cifar10`` or ``cifar10_corrupted/fog_3``, or one prepared in `data_dir`.
         data_dir: the folder of prepared data, see `advtf.data.registry.tfds_directory`.
         image_size: the side in pixels of the square that images are resized to; required where the sizes
-            vary.
+            vary and the registry has none. The registry also tells whether a part of each image is resized.
         order: one of `advtf.data.registry.ORDERS`.
         parts: what is wanted, "train" and "test" or one of them.
         first: how many of the images of a part are going to be used, the first ones; None for all. The
@@ -47,10 +54,11 @@ def read(
     require_known(name, data_dir)
     builder = prepared.open_builder(name, directory)
     image_key, label_key = _feature_names(builder, name)  # known without the data: no download in vain
-    shape = _image_shape(builder, name, image_key, image_size)
+    entry = entry_of(name)
+    shape = _image_shape(builder, name, image_key, image_size, entry)
     if not builder.data_path.exists():
         _download(builder, name, directory)
-    splits = {"train": "train", "test": _test_split(builder, name)}
+    splits = {"train": "train", "test": entry.test_split or _test_split(builder, name)}
     recorded = _is_array_record(builder)
     if images == "disk" and not recorded:
         raise UsageError(
@@ -67,7 +75,7 @@ def read(
     for part in parts:
         keys = (image_key, label_key)
         if recorded:
-            x, labels = _open(builder, splits[part], keys, shape, order)
+            x, labels = _open(builder, splits[part], keys, shape, entry.crop, order)
             found |= {f"x_{part}": x if on_disk else x[:], f"y_{part}": labels}
             continue
         if order == "published":
@@ -82,7 +90,7 @@ def read(
                     "the data anew with TFDS."
                 )
         else:
-            x, labels, _ = _read_split(builder, splits[part], keys, shape)
+            x, labels, _ = _read_split(builder, splits[part], keys, shape, entry.crop)
         found |= {f"x_{part}": x, f"y_{part}": labels}
     return found
 
@@ -127,11 +135,15 @@ def _test_split(builder: Any, name: str) -> str:
     )
 
 
-def _image_shape(builder: Any, name: str, key: str, image_size: int | None) -> tuple[int, int, int]:
+def _image_shape(
+    builder: Any, name: str, key: str, image_size: int | None, entry: DataSet
+) -> tuple[int, int, int]:
     """Returns the (H, W, C) that the images will have, which must be fixed."""
     height, width, channels = builder.info.features[key].shape
     if image_size is not None:
         height = width = image_size
+    elif None in (height, width) and entry.input_shape:
+        height, width, _ = entry.input_shape
     if None in (height, width):
         raise UsageError(
             f"image_size is required: the images of this set differ in size. Received: dataset={name}, "
@@ -147,7 +159,12 @@ def _is_array_record(builder: Any) -> bool:
 
 
 def _open(
-    builder: Any, split: str, keys: tuple[str, str], shape: tuple[int, int, int], order: str
+    builder: Any,
+    split: str,
+    keys: tuple[str, str],
+    shape: tuple[int, int, int],
+    crop: float | None,
+    order: str,
 ) -> tuple[StoredImages, np.ndarray]:
     if order == "published":
         raise UsageError(
@@ -155,7 +172,7 @@ def _open(
             "ArrayRecord files. Use --order=stored."
         )
     try:
-        return open_split(builder, split, keys, shape)
+        return open_split(builder, split, keys, shape, crop)
     except Exception as error:  # missing, truncated or foreign files
         raise _damaged(builder, split, prepared.reason_of(error)) from error
 
@@ -181,7 +198,7 @@ def _read_published(
     require_order(name, order="published")
     how = published_order(name)
     stored = builder.info.features[keys[0]].shape  # the pixels are checked before they are resized
-    images, labels, numbers = _read_split(builder, split, keys, stored, how.feature)
+    images, labels, numbers = _read_split(builder, split, keys, stored, None, how.feature)
     checked = len(labels)
     if how.restore:
         images, labels, checked = how.restore(split, images, labels, numbers)
@@ -196,6 +213,7 @@ def _read_split(
     split: str,
     keys: tuple[str, str],
     shape: tuple[int, int, int],
+    crop: float | None,
     number: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns images, labels, and the feature that numbers the examples if one is named."""
@@ -214,7 +232,7 @@ def _read_split(
         examples = examples.map(lambda example: tuple(example[key] for key in kept))
         if feature.shape != shape:
             examples = examples.map(
-                lambda x, *others: (augmentation.resize(x, shape[0]), *others), tf.data.AUTOTUNE
+                lambda x, *others: (augmentation.resize(x, shape[0], crop), *others), tf.data.AUTOTUNE
             )
         for x, y, *others in examples.batch(1024).prefetch(1).as_numpy_iterator():
             rows = slice(filled, filled + len(y))

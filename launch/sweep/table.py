@@ -238,8 +238,7 @@ def _run(name, axes, seed, out_dir, base, chosen, path):
         define_flags(TrainConfig, RunOptions, flag_values=values)
         parse_flags([*words, f"--out_dir={out_dir / name}"], values, recipes=True)
         config = TrainConfig.of(given_flags(values, TrainConfig))
-        RunOptions.of(given_flags(values, RunOptions))
-        require_training_memory(config)
+        require_training_memory(config, RunOptions.of(given_flags(values, RunOptions)))
         for teacher in config.teachers:
             require_saved_model(teacher, "teachers")
         run = Run(str(out_dir / name), tuple(words), epochs=config.epochs)

@@ -49,3 +49,15 @@ def test_resize_keeps_type_and_constant_images():
     resized = augmentation.resize(x, 4)
     assert resized.dtype == tf.uint8 and resized.shape == (4, 4, 3)
     assert np.unique(resized).tolist() == [200]
+
+
+@pytest.mark.parametrize(("height", "width", "square"), [(300, 400, 262), (401, 256, 224), (8, 8, 7)])
+def test_the_square_in_the_middle_is_resized(height, width, square):
+    images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+    top, left = (height - square) // 2, (width - square) // 2
+    middle = images[:, top : top + square, left : left + square]
+    crop = 224 / 256
+    np.testing.assert_array_equal(augmentation.resize(tf.constant(images), square, crop), middle)
+    expected = augmentation.resize(tf.constant(middle), 5)
+    np.testing.assert_array_equal(augmentation.resize(tf.constant(images), 5, crop), expected)
+    np.testing.assert_array_equal(augmentation.resize(tf.constant(images[0]), 5, crop), expected[0])

@@ -7,6 +7,7 @@ from helpers.flagfiles import FOLDER, ROOT, content, experiments, header, names,
 
 from advtf.training.settings import RunOptions, TrainConfig
 
+PAPERS = {"liu2020": "Liu et al. 2020", "li2023": "Li & Spratling 2023"}
 INCLUDE = re.compile(r"--flagfile=flags/(.+)\.flags")
 
 
@@ -32,15 +33,20 @@ def test_parses_and_resolves(name):
 @pytest.mark.parametrize("name", experiments())
 def test_the_header_begins_with_a_title_and_the_command_of_the_file_itself(name):
     title, command, *_ = header(name).splitlines()
-    assert re.fullmatch(r".+: (Liu et al\. 2020|Li & Spratling 2023), (Tables?|Figures?) \d.*\.", title)
     paper, _, rest = name.partition("/")
-    assert command == f"python -m advtf.main --recipe={paper}/{rest.replace('/', '_')}"
+    source = (
+        r"(Liu et al\. 2020|Li & Spratling 2023), (Tables?|Figures?) \d.*" if paper in PAPERS else "ours, .+"
+    )
+    assert re.fullmatch(rf".+: {source}\.", title)
+    recipe, *more = command.removeprefix("python -m advtf.main --recipe=").split()
+    assert recipe == f"{paper}/{rest.replace('/', '_')}" and not (more and paper in PAPERS)
 
 
 @pytest.mark.parametrize("name", names())
 def test_shows_only_what_differs_from_the_file_that_it_includes(name):
     base = included(name)
-    assert base or name in ("li2023/base", "liu2020/mnist/lenet/base", "liu2020/cifar10/base")
+    alone = ("li2023/base", "liu2020/mnist/lenet/base", "liu2020/cifar10/base")
+    assert base or name in alone or name.partition("/")[0] not in PAPERS
     assert sum(line.startswith("--flagfile") for line in lines(name)) == bool(base)
     if base:
         own, shared = ({**settings, **options} for settings, options in (parsed(name), parsed(base)))
@@ -53,10 +59,10 @@ def test_shows_only_what_differs_from_the_file_that_it_includes(name):
 def test_stands_in_the_folder_of_its_paper_data_set_and_model(name):
     settings, _ = parsed(name)
     paper, *folders = name.split("/")[:-1]
-    written = {"liu2020": "Liu et al. 2020", "li2023": "Li & Spratling 2023"}
-    assert written.pop(paper) in content(name) and not any(
-        other in content(name) for other in written.values()
-    )
+    named = {folder for folder, written in PAPERS.items() if written in content(name)}
+    assert named == {paper} & PAPERS.keys()
+    if paper not in PAPERS:  # a recipe of ours
+        folders = [paper, *folders]
     if folders:
         assert folders[0] == settings["dataset"]
     if len(folders) > 1:

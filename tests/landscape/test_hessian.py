@@ -105,12 +105,9 @@ def test_every_activation(float64, activation):
 
 
 SMALL = {"lenet": {"width": 1}, "mlp": {"width": 1}, "linear": {}}
-LARGE = {
-    "vgg": {"width": 1},
-    "resnet18": {"width": 1},
-    "resnet50": {"width": 1},
-    "preact_resnet18": {"width": 1},
-}
+LARGE = {"vgg": {"width": 1}, "resnet18": {"width": 1}, "preact_resnet18": {"width": 1}}
+# Of so many layers with four channels some put out zeros only, at the kink of the ReLUs behind them.
+LARGE |= {"resnet50": {"width": 1, "activation": "softplus"}}
 LARGE |= {"wide_resnet": {"width": 1, "depth": 10}}
 
 

@@ -1,5 +1,8 @@
 """The memory that a training needs at least, by hand-made sums, against that of the machine."""
 
+import contextlib
+import json
+
 import pytest
 
 from advtf.data.registry import DATASETS
@@ -7,13 +10,13 @@ from advtf.data.sets import load
 from advtf.errors import UsageError
 from advtf.settings import memory
 from advtf.training.memory import require_training_memory
-from advtf.training.settings import TrainConfig
+from advtf.training.settings import RunOptions, TrainConfig
 
 
-def require(monkeypatch, available, **settings):
+def require(monkeypatch, available, options=None, **settings):
     monkeypatch.setattr(memory, "machine_memory", lambda: available)
     monkeypatch.setattr("advtf.training.memory.has_gpu", lambda: False)
-    require_training_memory(TrainConfig.of(settings))
+    require_training_memory(TrainConfig.of(settings), RunOptions.of(options or {}))
 
 
 def test_the_images_are_counted_by_their_bytes(monkeypatch):
@@ -38,7 +41,8 @@ def test_a_mirrored_batch_is_spread_over_devices_whose_number_is_not_known(monke
     settings = dict(dataset="cifar10", batch_size=10_000)
     with pytest.raises(UsageError, match="batch_size=10000 with 2,797,610 parameters"):
         require(monkeypatch, 3 * 10**9, **settings)
-    require(monkeypatch, 3 * 10**9, strategy="mirrored", **settings)
+    for strategy in ("mirrored", "multi_worker"):
+        require(monkeypatch, 3 * 10**9, strategy=strategy, **settings)
 
 
 def test_a_data_set_that_is_not_known_counts_by_the_smallest_image(monkeypatch):
@@ -64,6 +68,25 @@ def test_on_a_gpu_the_weights_count_and_the_activations_do_not(monkeypatch):
     with pytest.raises(UsageError, match="a training step must fit into memory"):
         require(monkeypatch, 16 * 10**9, **settings)
     monkeypatch.setattr("advtf.training.memory.has_gpu", lambda: True)
-    require_training_memory(TrainConfig.of(settings))
+    require_training_memory(TrainConfig.of(settings), RunOptions())
     with pytest.raises(UsageError, match="width=100000"):
-        require_training_memory(TrainConfig.of({"model": "resnet18", "width": 100_000}))
+        require_training_memory(TrainConfig.of({"model": "resnet18", "width": 100_000}), RunOptions())
+
+
+def test_images_that_stay_on_the_disk_do_not_count(monkeypatch, tmp_path):
+    settings = dict(dataset="imagenet2012", model="linear", batch_size=1)
+    step = 4 * 3 * (224 * 224 * 3 + 1) * 1000 + 4 * (2 * 224 * 224 * 3 + 1000)  # images and flattened ones
+    here = {"data_dir": str(tmp_path)}
+    require(monkeypatch, step, {"images": "disk"}, **settings)
+    with pytest.raises(UsageError, match="a training step must fit"):
+        require(monkeypatch, step - 1, {"images": "disk"}, **settings)
+    for place in ("auto", "memory"):
+        with pytest.raises(UsageError, match=r"at least 200 GB\. .* tfds build --file_format=array_record\."):
+            require(monkeypatch, 200_376_000_000 - 10**7, here | {"images": place}, **settings)
+    # Where the data are prepared, their description tells that they can stay on the disk.
+    folder = tmp_path / "imagenet2012" / "5.1.0"
+    folder.mkdir(parents=True)
+    for kind, fits in (("array_record", True), ("tfrecord", False)):
+        (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": kind}))
+        with contextlib.nullcontext() if fits else pytest.raises(UsageError, match="200 GB"):
+            require(monkeypatch, step, here, **settings)
