@@ -60,7 +60,8 @@ class StoredImages:
 
     def _serialized(self, positions):
         found = np.empty(len(positions), object)  # an array of bytes would lose zeros at their ends
-        found[:] = self._records.__getitems__([int(row) for row in self._rows[positions]])
+        if len(positions):  # a worker may have no part of the last batch, and the reader refuses to read none
+            found[:] = self._records.__getitems__([int(row) for row in self._rows[positions]])
         return found
 
     def __getitem__(self, which: np.ndarray | slice) -> np.ndarray:

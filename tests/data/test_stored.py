@@ -115,6 +115,42 @@ def test_evaluation_batches_are_the_same(pair):
         assert found[0] == found[1] and len(found[0]) == (2 if limit else 4)
 
 
+@pytest.mark.parametrize("limit", [16, 19, 21])
+def test_four_workers_evaluate_the_whole_batches_though_the_last_leaves_some_without_images(pair, limit):
+    memory, disk = (data.test for data in pair)
+    shares = [
+        list(batches.evaluation_batches(disk, 8, limit, batches.Share(first, 1, 4))) for first in range(4)
+    ]
+    whole = list(batches.evaluation_batches(memory, 8, limit))
+    assert [len(share) for share in shares] == [len(whole)] * 4
+    for step, expected in enumerate(whole):
+        found = [np.concatenate(parts) for parts in zip(*(share[step] for share in shares), strict=True)]
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    ends = {16: [2, 2, 2, 2], 19: [2, 1, 0, 0], 21: [2, 2, 1, 0]}
+    assert [len(share[-1][1]) for share in shares] == ends[limit]
+
+
+def test_workers_train_on_the_rows_of_the_whole_batches(pair):
+    memory, disk = (data.train for data in pair)
+    settings = dict(seed=3, start_step=1, total_steps=3, augment=True)
+    whole = list(batches.training_batches(memory, 8, **settings))
+    shares = [
+        list(batches.training_batches(disk, 8, **settings, share=batches.Share(first, 1, 2)))
+        for first in (0, 1)
+    ]
+    for step, expected in enumerate(whole):
+        found = [np.concatenate(parts) for parts in zip(*(share[step] for share in shares), strict=True)]
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_no_images_are_read_as_from_an_array(pair):
+    memory, disk = (data.train.images for data in pair)
+    np.testing.assert_array_equal(disk.batch(tf.constant([], tf.int64)), memory[:0])
+    np.testing.assert_array_equal(disk[:0], memory[:0])
+
+
 def test_parts_are_chosen_as_from_an_array(pair):
     memory, disk = (data.train.images for data in pair)
     for which in (slice(3, 9), np.array([5, 0, 5]), np.arange(len(memory)) % 7 == 2, slice(0)):

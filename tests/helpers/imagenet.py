@@ -1,4 +1,4 @@
-"""Generated images in the files of a prepared imagenet2012: JPEGs of many sizes, 1,000 classes, three splits."""
+"""Generated images in the files of a prepared imagenet2012: JPEGs of many sizes, 1,000 classes, 3 splits."""
 
 import pathlib
 
