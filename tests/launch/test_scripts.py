@@ -45,7 +45,7 @@ def test_help_names_the_command_and_its_options(helps, name):
     assert commands and set(commands) == {name}
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "common", "experiments", "sweep"])
+@pytest.mark.parametrize("folder", ["benchmarks", "common", "experiments", "reproduce", "sweep"])
 def test_a_package_names_what_is_inside(folder):
     inside = {path.stem for path in (ROOT / "launch" / folder).glob("[!_]*.py")}
     described = (ROOT / "launch" / folder / "__init__.py").read_text()

@@ -1,0 +1,184 @@
+"""Reproduces the tables, figures and claims of both papers, and says of every claim whether it holds.
+
+python -m launch.reproduce --list                         what there is, and what it will cost
+python -m launch.reproduce --scale=smoke                  everything in minutes: does it run?
+python -m launch.reproduce --only=table1 --seeds=3        two tables, three seeds, on 2 CPU cores
+python -m launch.reproduce --scale=full --cluster=HOST:6379 --gpus=1
+python -m launch.reproduce --report                       the page of all results, from the stored ones
+
+A run is one command of advtf with a directory of its own in --out_dir, which is its state: what is finished
+is not repeated, and the same command continues what was stopped or killed. Entries share runs with equal
+settings. Results are kept in --ledger, as soon as all runs of an entry with a seed have ended.
+"""
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from advtf.errors import UsageError, quantity
+from advtf.settings import commands
+from advtf.settings.fields import Settings, choice, setting, switch, text, texts, whole
+from advtf.storage.run_directory import hold
+from launch.common import driver, executors
+from launch.common.live import duration
+from launch.reproduce import cost, ledger, report, verdicts
+from launch.reproduce.entry import Entry
+from launch.reproduce.plan import Plan, Planned
+from launch.reproduce.registry import ENTRIES, PAPERS, choose
+from launch.reproduce.scales import SCALES
+
+LEDGER, PAGE = "docs/results/ledger", "docs/results.md"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(Settings):
+    """What is reproduced, at which scale, and where its processes work."""
+
+    list: bool = setting("what", switch(), "print the entries with their cost, and end", False)
+    paper: str | None = setting("what", choice(PAPERS), "entries of one paper only", None)
+    only: tuple[str, ...] = setting(
+        "what", texts("entries"), "entries with commas between; table1 stands for table1-mnist and so on", ()
+    )
+    scale: str | None = setting("what", choice(SCALES), "size of the runs", None, "mini")
+    seeds: int = setting("what", whole(1), "number of seeds, from 0 on", 1)
+    report: bool = setting("what", switch(), "only write the page and its figures from --ledger", False)
+    dry_run: bool = setting("what", switch(), "print the commands of the runs, and end", False)
+
+    jobs: int | None = setting(
+        "work", whole(1), "runs at a time; default one for each GPU, else for each core", None
+    )
+    threads: int = setting("work", whole(1), "threads of each run, which its last digits depend on", 1)
+    retries: int = setting("work", whole(0), "how often a run that was killed is continued", 1)
+    cluster: str | None = setting(
+        "work", text(), "Ray cluster: host:port, auto for that of this machine, local to start one", None
+    )
+    gpus: int = setting("work", whole(0), "GPUs that each run asks the cluster for", 0)
+
+    data_dir: str | None = setting("files", text(), "folder of prepared data of every run", None)
+    out_dir: str | None = setting("files", text(), "folder of the runs; default runs/reproduce-<scale>", None)
+    ledger: str = setting("files", text(), "folder of the results", LEDGER)
+    page: str = setting("files", text(), "page that --report writes", PAGE)
+
+
+def main(argv: list[str]) -> None:
+    """Carries out what was chosen; exits with 2 for a mistake, 1 where runs have failed, 128 + n by a
+    signal."""
+    del argv
+    options = ReproduceOptions.of(commands.given_flags(flags.FLAGS, ReproduceOptions))
+    entries = choose(options.paper, options.only)
+    if options.report:
+        for path in report.write(Path(options.ledger), Path(options.page), options.scale):
+            print(path)
+        return
+    scale = SCALES[options.scale or "mini"]
+    plan = Plan(scale, options.out_dir or f"runs/reproduce-{scale.name}", options.data_dir)
+    wanted = _planned(plan, entries, options.seeds)
+    if options.list:
+        for line in _listed(plan, entries, options.seeds):
+            print(line)
+        return
+    if options.dry_run:
+        for planned in plan.needed(one for group in wanted.values() for one in group.values()):
+            run = plan.run(planned)
+            print(f"python -m advtf.{run.kind.command} --out_dir={run.path} {shlex.join(run.flags)}")
+        return
+    with hold(plan.out_dir):
+        _carry_out(plan, wanted, options)
+
+
+def _planned(plan: Plan, entries: list[Entry], seeds: int) -> dict[tuple[Entry, int], dict[str, Planned]]:
+    """Returns the runs by entry and seed. All entries are asked, as they may want more of the same runs."""
+    found = {}
+    for entry in ENTRIES:
+        if entry.key in plan.scale.without:
+            continue
+        for seed in range(seeds if entry.seeded else 1):
+            runs = plan.of(entry, seed)
+            if entry in entries:
+                found[entry, seed] = runs
+    return found
+
+
+def _listed(plan: Plan, entries: list[Entry], seeds: int):
+    several = quantity(seeds, "seed")
+    yield f"{'entry':<26}{'runs':>5}  {'cost of ' + several:<34}what"
+    counted: dict[str, Planned] = {}
+    for entry in entries:
+        reason = plan.scale.without.get(entry.key)
+        if reason:
+            yield f"{entry.key:<26}{'–':>5}  {'not at this scale':<34}{entry.title}"
+            continue
+        count = seeds if entry.seeded else 1
+        own = plan.needed(one for seed in range(count) for one in plan.of(entry, seed).values())
+        counted |= {one.name: one for one in own}
+        told = cost.told(cost.of(plan, own), plan.scale.name)
+        yield f"{entry.key:<26}{len(own):>5}  {told:<34}{entry.title}"
+    whole = cost.told(cost.of(plan, counted.values()), plan.scale.name)
+    yield f"{'all, shared runs once':<26}{len(counted):>5}  {whole}"
+    yield cost.source(plan.scale.name)
+
+
+def _carry_out(plan: Plan, wanted: dict, options: ReproduceOptions) -> None:
+    folder, seconds = Path(options.ledger), ledger.Seconds(plan.out_dir)
+    runs = [plan.run(one) for one in plan.needed(one for group in wanted.values() for one in group.values())]
+    ended = {run.path for run in runs if run.finished()}
+    written: set[tuple[Entry, int]] = set()
+
+    def write_whole():
+        """Writes every entry whose runs have all ended."""
+        for (entry, seed), group in wanted.items():
+            paths = {plan.path(one.name) for one in group.values()}
+            if (entry, seed) not in written and paths <= ended:
+                record = ledger.measured_record(plan, entry, group, seconds.by_run())
+                ledger.update(folder, plan, entry, seed, record)
+                written.add((entry, seed))
+
+    def on_end(outcome):
+        ended.add(outcome.run.path)
+        seconds.add(outcome.run.name, outcome.seconds)
+        write_whole()
+        return ""
+
+    executor = executors.chosen(options.cluster, options.jobs, options.threads, options.gpus)
+    print(f"{'scale':<10}{plan.scale.name}, {len(wanted)} pairs of an entry and a seed")
+    print(f"{'runs':<10}{len(runs)}, finished before: {len(ended)}\n{'output':<10}{plan.out_dir}")
+    print(f"{'work':<10}{executor.describe()}\n", flush=True)
+    try:
+        write_whole()
+        outcomes = driver.carry_out(runs, executor, retries=options.retries, ended=on_end)
+    except driver.Interrupted as interrupted:
+        driver.end_by(interrupted, shlex.join(["python", "-m", "launch.reproduce", *sys.argv[1:]]))
+    finally:
+        executor.close()
+    _conclude(plan, wanted, folder, outcomes)
+
+
+def _conclude(plan, wanted, folder, outcomes):
+    for entry in dict.fromkeys(entry for entry, _ in wanted):
+        print(f"\n{entry.title} ({entry.key})")
+        measured = ledger.read(folder, plan.scale.name, entry).measured
+        for claim in entry.claims:
+            found = verdicts.decide(claim.judge, measured)
+            print(f"  {found.result}: {claim.text} {verdicts.describe(found)}")
+            for reason in found.reasons:
+                print(f"      {reason}")
+    taken = sum(outcome.seconds for outcome in outcomes)
+    print(
+        f"\nRuns took {duration(taken)} in all. The page of all results: python -m launch.reproduce --report"
+    )
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if failed:
+        print(f"\n{quantity(len(failed), 'run')} of {len(outcomes)} failed; the same command tries again:")
+        for outcome in failed:
+            print(f"  {outcome.run.name}: {outcome.reason}; {outcome.run.log}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        commands.run_command(main, ReproduceOptions)
+    except UsageError as error:  # of declarations, which are made before the command
+        sys.exit(f"error: {error}")

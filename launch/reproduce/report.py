@@ -1,0 +1,299 @@
+"""The page of all results and its figures, made from the stored results and the declarations alone.
+
+`write` is the whole of it. Nothing on the page is typed by hand but its explanations: numbers, intervals and
+verdicts are computed from the files of the ledger each time.
+"""
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from advtf.storage.files import write_atomically
+from launch.common.live import duration
+from launch.reproduce import ledger
+from launch.reproduce.entry import Chart, Entry
+from launch.reproduce.ledger import Stored
+from launch.reproduce.registry import ENTRIES, PAPERS
+from launch.reproduce.scales import SCALES, Scale
+from launch.reproduce.verdicts import FAILS, HOLDS, OPEN, Measured, Verdict, decide, describe, number
+
+FIGURES = "figures/ledger"
+SHOWN = ("full", "mini")  # scales of the page; smoke says nothing
+SHORT = {HOLDS: "holds", FAILS: "does not hold", OPEN: "cannot be judged"}
+COLUMNS = {  # of tables, by the names of values
+    "clean_error": "clean error (%)",
+    "pgd_error": "PGD error (%)",
+    "pgd": "PGD (%)",
+    "pgd100": "PGD-100 (%)",
+    "apgd_ce": "APGD-CE (%)",
+    "apgd_dlr": "APGD-DLR (%)",
+    "square": "Square (%)",
+    "autoattack": "AutoAttack (%)",
+    "evaluated_clean_error": "clean, attacked images (%)",
+    "examples": "test images",
+    "attacked_images": "attacked images",
+    "gap": "best − end against PGD (points)",
+    "clean_best": "clean accuracy, best (%)",
+    "clean_end": "clean accuracy, end (%)",
+    "robust_best": "robust accuracy, best (%)",
+    "robust_end": "robust accuracy, end (%)",
+    "robust_gap": "best − end (points)",
+    "ig": "IG",
+    "hs": "HS",
+}
+TITLE = """# Both papers, claim by claim
+
+*Written by `python -m launch.reproduce --report` from the files in `docs/results/ledger`; do not edit.*
+
+Every table, figure and claim of two papers, with our numbers beside the published ones and a verdict. A
+verdict is a function of what was measured:
+
+- **holds**: the whole 95 % interval of the effect lies on the side that is claimed;
+- **does not hold**: the interval excludes the effect that is claimed;
+- **cannot be judged** at this scale: the interval contains both, or the phenomenon that the claim is about
+  was not seen, which is said in each case.
+
+Over several seeds the interval is Student's t of the differences of runs with the same seed. Of one seed there
+is none; where an error of one run is compared, its interval over the test images is used and named, which does
+not know how far another seed would stray. Trends over levels such as ε are tested exactly, by all orders of
+the levels. Effects are positive in the direction that is claimed.
+"""
+
+
+def write(folder: Path, page: Path, scale: str | None = None) -> list[Path]:
+    """Writes the page, and its figures in ``figures/ledger`` beside it.
+
+    Args:
+        folder: of the results.
+        page: Markdown file.
+        scale: the only one that is shown; None shows all of `SHOWN` that have results.
+
+    Returns:
+        The files that were written, the page first.
+    """
+    results = _read(folder, (scale,) if scale else SHOWN)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    text = markdown(results)
+    write_atomically(page, lambda file: file.write(text.encode()))
+    return [page, *_draw(results, page.parent / FIGURES)]
+
+
+Results = Mapping[str, Mapping[str, Stored]]
+
+
+def _read(folder: Path, scales: Iterable[str]) -> dict[str, dict[str, Stored]]:
+    """Returns scale -> key of an entry -> its results, of the scales that have any."""
+    found = {}
+    for scale in scales:
+        stored = {entry.key: ledger.read(folder, scale, entry) for entry in ENTRIES}
+        if any(each.seeds for each in stored.values()):
+            found[scale] = {key: each for key, each in stored.items() if each.seeds}
+    return found
+
+
+def markdown(results: Results) -> str:
+    """Returns the page."""
+    parts = [TITLE]
+    for scale in results:
+        parts.append(f"**{scale}**: {SCALES[scale].about}\n")
+    parts += ["## All claims\n", "\n".join(_summary(results)) + "\n"]
+    for paper, title in PAPERS.items():
+        parts.append(f"## {title} {{ #{paper} }}\n")
+        for entry in ENTRIES:
+            if entry.paper == paper:
+                parts.append("\n".join(_section(entry, results)) + "\n")
+    return "\n".join(parts)
+
+
+def _verdicts(entry: Entry, stored: Stored | None) -> list[Verdict]:
+    measured = stored.measured if stored else Measured({})
+    return [decide(claim.judge, measured) for claim in entry.claims]
+
+
+def _summary(results: Results) -> Iterator[str]:
+    """Yields a table with a row for each claim and a pair of columns for each scale."""
+    if not results:
+        yield "Nothing has been measured yet."
+        return
+    for scale, found in results.items():
+        all_of_it = [v for entry in ENTRIES for v in _verdicts(entry, found.get(entry.key))]
+        counts = ", ".join(
+            f"{sum(v.result == result for v in all_of_it)} {SHORT[result]}" for result in SHORT
+        )
+        yield f"{scale}, {len(all_of_it)} claims: {counts}.\n"
+    heads = "".join(f" {scale} | effect | seeds |" for scale in results)
+    yield f"| | claim |{heads}"
+    yield "|---|---|" + "---|---|---|" * len(results)
+    for entry in ENTRIES:
+        found = {scale: _verdicts(entry, stored.get(entry.key)) for scale, stored in results.items()}
+        for place, claim in enumerate(entry.claims):
+            cells = ""
+            for scale, stored in results.items():
+                verdict, seeds = found[scale][place], stored.get(entry.key)
+                cells += f" {_bold(verdict)} | {describe(verdict)} | {len(seeds.seeds) if seeds else 0} |"
+            yield f"| {_link(entry)} | {claim.text} |{cells}"
+
+
+def _link(entry):
+    paper = {"liu2020": "Liu", "li2023": "Li"}[entry.paper]
+    return f"[{paper}, {entry.title.partition(',')[0]}](#{entry.key})"
+
+
+def _bold(verdict):
+    short = SHORT[verdict.result]
+    return short if verdict.result == OPEN else f"**{short}**"
+
+
+def _section(entry: Entry, results: Results) -> Iterator[str]:
+    yield f"### {entry.title} {{ #{entry.key} }}\n"
+    if entry.note:
+        yield f"{entry.note}\n"
+    if not results:
+        yield from (f"- {claim.text}" for claim in entry.claims)
+        yield ""
+    for scale, stored in results.items():
+        if len(results) > 1:
+            yield f"#### {scale} {{ #{entry.key}-{scale} }}\n"
+        reason = SCALES[scale].without.get(entry.key)
+        if reason:
+            yield f"Not at this scale: {reason}\n"
+        elif entry.key not in stored:
+            yield "Not measured yet.\n"
+        yield from _claims(entry, stored.get(entry.key))
+        if entry.key in stored:
+            yield from _measured(entry, scale, stored[entry.key])
+
+
+def _claims(entry: Entry, stored: Stored | None) -> Iterator[str]:
+    yield "| claim | verdict | effect | why |"
+    yield "|---|---|---|---|"
+    for claim, verdict in zip(entry.claims, _verdicts(entry, stored), strict=True):
+        yield f"| {claim.text} | {_bold(verdict)} | {describe(verdict)} | {' '.join(verdict.reasons)} |"
+    yield ""
+
+
+def _measured(entry: Entry, scale: str, stored: Stored) -> Iterator[str]:
+    yield from _table(entry, stored.measured)
+    for chart in entry.charts:
+        if any(chart in record["curves"] for record in stored.seeds.values()):
+            yield f"![{entry.charts[chart].title}]({FIGURES}/{_picture(scale, entry, chart)})\n"
+    missing = sum(not run["finished"] for record in stored.seeds.values() for run in record["runs"])
+    if missing:
+        yield f"{missing} of the runs have failed; their numbers are missing.\n"
+    yield from _details(stored)
+
+
+def _picture(scale: str, entry: Entry, chart: str) -> str:
+    return f"{scale}-{entry.key}-{chart}.png"
+
+
+def _table(entry: Entry, measured: Measured) -> Iterator[str]:
+    """Yields rows and columns of all values, ours as mean ± standard deviation over seeds (published)."""
+    names = list(dict.fromkeys([*measured.names(), *entry.published]))
+    pairs = [name.rpartition(":")[::2] for name in names]
+    rows = list(dict.fromkeys(row for row, _ in pairs))
+    columns = list(dict.fromkeys(column for _, column in pairs))
+    if not rows:
+        return
+    published = " (published)" if entry.published else ""
+    yield f"Ours{', mean ± standard deviation over seeds' if len(measured.by_seed) > 1 else ''}{published}:\n"
+    yield "| | " + " | ".join(COLUMNS.get(column, column.replace("_", " ")) for column in columns) + " |"
+    yield "|---" + "|---:" * len(columns) + "|"
+    for row in rows:
+        cells = (_cell(entry, measured, f"{row}:{column}" if row else column) for column in columns)
+        yield f"| {row} | " + " | ".join(cells) + " |"
+    yield ""
+
+
+def _cell(entry: Entry, measured: Measured, name: str) -> str:
+    ours = _spread([values.get(name) for values in measured.by_seed.values()])
+    if name not in entry.published:
+        return ours
+    mean, deviation = entry.published[name]
+    theirs = f"{mean:g}" + (f" ± {deviation:g}" if deviation is not None else "")
+    return f"{ours or '–'} ({theirs})"
+
+
+def _spread(values: list) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    mean = _plain(statistics.mean(known))
+    return f"{mean} ± {_plain(statistics.stdev(known))}" if len(known) > 1 else mean
+
+
+def _plain(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) or float(value).is_integer() else number(value)
+
+
+def _details(stored: Stored) -> Iterator[str]:
+    """Yields the commands of the first seed, and what all seeds took."""
+    first = next(iter(stored.seeds.values()))
+    taken = sum(run["seconds"] or 0.0 for record in stored.seeds.values() for run in record["runs"])
+    seeds = ", ".join(str(seed) for seed in stored.seeds)
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    yield f'<details markdown="1"><summary>Seeds {seeds}; runs of {duration(taken)} in all</summary>\n'
+    yield f"Runs that other entries share count here, too. Versions: {versions}. Commands of seed {seeds[0]}:\n"
+    yield "```bash"
+    for run in first["runs"]:
+        took = "" if run["seconds"] is None else f"  # {duration(run['seconds'])}"
+        yield f"{run['command']}{took}"
+    yield "```\n\n</details>\n"
+
+
+def _draw(results: Results, folder: Path) -> Iterator[Path]:
+    for scale, stored in results.items():
+        for entry in ENTRIES:
+            for name, chart in entry.charts.items():
+                seeds = stored[entry.key].seeds if entry.key in stored else {}
+                curves = [record["curves"][name] for record in seeds.values() if name in record["curves"]]
+                if curves:
+                    yield draw(chart, curves, SCALES[scale], folder / _picture(scale, entry, name))
+
+
+def draw(chart: Chart, seeds: list[Mapping], scale: Scale, output: Path) -> Path:
+    """Draws the curves of one chart: the mean over seeds, and pale the single seeds.
+
+    Args:
+        chart: its title and axes.
+        seeds: label -> {"x", "y"} for each seed.
+        scale: which is told in the heading.
+        output: .png file.
+
+    Returns:
+        `output`.
+    """
+    import numpy as np
+
+    from advtf.figures.style import RUN_COLORS, Heading, legend_above, line_handles, log_axis, sheet
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    labels = list(dict.fromkeys(label for seed in seeds for label in seed))
+    lines = ("-", "--", ":")
+    looks = {
+        label: (RUN_COLORS[place % len(RUN_COLORS)], lines[place // len(RUN_COLORS) % len(lines)])
+        for place, label in enumerate(labels)
+    }
+    count = f", mean of {len(seeds)} seeds" if len(seeds) > 1 else ", one seed"
+    with sheet(output, Heading(chart.title, f"Scale {scale.name}{count}"), rows=1, height=2.4,
+               shared=False) as (axes,):  # fmt: skip
+        for label, (color, line) in looks.items():
+            found = [seed[label] for seed in seeds if label in seed]
+            arrays = [(_array(np, each["x"]), _array(np, each["y"])) for each in found]
+            shown = "o" if len(arrays[0][0]) < 12 else None
+            if len(arrays) > 1:
+                for x, y in arrays:
+                    axes.plot(x, y, color=color, linestyle=line, alpha=0.25, linewidth=0.6)
+            if all(np.array_equal(x, arrays[0][0]) for x, _ in arrays):
+                mean = np.mean([y for _, y in arrays], axis=0)
+                axes.plot(arrays[0][0], mean, color=color, linestyle=line, marker=shown)
+        axes.set_xlabel(chart.x)
+        axes.set_ylabel(chart.y)
+        if chart.log:
+            log_axis(axes.yaxis)
+        legend_above(axes, line_handles(looks))
+    return output
+
+
+def _array(np, values):
+    return np.array([np.nan if value is None else value for value in values], np.float64)

@@ -1,0 +1,221 @@
+"""The sizes of the ledger: what each scale changes of the papers' settings, all in this file.
+
+smoke  everything runs: digits and tiny networks, minutes for the whole ledger; its numbers say nothing
+mini   2 CPU cores, about three hours for one seed of everything; subsets and small networks on which the
+       phenomena can occur
+full   the papers' settings, which are the recipes in flags/
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+MNIST = "liu2020/mnist_lenet"
+VGG = "liu2020/cifar10_vgg"
+RESNET18 = "liu2020/cifar10_resnet18"
+PREACT = "li2023/cifar10_preact_resnet18"
+WIDE = "li2023/cifar10_wrn34_10"
+TINY = "li2023/tiny_imagenet_preact_resnet18"
+TASKS = (MNIST, VGG, RESNET18, PREACT, WIDE, TINY)
+
+Flags = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What one scale changes.
+
+    Attributes:
+        name: of the scale.
+        about: a sentence or two about it, for the report.
+        training: task -> settings that replace those of the base of its recipes; None takes one away.
+        evaluation: settings of every evaluation.
+        studies: study -> its settings.
+        levels: name -> what an entry goes through, such as the ε of figure 8.
+        without: key of an entry -> why it has no runs at this scale, in a whole sentence.
+    """
+
+    name: str
+    about: str
+    training: Mapping[str, Flags]
+    evaluation: Flags
+    studies: Mapping[str, Flags]
+    levels: Mapping[str, Sequence]
+    without: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def task(recipe: str) -> str:
+        """Returns the task that a recipe belongs to, which has the settings that its recipes share."""
+        return next(task for task in TASKS if recipe.startswith(f"{task}_"))
+
+
+FULL = Scale(
+    name="full",
+    about="The papers' own settings, as the recipes of this project have them.",
+    training={task: {} for task in TASKS},
+    evaluation={"attacks": "pgd,pgd100,apgd_ce,apgd_dlr,square,autoattack", "restarts": 5},
+    studies={
+        "hessian": {"num_examples": 60000},
+        "similarity": {"num_examples": 60000},
+        "surface": {"num_examples": 60000},
+        "connectivity": {"num_examples": 60000, "curve_points": 51},
+        "dynamics": {"num_examples": 60000},
+        "input": {"num_examples": 10000, "hs_examples": 2000},
+    },
+    levels={
+        "mnist eps": ("0", "0.1", "0.2", "0.3", "0.4"),
+        "cifar10 eps": ("0", "2/255", "4/255", "8/255"),
+        "mnist updates": (500,),
+        "cifar10 updates": (2000,),
+        "widths": (16, 8, 4, 2),
+        "rates": ("1e-4", "3e-4", "1e-3"),
+        "input every": (5,),
+        "input examples": (2000,),
+        "alphas": ("0.25", "0.5", "0.75", "1"),
+        "betas": ("1", "3", "10"),
+        "connectivity eps": ("0", "0.2", "0.4"),
+    },
+)
+
+_DIGITS = {
+    "dataset": "digits",
+    "model": "lenet",
+    "width": 2,
+    "depth": None,
+    "shortcut": None,
+    "stride_in": None,
+    "eps": "0.1",
+    "optimizer": "adam",
+    "lr": "3e-3",
+    "weight_decay": "0",
+    "augment": False,
+    "attack_steps": 3,
+    "attack_step_size": "eps/2",
+    "batch_size": 64,
+    "epochs": 4,
+    "steps_per_epoch": 4,
+    "val_fraction": "0.1",
+    "eval_examples": 100,
+}
+SMOKE = Scale(
+    name="smoke",
+    about="Digits and tiny networks for a few steps. It shows that everything runs; its numbers say nothing.",
+    training={task: _DIGITS for task in TASKS},
+    evaluation={
+        "attacks": "pgd,pgd100,apgd_ce,apgd_dlr,square,autoattack",
+        "num_examples": 20,
+        "steps": 3,
+        "targets": 2,
+        "queries": 10,
+    },
+    studies={
+        "hessian": {"num_examples": 50, "eigenvalues": 3, "normalise_draws": 2, "eigen_tol": "0.1"},
+        "similarity": {"num_examples": 20, "runs": 2, "offsets": "0,0.1,0.5", "eigenvalues": 1,
+                       "eigen_tol": "0.1"},
+        "surface": {"num_examples": 20, "surface_points": 3, "eigenvalues": 2, "eigen_tol": "0.1"},
+        "connectivity": {"num_examples": 64, "curve_epochs": 1, "curve_points": 3},
+        "dynamics": {"num_examples": 64},
+        "input": {"num_examples": 20, "hs_examples": 5, "input_eigenvalues": 2, "reference_steps": 5},
+    },
+    levels={
+        "mnist eps": ("0", "0.05", "0.1"),
+        "cifar10 eps": ("0", "0.05", "0.1"),
+        "mnist updates": (5,),
+        "cifar10 updates": (5,),
+        "widths": (2, 1),
+        "rates": ("1e-4", "1e-3"),
+        "input every": (2,),
+        "input examples": (10,),
+        "alphas": ("0.5",),
+        "betas": ("1",),
+        "connectivity eps": ("0", "0.1"),
+    },
+)  # fmt: skip
+
+# What `mini` trains on MNIST: a small subset, which a small network can fit.
+_MINI_MNIST = {
+    "train_examples": 1000,
+    "width": 8,
+    "eps": "0.3",
+    "attack_steps": 10,
+    "attack_step_size": "eps/4",
+    "optimizer": "adam",
+    "lr": "2e-3",
+    "batch_size": 100,
+    "epochs": 40,
+    "schedule_unit": "step",
+    "val_fraction": "0.02",
+    "eval_examples": 2000,
+}
+# And on CIFAR-10: images of 16×16 pixels, and no augmentation, so that robust overfitting is seen.
+_MINI_CIFAR10 = {
+    "image_size": 16,
+    "train_examples": 2560,
+    "width": 4,
+    "epochs": 32,
+    "batch_size": 128,
+    "lr": "0.05",
+    "augment": False,
+    "weight_decay": "0",
+    "precision": "bfloat16",
+    "val_fraction": "0.02",
+    "eval_examples": 2000,
+}
+_MINI_LI = _MINI_CIFAR10 | {
+    "model": "preact_resnet18",
+    "depth": None,
+    "shortcut": "raw",
+    "stride_in": None,
+    "attack_mode": "training",
+}
+MINI = Scale(
+    name="mini",
+    about="Subsets of MNIST and of CIFAR-10 at 16×16 pixels, small networks: 2 CPU cores in an evening.",
+    training={
+        MNIST: _MINI_MNIST,
+        VGG: _MINI_CIFAR10 | {"lr": "1e-3", "schedule_unit": "step"},
+        RESNET18: _MINI_CIFAR10 | {"schedule_unit": "step"},
+        PREACT: _MINI_LI,
+        WIDE: _MINI_LI,
+        # There is no second data set of colour images here; MNIST stands for "another data set".
+        TINY: _MINI_MNIST
+        | {
+            "dataset": "mnist",
+            "model": "lenet",
+            "shortcut": None,
+            "eps_sched": "linear",
+            "weight_decay": "0",
+            "augment": False,
+            "lr_sched": "constant",
+        },
+    },
+    evaluation={
+        "attacks": "pgd,pgd100,apgd_ce,apgd_dlr,square,autoattack",
+        "num_examples": 500,
+        "steps": 20,
+        "queries": 500,
+    },
+    studies={
+        "hessian": {"num_examples": 500},
+        "similarity": {"num_examples": 200, "eigenvalues": 1},
+        "surface": {"num_examples": 200, "surface_points": 11, "eigenvalues": 2},
+        "connectivity": {"num_examples": 1000, "curve_epochs": 20, "curve_points": 11},
+        "dynamics": {"num_examples": 1000},
+        "input": {"num_examples": 200, "hs_examples": 100},
+    },
+    levels={
+        "mnist eps": ("0", "0.1", "0.2", "0.3"),
+        "cifar10 eps": ("0", "2/255", "4/255", "8/255"),
+        "mnist updates": (100,),
+        "cifar10 updates": (100,),
+        "widths": (8, 4, 2),
+        "rates": ("5e-4", "2e-3", "8e-3"),
+        "input every": (2,),
+        "input examples": (200,),
+        "alphas": ("0.5", "1"),
+        "betas": ("1", "10"),
+        "connectivity eps": ("0", "0.1", "0.3"),
+    },
+)
+
+SCALES = {scale.name: scale for scale in (SMOKE, MINI, FULL)}

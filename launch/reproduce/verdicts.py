@@ -1,0 +1,406 @@
+"""Whether a claim holds: pure functions of what was measured, by seed.
+
+Every function returns a `Verdict`. A claim *holds* where the whole interval of its effect lies on the side
+that is claimed, it *does not hold* where the whole interval excludes an effect as large as the claim needs,
+and it *cannot be judged* otherwise, for a reason that is told: the interval contains both, there is one run
+and nothing within it to make an interval of, or a phenomenon that the claim is about was not seen.
+
+Intervals are two-sided at 95 %. Over seeds they are Student's t of paired differences, because runs of one
+seed share their first weights and the order of their images. A single run has no interval over seeds. An
+error of one run has one over its test images, which does not know how far another seed would stray; a
+verdict from it says so.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be judged at this scale"
+CONFIDENCE = 0.95
+
+
+class Missing(Exception):
+    """A claim needs a value that was not measured at this scale; its text is the name of the value."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The range of an effect at 95 %, and what it is an interval over, such as "3 seeds"."""
+
+    low: float
+    high: float
+    over: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim.
+
+    Attributes:
+        result: `HOLDS`, `FAILS` or `OPEN`.
+        effect: its size, positive in the direction that is claimed; None where there is no single one.
+        unit: of the effect, such as "points"; "×" for ratios.
+        interval: of the effect; None where there is none.
+        reasons: whole sentences.
+    """
+
+    result: str
+    effect: float | None = None
+    unit: str = ""
+    interval: Interval | None = None
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an entry has measured at one scale.
+
+    Attributes:
+        by_seed: seed -> name -> value; None stands for a value that is not defined, such as a loss that is
+            not finite.
+    """
+
+    by_seed: Mapping[int, Mapping[str, float | None]]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Returns the values (seeds,) of one name.
+
+        Raises:
+            Missing: a seed lacks it.
+        """
+        found = [values.get(name) for values in self.by_seed.values()]
+        if not found or None in found:
+            raise Missing(name)
+        return np.array(found, np.float64)
+
+    def __contains__(self, name: str) -> bool:
+        return bool(self.by_seed) and all(values.get(name) is not None for values in self.by_seed.values())
+
+    def names(self) -> list[str]:
+        """Returns the names of all values, in the order of the first seed that has them."""
+        return list(dict.fromkeys(name for values in self.by_seed.values() for name in values))
+
+
+Judge = Callable[[Measured], Verdict]
+
+
+def seeds_interval(values: Sequence[float]) -> Interval | None:
+    """Returns Student's t interval of the mean over seeds; None for one seed."""
+    values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        return None
+    from scipy import stats
+
+    reach = stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return Interval(values.mean() - reach, values.mean() + reach, f"{len(values)} seeds")
+
+
+def images_interval(first: float, second: float, images: float) -> Interval:
+    """Returns the interval of first − second, two errors in percent of as many test images each.
+
+    It is Newcombe's hybrid of Wilson's score intervals, which takes the two as independent. Errors on the
+    same images mostly vary together, so that it is wider than it need be.
+    """
+    low_1, high_1 = _wilson(first / 100, images)
+    low_2, high_2 = _wilson(second / 100, images)
+    p1, p2 = first / 100, second / 100
+    down = math.hypot(p1 - low_1, high_2 - p2)
+    up = math.hypot(high_1 - p1, p2 - low_2)
+    over = f"{images:,.0f} test images of one run each"
+    return Interval(100 * (p1 - p2 - down), 100 * (p1 - p2 + up), over)
+
+
+def _wilson(share, count):
+    from scipy import stats
+
+    z2 = stats.norm.ppf(0.5 + CONFIDENCE / 2) ** 2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    reach = math.sqrt(z2 * (share * (1 - share) / count + z2 / (4 * count**2))) / (1 + z2 / count)
+    return middle - reach, middle + reach
+
+
+def judged(
+    effects: Sequence[float], unit: str, *, least: float = 0.0, within: Interval | None = None
+) -> Verdict:
+    """Judges an effect that is claimed to be positive.
+
+    Args:
+        effects: (seeds,).
+        unit: of the effect.
+        least: the smallest effect that makes the claim true; an interval below it refutes the claim.
+        within: the interval of a single run, for the case that there is one seed only.
+    """
+    mean = float(np.mean(effects))
+    interval, reasons = seeds_interval(effects), []
+    if interval is None:
+        reasons.append("One seed, so there is no interval over seeds.")
+        interval = within
+    if interval is None:
+        return Verdict(OPEN, mean, unit, None, (*reasons, "Nothing within the run gives an interval either."))
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return Verdict(OPEN, mean, unit, None, (*reasons, "The effect is not finite in every run."))
+    if interval.low > 0 and mean >= least:
+        return Verdict(HOLDS, mean, unit, interval, tuple(reasons))
+    if interval.high < least or interval.high <= 0:
+        return Verdict(FAILS, mean, unit, interval, tuple(reasons))
+    bound = f" and {least:g}" if least else ""
+    return Verdict(
+        OPEN, mean, unit, interval, (*reasons, f"The interval contains 0{bound if interval.low <= 0 else ''}.")
+        if interval.low <= 0
+        else (*reasons, f"The effect is below {least:g}, but the interval is not.")
+    )  # fmt: skip
+
+
+def lower(first: str, second: str, *, images: str | None = None, least: float = 0.0) -> Judge:
+    """The error `first` is lower than the error `second`, both in percent.
+
+    Args:
+        first, second: names of values.
+        images: name of the number of test images of either, for the interval of a single run.
+        least: points that make a difference.
+    """
+
+    def judge(measured):
+        ours, theirs = measured[first], measured[second]
+        within = None
+        if images and len(ours) == 1:
+            within = images_interval(theirs[0], ours[0], measured[images][0])
+        return judged(theirs - ours, "points", least=least, within=within)
+
+    return judge
+
+
+def higher(first: str, second: str, *, images: str | None = None, least: float = 0.0) -> Judge:
+    """The percentage `first` is higher than the percentage `second`; the arguments are those of `lower`."""
+    return lower(second, first, images=images, least=least)
+
+
+def at_least(name: str, bound: float, *, unit: str = "points", images: str | None = None) -> Judge:
+    """The value is at least `bound` and above 0; of a difference of percentages `images` are in either."""
+
+    def judge(measured):
+        values = measured[name]
+        within = None
+        if images and len(values) == 1:
+            # How far 50 % ± half the difference may be apart, the widest case.
+            half = values[0] / 2
+            within = images_interval(50 + half, 50 - half, measured[images][0])
+        return judged(values, unit, least=bound, within=within)
+
+    return judge
+
+
+def larger(first: str, second: str, *, times: float = 1.0) -> Judge:
+    """The positive value `first` is larger than `second` by a factor, which must exceed `times`."""
+
+    def judge(measured):
+        ours, theirs = measured[first], measured[second]
+        if (ours <= 0).any() or (theirs <= 0).any():
+            return Verdict(OPEN, reasons=("A ratio needs positive values, and one is not.",))
+        found = judged(np.log(ours / theirs / times), "×")
+        return _as_ratio(found, times)
+
+    return judge
+
+
+def smaller(first: str, second: str, *, times: float = 1.0) -> Judge:
+    """The positive value `first` is smaller than `second`; the factor is that of `larger`."""
+    return larger(second, first, times=times)
+
+
+def _as_ratio(verdict, times):
+    interval = verdict.interval and Interval(
+        times * math.exp(verdict.interval.low),
+        times * math.exp(verdict.interval.high),
+        verdict.interval.over,
+    )
+    reasons = tuple(reason.replace("contains 0", f"contains {times:g}") for reason in verdict.reasons)
+    return replace(verdict, effect=times * math.exp(verdict.effect), interval=interval, reasons=reasons)
+
+
+def rises(names: Sequence[str], *, falls: bool = False) -> Judge:
+    """The values rise (or fall) from each name to the next, as levels of one thing such as ε.
+
+    The effect is the ratio of the last to the first, or of the first to the last where they are to fall. The
+    test is exact: the share of all orders of the levels, the same number of seeds each, whose pairs agree
+    with the claimed order as often as those measured. It needs no interval over seeds.
+    """
+
+    def judge(measured):
+        table = np.array([measured[name] for name in names])  # (levels, seeds)
+        ordered = -table if falls else table
+        agreeing, chance = concordance(ordered)
+        pairs = math.comb(len(names), 2) * table.shape[1]
+        told = f"{(agreeing + pairs) // 2} of {pairs} pairs of levels are in the order that is claimed"
+        told += f" (exact one-sided p = {chance:.2g})."
+        first, last = (table[-1], table[0]) if falls else (table[0], table[-1])
+        positive = (first > 0).all() and (last > 0).all()
+        effect = float(np.exp(np.mean(np.log(last / first)))) if positive else None
+        interval = seeds_interval(np.log(last / first)) if positive else None
+        if interval:
+            interval = Interval(math.exp(interval.low), math.exp(interval.high), interval.over)
+        result = HOLDS if chance < 1 - CONFIDENCE else FAILS if agreeing <= 0 else OPEN
+        return Verdict(result, effect, "×" if positive else "", interval, (told,))
+
+    return judge
+
+
+def concordance(table: np.ndarray) -> tuple[int, float]:
+    """Counts pairs of levels in rising order, less those in falling order, over all seeds.
+
+    Args:
+        table: (levels, seeds), at most 7 levels.
+
+    Returns:
+        The count, and the probability of one as high or higher if the levels of each seed came in a random
+        order.
+    """
+    levels, seeds = table.shape
+
+    def score(column):
+        pairs = itertools.combinations(column, 2)
+        return int(sum(np.sign(second - first) for first, second in pairs))
+
+    found = sum(score(column) for column in table.T)
+    most = math.comb(levels, 2)
+    single = np.zeros(2 * most + 1)
+    for order in itertools.permutations(range(levels)):
+        single[score(order) + most] += 1
+    single /= single.sum()
+    whole = np.ones(1)
+    for _ in range(seeds):
+        whole = np.convolve(whole, single)
+    return found, float(whole[found + most * seeds :].sum())
+
+
+def correlated(name: str, sign: int) -> Judge:
+    """A rank correlation has the sign that is claimed; its interval is the bootstrap's over the points.
+
+    Args:
+        name: of ρ; the ends of its interval are ``<name> low`` and ``<name> high``, the points
+            ``<name> points``.
+        sign: 1 or −1.
+    """
+
+    def judge(measured):
+        if len(measured.by_seed) > 1:
+            return judged(sign * measured[name], "ρ")
+        ends = sorted(sign * float(measured[f"{name} {end}"][0]) for end in ("low", "high"))
+        within = Interval(*ends, f"{measured[f'{name} points'][0]:.0f} points of one run")
+        return judged(sign * measured[name], "ρ", within=within)
+
+    return judge
+
+
+def exact(*names: str) -> Judge:
+    """What a computation without sampling has checked is true: every value is 1."""
+
+    def judge(measured):
+        false = [name for name in names if not (measured[name] == 1).all()]
+        told = f"Not true: {', '.join(false)}." if false else "Computed in float64, without sampling noise."
+        return Verdict(FAILS if false else HOLDS, reasons=(told,))
+
+    return judge
+
+
+def within_bound(name: str, bound: float, unit: str) -> Judge:
+    """The value is below a bound that the paper states; without an interval, as each value is one fact."""
+
+    def judge(measured):
+        worst = float(measured[name].max())
+        told = f"The largest of {len(measured[name])} is {worst:.3g}, the bound {bound:g}."
+        return Verdict(HOLDS if worst <= bound else FAILS, worst, unit, None, (told,))
+
+    return judge
+
+
+def together(*judges: Judge) -> Judge:
+    """All parts of a claim hold. The effect shown is that of the part that decides, the first of its kind."""
+
+    def judge(measured):
+        found = [part(measured) for part in judges]
+        for result in (FAILS, OPEN):
+            deciding = [part for part in found if part.result == result]
+            if deciding:
+                told = (
+                    f"{len(found) - len(deciding)} of {len(found)} parts of the claim have another verdict."
+                )
+                return replace(deciding[0], reasons=(*deciding[0].reasons, told))
+        return found[0]
+
+    return judge
+
+
+def provided(condition: Judge, otherwise: str, judge: Judge) -> Judge:
+    """Judges only where a phenomenon was seen that the claim is about.
+
+    Args:
+        condition: whether it was.
+        otherwise: a whole sentence that says what was not.
+        judge: of the claim.
+    """
+
+    def whole(measured):
+        seen = condition(measured)
+        if seen.result == HOLDS:
+            return judge(measured)
+        shown = "" if seen.effect is None else f" It is {describe(seen)}."
+        return Verdict(OPEN, reasons=(f"{otherwise}{shown}",))
+
+    return whole
+
+
+def seen_at_least(name: str, bound: float) -> Judge:
+    """The mean of the values over the seeds is at least a bound: a phenomenon that claims are about."""
+
+    def judge(measured):
+        mean = float(measured[name].mean())
+        return Verdict(HOLDS if mean >= bound else FAILS, mean, "points", seeds_interval(measured[name]))
+
+    return judge
+
+
+def seen_at_most(name: str, bound: float) -> Judge:
+    """The mean of the values over the seeds is at most a bound."""
+
+    def judge(measured):
+        mean = float(measured[name].mean())
+        return Verdict(HOLDS if mean <= bound else FAILS, mean, "%", seeds_interval(measured[name]))
+
+    return judge
+
+
+def decide(judge: Judge, measured: Measured) -> Verdict:
+    """Returns the verdict; what was not measured at this scale leaves the claim open."""
+    if not measured.by_seed:
+        return Verdict(OPEN, reasons=("Nothing has been measured yet.",))
+    try:
+        return judge(measured)
+    except Missing as missing:
+        return Verdict(OPEN, reasons=(f"Not measured at this scale: {missing}.",))
+
+
+def describe(verdict: Verdict) -> str:
+    """Returns the effect with its interval, such as ``2.31 points (0.44 to 4.18 over 3 seeds)``."""
+    if verdict.effect is None:
+        return "–"
+    shown = f"{number(verdict.effect)} {verdict.unit}".strip()
+    if verdict.interval is None:
+        return shown
+    low, high = number(verdict.interval.low), number(verdict.interval.high)
+    return f"{shown} ({low} to {high} over {verdict.interval.over})"
+
+
+def number(value: float) -> str:
+    """Returns a number with three significant digits, and a minus sign that is one."""
+    if not math.isfinite(value):
+        return "not finite"
+    if value and not 1e-3 <= abs(value) < 1e5:
+        shown = f"{value:.2e}"
+    else:
+        digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+        shown = f"{value:.{min(max(digits, 0), 4)}f}"
+    return shown.replace("-", "−", 1) if shown.startswith("-") else shown

@@ -1,0 +1,286 @@
+"""The reproduction ledger: what its entries declare, how results are kept, and the page that is made of them."""
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from absl import flags
+from helpers.command import ROOT, poisoned, run
+
+from advtf.errors import UsageError
+from advtf.evaluation.report import EvaluationDirectory
+from advtf.evaluation.run import EvaluateOptions
+from advtf.evaluation.settings import AttackSettings
+from advtf.settings.commands import define_flags, given_flags, parse_flags
+from advtf.settings.flagfiles import recipes
+from advtf.studies.run import AnalysisDirectory
+from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
+from advtf.training.directory import TrainingDirectory
+from advtf.training.settings import RunOptions, TrainConfig
+from launch.reproduce import cost, ledger, report
+from launch.reproduce.entry import Record
+from launch.reproduce.plan import Lab, Plan
+from launch.reproduce.registry import ENTRIES, choose
+from launch.reproduce.scales import SCALES, TASKS
+from launch.reproduce.verdicts import FAILS, HOLDS, OPEN, decide
+
+CLASSES = {
+    TrainingDirectory: (TrainConfig, RunOptions),
+    EvaluationDirectory: (AttackSettings, EvaluateOptions),
+    AnalysisDirectory: (AnalyzeSettings, AnalyzeOptions),
+}
+
+
+@pytest.fixture(scope="module", params=SCALES)
+def plan(request):
+    return Plan(SCALES[request.param], "my runs", "my data")
+
+
+def planned(plan, seeds=(0,)):
+    """All runs of a scale, after every entry was asked."""
+    entries = [entry for entry in ENTRIES if entry.key not in plan.scale.without]
+    found = [one for entry in entries for seed in seeds for one in plan.of(entry, seed).values()]
+    return plan.needed(found)
+
+
+def parsed(one):
+    """(settings, options) that the command makes of a run's flags."""
+    values, classes = flags.FlagValues(), CLASSES[one.kind]
+    define_flags(*classes, flag_values=values)
+    words = [*one.flags, f"--out_dir={one.path}"]
+    parse_flags(words, values, recipes=one.kind is TrainingDirectory)
+    return tuple(cls.of(given_flags(values, cls)) for cls in classes)
+
+
+def test_every_command_means_what_was_planned(plan):
+    for one in planned(plan):
+        made = plan.run(one)
+        settings, options = parsed(made)
+        assert options.data_dir == "my data" and options.out_dir == made.path
+        if one.kind is TrainingDirectory:
+            assert settings == one.settings and options.export_dir == f"my runs/exports/{one.name}"
+        else:
+            ours = {name: value for name, value in settings.to_json().items() if name != "model"}
+            assert ours == {name: one.settings.to_json()[name] for name in ours}
+
+
+def test_a_run_comes_after_those_whose_classifiers_it_names(plan):
+    seen = set()
+    for one in planned(plan):
+        made = plan.run(one)
+        settings, options = parsed(made)
+        named = settings.teachers if one.kind is TrainingDirectory else getattr(settings, "model", None)
+        named = (options.model,) if one.kind is EvaluationDirectory else named
+        folders = {str(Path(path).parent) for path in named or ()}
+        assert folders == {f"my runs/exports/{Path(needed).name}" for needed in made.after}
+        assert set(made.after) <= seen
+        for path in named or ():
+            trained = next(each for each in planned(plan) if each.name == Path(path).parent.name)
+            assert Path(path).name in trained.settings.exported
+        assert made.path not in seen
+        seen.add(made.path)
+
+
+def test_equal_trainings_share_a_directory_and_other_seeds_do_not():
+    plan = Plan(SCALES["full"], "out")
+    one, other = Lab(plan, 0), Lab(plan, 1)
+    first = one.train("liu2020/mnist_lenet_constant")
+    logged = one.train("liu2020/mnist_lenet_dynamics_eps0.4", dynamics_steps=500)
+    assert first.name == logged.name and "--dynamics_steps=500" in plan.run(first).flags
+    assert other.train("liu2020/mnist_lenet_constant").name != first.name
+    assert one.train("liu2020/mnist_lenet_cosine").name != first.name
+    assert (
+        "--seed=0" in plan.run(first).flags
+        and "--recipe=liu2020/mnist_lenet_constant" in plan.run(first).flags
+    )
+
+
+def test_what_a_recipe_itself_says_counts_more_than_the_scale():
+    plan = Plan(SCALES["mini"], "out")
+    base = SCALES["mini"].training["liu2020/mnist_lenet"]
+    lab = Lab(plan, 0)
+    assert lab.train("liu2020/mnist_lenet_constant").settings.width == base["width"]
+    assert lab.train("liu2020/mnist_lenet_w2_constant").settings.width == 2
+    assert lab.train("liu2020/mnist_lenet_w2_constant", width=3).settings.width == 3
+
+
+def test_recipes_of_a_task_have_a_base():
+    assert {f"{task}_base" for task in TASKS} <= set(recipes())
+    for scale in SCALES.values():
+        assert set(scale.training) == set(TASKS)
+
+
+def test_every_claim_has_values_to_be_judged_by():
+    """A claim names values; one that no entry measures would stay open for ever without anyone noticing."""
+    for entry in ENTRIES:
+        assert entry.claims and re.fullmatch(r"[a-z0-9_]+(-[a-z0-9_]+)*", entry.name)
+        assert len({claim.text for claim in entry.claims}) == len(entry.claims)
+        for claim in entry.claims:
+            assert re.fullmatch(r"[A-Z].*\.", claim.text, re.DOTALL)
+    keys = [entry.key for entry in ENTRIES]
+    assert len(set(keys)) == len(keys)
+
+
+def test_entries_are_chosen_by_name_and_by_what_they_begin_with():
+    names = [entry.key for entry in choose(None, ("table1",))]
+    assert {"liu2020-table1-mnist", "li2023-table1-pgd10"} <= set(names)
+    assert [entry.key for entry in choose("li2023", ("figure1",))] == ["li2023-figure1"]
+    assert {entry.paper for entry in choose("liu2020")} == {"liu2020"} and choose() == list(ENTRIES)
+    with pytest.raises(UsageError, match=r"table1-mnist.*Received: only=table1-mnst\. Did you mean"):
+        choose(None, ("table1-mnst",))
+    with pytest.raises(UsageError, match="only=liu2020-table1"):
+        choose("li2023", ("liu2020-table1",))
+
+
+def test_the_list_and_a_bad_name_are_answered_without_tensorflow(tmp_path):
+    first = (poisoned(tmp_path / "poison"),)
+    code, out, error = run("launch.reproduce", tmp_path, "--list", "--scale=full", first=first)
+    assert code == 0 and not error
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[1:-2]] == [entry.key for entry in ENTRIES]
+    assert "V100" in lines[1] and "not measured" in lines[-1]
+    code, out, error = run("launch.reproduce", tmp_path, "--only=table9", first=first)
+    assert (code, out) == (2, "") and error.startswith("error: only must be") and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["poison"]
+
+
+# Costs -------------------------------------------------------------------------------------------------------
+
+
+def test_operations_are_counted_as_by_hand():
+    # LeNet w = 1: 5×5 kernels, 2 channels on 28×28, 4 on 14×14, dense 7·7·4 -> 64 -> 10
+    by_hand = 28 * 28 * 25 * 2 + 14 * 14 * 25 * 2 * 4 + 7 * 7 * 4 * 64 + 64 * 10
+    assert cost.operations("lenet", (28, 28, 1), 10, width=1) == by_hand
+
+
+def test_the_estimate_gives_back_the_steps_it_is_scaled_from():
+    plan = Plan(SCALES["full"], "out")
+    config = Lab(plan, 0).train("li2023/cifar10_preact_resnet18_pgd10", val_fraction=0, select_on="test")
+    steps = 500 * 200
+    watched = cost.of(plan, [config]).gpu_seconds - steps * 0.326
+    assert 0 < watched < 0.1 * steps * 0.326  # measuring both exports, and the start
+    config = Lab(plan, 0).train("liu2020/cifar10_resnet18_constant", precision="bfloat16", epochs=1)
+    rows = json.loads(cost.STEPS.read_text())["comparisons"]
+    measured = next(row for row in rows if row["what"].startswith("PGD-10 step, ResNet18"))["ours_median"]
+    assert cost.of(plan, [config]).cpu_seconds > (49_000 // 128) * measured
+
+
+# Results and their page ----------------------------------------------------------------------------------------
+
+
+def synthetic(entry, seed, shift=0.0):
+    """A record in which every value of the entry's claims exists."""
+    values = {name: pair[0] + shift + 0.01 * seed for name, pair in entry.published.items()}
+    rows = {name.rpartition(":")[0] for name in values}
+    values |= {f"{row}:{column}": 1000 for row in rows for column in ("examples", "attacked_images")}
+    curve = {"x": [1, 2, 3], "y": [50.0 + seed, 40.0, None]}
+    curves = {chart: {"constant": curve, "cosine": curve} for chart in entry.charts}
+    return {"values": values, "curves": curves, "versions": {"advtf": "0"}}
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A folder of results of one entry at the scale mini, with three seeds."""
+    plan, (entry,) = Plan(SCALES["mini"], "out"), choose("liu2020", ("table1-mnist",))
+    for seed in range(3):
+        names = dict.fromkeys(one.name for one in plan.of(entry, seed).values())
+        runs = [
+            {"name": name, "command": f"python -m {name}", "seconds": 61.0, "finished": True}
+            for name in names
+        ]
+        ledger.update(tmp_path / "ledger", plan, entry, seed, synthetic(entry, seed) | {"runs": runs})
+    return plan, entry, tmp_path
+
+
+def test_seeds_with_other_settings_are_not_mixed(stored):
+    plan, entry, folder = stored
+    assert list(ledger.read(folder / "ledger", "mini", entry).seeds) == [0, 1, 2]
+    changed = {
+        **plan.scale.training,
+        "liu2020/mnist_lenet": plan.scale.training["liu2020/mnist_lenet"] | {"epochs": 3},
+    }
+    other = Plan(dataclasses.replace(plan.scale, training=changed), "out")
+    names = dict.fromkeys(one.name for one in other.of(entry, 1).values())
+    runs = [{"name": name, "command": "", "seconds": None, "finished": True} for name in names]
+    ledger.update(folder / "ledger", other, entry, 1, synthetic(entry, 1) | {"runs": runs})
+    assert list(ledger.read(folder / "ledger", "mini", entry).seeds) == [1]
+
+
+def test_damaged_results_are_refused_in_one_line(stored):
+    _, entry, folder = stored
+    path = ledger.file_of(folder / "ledger", "mini", entry)
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(UsageError, match="results of this version of the ledger"):
+        ledger.read(folder / "ledger", "mini", entry)
+    path.write_text('{"format": 99, "seeds": {}}')
+    with pytest.raises(UsageError, match="format 99"):
+        ledger.read(folder / "ledger", "mini", entry)
+
+
+def test_the_page_has_every_claim_with_its_verdict_and_both_numbers(stored):
+    _, entry, folder = stored
+    page, *figures = report.write(folder / "ledger", folder / "page" / "results.md")
+    text = page.read_text()
+    measured = ledger.read(folder / "ledger", "mini", entry).measured
+    shown = {HOLDS: "**holds**", FAILS: "**does not hold**", OPEN: "cannot be judged"}
+    for claim in entry.claims:
+        found = decide(claim.judge, measured)
+        row = next(line for line in text.splitlines() if claim.text in line and f"#{entry.key}" in line)
+        assert f"| {shown[found.result]} |" in row and row.endswith("| 3 |")
+    assert "1.57 ± 0.0100 (1.56 ± 0.17)" in text  # clean error of constant ε: ours, published
+    assert all(f"{{ #{each.key} }}" in text for each in ENTRIES)
+    (figure,) = figures
+    assert figure.exists() and f"]({figure.relative_to(page.parent)})" in text
+    again = report.write(folder / "ledger", folder / "again" / "results.md")
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in (page, *figures)]
+
+
+def test_the_page_in_the_documentation_is_that_of_the_stored_results(tmp_path, monkeypatch):
+    docs = ROOT / "docs"
+    page, *figures = report.write(docs / "results" / "ledger", tmp_path / "results.md")
+    assert page.read_text() == (docs / "results.md").read_text()
+    names = {figure.name for figure in figures}
+    assert names == {path.name for path in (docs / report.FIGURES).glob("*.png")}
+
+
+def test_a_record_keeps_six_digits_and_what_is_not_finite_as_none():
+    record = Record()
+    record.put("a b", loss=1 / 3, count=1000.0, bad=float("nan"), none=None)
+    record.curve("c", "x", [1, 2], [float("inf"), 2.5])
+    assert record.values == {"a b:loss": 0.333333, "a b:count": 1000, "a b:bad": None, "a b:none": None}
+    assert json.dumps(record.values["a b:count"]) == "1000"
+    assert record.curves == {"c": {"x": {"x": [1, 2], "y": [None, 2.5]}}}
+
+
+def test_seconds_add_up_over_starts(tmp_path):
+    ledger.Seconds(tmp_path).add("a", 2.0)
+    seconds = ledger.Seconds(tmp_path)
+    seconds.add("a", 3.04)
+    seconds.add("b", 0.0)
+    assert seconds.by_run() == {"a": 5.0}
+
+
+@pytest.mark.slow
+def test_the_whole_ledger_runs_at_the_smallest_scale_and_repeats_nothing(tmp_path):
+    command = ("--scale=smoke", "--ledger=ledger", "--page=page.md")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from helpers.command import start
+
+    process = start("launch.reproduce", tmp_path, *command)
+    out, error = process.communicate(timeout=3600)
+    assert process.returncode == 0, out[-3000:] + error
+    for entry in ENTRIES:
+        found = ledger.read(tmp_path / "ledger", "smoke", entry)
+        assert list(found.seeds) == [0] and found.measured.names(), entry.key
+        for claim in entry.claims:
+            reasons = decide(claim.judge, found.measured).reasons
+            assert not any("Not measured" in reason for reason in reasons), (entry.key, claim.text, reasons)
+    before = {path: path.read_bytes() for path in (tmp_path / "ledger").rglob("*.json")}
+    code, out, error = run("launch.reproduce", tmp_path, *command)
+    assert code == 0 and "started" not in out, out + error
+    assert {path: path.read_bytes() for path in before} == before
+    code, out, error = run("launch.reproduce", tmp_path, "--report", *command)
+    assert code == 0 and (tmp_path / "page.md").exists(), error

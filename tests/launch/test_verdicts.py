@@ -1,0 +1,222 @@
+"""Verdicts on values that are made up, where it is known what must come out; intervals against SciPy and by
+simulation."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from launch.reproduce.verdicts import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    Interval,
+    Measured,
+    Verdict,
+    at_least,
+    concordance,
+    correlated,
+    decide,
+    describe,
+    exact,
+    higher,
+    images_interval,
+    judged,
+    larger,
+    lower,
+    number,
+    provided,
+    rises,
+    seeds_interval,
+    seen_at_least,
+    seen_at_most,
+    smaller,
+    together,
+    within_bound,
+)
+
+
+def measured(**columns):
+    """Values by seed from lists of equal length."""
+    length = len(next(iter(columns.values())))
+    return Measured({seed: {name: each[seed] for name, each in columns.items()} for seed in range(length)})
+
+
+def test_the_interval_over_seeds_is_students():
+    values = [1.0, 2.5, 3.0, 2.0]
+    found = seeds_interval(values)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high)) and found.over == "4 seeds"
+    assert seeds_interval([1.0]) is None
+
+
+def test_runs_are_paired_by_seed():
+    """The differences agree while the errors vary far more: unpaired, nothing could be said."""
+    ours, theirs = [10.0, 30.0, 50.0], [12.1, 32.0, 51.9]
+    assert stats.ttest_ind(ours, theirs).pvalue > 0.9
+    found = decide(lower("ours", "theirs"), measured(ours=ours, theirs=theirs))
+    assert found.result == HOLDS and found.effect == pytest.approx(2.0)
+    reference = stats.ttest_rel(theirs, ours).confidence_interval(0.95)
+    assert (found.interval.low, found.interval.high) == pytest.approx(tuple(reference))
+    assert decide(higher("ours", "theirs"), measured(ours=ours, theirs=theirs)).result == FAILS
+    unclear = decide(lower("ours", "theirs"), measured(ours=[10.0, 30.0], theirs=[14.0, 29.0]))
+    assert unclear.result == OPEN and unclear.reasons == ("The interval contains 0.",)
+
+
+@pytest.mark.parametrize(
+    ("effects", "least", "result"),
+    [
+        ((2.0, 2.1, 1.9), 1.0, HOLDS),
+        ((0.5, 0.6, 0.4), 1.0, FAILS),  # above 0 for certain, and below 1 for certain
+        ((0.9, 1.0, 0.7), 1.0, OPEN),
+        ((-3.0, -2.9, -3.1), 0.0, FAILS),
+        ((-3.0, 4.0, 0.1), 0.0, OPEN),
+        ((3.0,), 0.0, OPEN),
+        ((3.0, math.inf), 0.0, OPEN),
+    ],
+)
+def test_an_effect_is_judged_by_its_interval_and_the_least_that_counts(effects, least, result):
+    found = judged(effects, "points", least=least)
+    assert found.result == result
+    assert bool(found.reasons) == (result == OPEN)
+
+
+def test_one_run_is_judged_by_its_test_images_only_where_they_tell():
+    one = {"images": [1000.0], "theirs": [30.0]}
+    clear = decide(lower("ours", "theirs", images="images"), measured(ours=[20.0], **one))
+    assert clear.result == HOLDS and clear.interval.over == "1,000 test images of one run each"
+    assert clear.reasons == ("One seed, so there is no interval over seeds.",)
+    assert decide(lower("ours", "theirs", images="images"), measured(ours=[29.0], **one)).result == OPEN
+    assert decide(lower("ours", "theirs"), measured(ours=[20.0], **one)).result == OPEN
+    against = decide(lower("ours", "theirs", images="images"), measured(ours=[40.0], **one))
+    assert against.result == FAILS and against.effect == pytest.approx(-10)
+
+
+def test_the_interval_over_images_covers_the_truth():
+    """Newcombe's method keeps its promise within simulation error, also near 0."""
+    rng, trials, images = np.random.default_rng(0), 1000, 200
+    for p, q in ((0.3, 0.2), (0.03, 0.01), (0.5, 0.5)):
+        first = 100 * rng.binomial(images, p, trials) / images
+        second = 100 * rng.binomial(images, q, trials) / images
+        found = [images_interval(one, two, images) for one, two in zip(first, second, strict=True)]
+        covered = np.mean([each.low <= 100 * (p - q) <= each.high for each in found])
+        assert 0.93 <= covered <= 0.98
+
+
+def test_the_interval_over_images_is_made_of_wilsons():
+    found = images_interval(30.0, 0.0, 50)
+    one = stats.binomtest(15, 50).proportion_ci(0.95, "wilson")
+    none = stats.binomtest(0, 50).proportion_ci(0.95, "wilson")
+    assert found.low == pytest.approx(30 - 100 * math.hypot(0.3 - one.low, none.high))
+    assert found.high == pytest.approx(30 + 100 * (one.high - 0.3))
+
+
+def test_ratios_are_judged_on_their_logarithms():
+    values = measured(a=[2.0, 4.4, 1.9], b=[1.0, 2.0, 1.0])
+    found = decide(larger("a", "b"), values)
+    logs = np.log([2.0, 2.2, 1.9])
+    assert found.result == HOLDS and found.unit == "×"
+    assert found.effect == pytest.approx(math.exp(logs.mean()))
+    low, high = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
+    assert (found.interval.low, found.interval.high) == pytest.approx((math.exp(low), math.exp(high)))
+    assert decide(smaller("a", "b"), values).result == FAILS
+    assert decide(larger("a", "b", times=3.0), values).result == FAILS
+    assert decide(larger("a", "b"), measured(a=[1.0], b=[0.0])).result == OPEN
+
+
+def test_a_trend_is_tested_by_all_orders():
+    for table in (np.array([[1.0], [2.0], [3.0], [4.0]]), np.array([[2.0], [1.0], [3.0], [4.0], [5.0]])):
+        found, chance = concordance(table)
+        reference = stats.kendalltau(range(len(table)), table[:, 0], alternative="greater", method="exact")
+        assert found / math.comb(len(table), 2) == pytest.approx(reference.statistic)
+        assert chance == pytest.approx(reference.pvalue)
+
+
+def test_a_trend_over_seeds_counts_every_combination_of_orders():
+    table = np.array([[1.0, 2.0], [2.0, 1.0], [3.0, 3.0]])
+    orders = list(itertools.permutations(range(3)))
+
+    def score(order):
+        return sum(np.sign(b - a) for a, b in itertools.combinations(order, 2))
+
+    scores = [score(one) + score(two) for one in orders for two in orders]
+    found, chance = concordance(table)
+    assert found == 3 + 1 and chance == pytest.approx(np.mean([each >= 4 for each in scores]))
+
+
+def test_values_that_rise_with_the_level():
+    up = measured(a=[1.0], b=[2.0], c=[4.0], d=[8.0])
+    found = decide(rises(("a", "b", "c", "d")), up)
+    assert found.result == HOLDS and found.effect == pytest.approx(8) and "p = 0.042" in found.reasons[0]
+    assert decide(rises(("d", "c", "b", "a")), up).result == FAILS
+    down = decide(rises(("d", "c", "b", "a"), falls=True), up)
+    assert down.result == HOLDS and down.effect == pytest.approx(8)
+    # Three levels of one seed have six orders only, so that nothing is certain.
+    assert decide(rises(("a", "b", "c")), up).result == OPEN
+    several = measured(a=[1.0, 1.0], b=[2.0, 2.0], c=[4.0, 3.0])
+    assert decide(rises(("a", "b", "c")), several).result == HOLDS
+
+
+def test_bounds_and_exact_claims():
+    assert decide(at_least("gap", 3.0), measured(gap=[5.0, 5.5, 4.8])).result == HOLDS
+    assert decide(at_least("gap", 3.0), measured(gap=[1.0, 1.5, 0.8])).result == FAILS
+    assert decide(exact("a", "b"), measured(a=[1.0], b=[1.0])).result == HOLDS
+    false = decide(exact("a", "b"), measured(a=[1.0], b=[0.0]))
+    assert false.result == FAILS and false.reasons == ("Not true: b.",)
+    assert decide(within_bound("v", 0.005, ""), measured(v=[0.004, 0.001])).result == HOLDS
+    assert decide(within_bound("v", 0.005, ""), measured(v=[0.004, 0.006])).result == FAILS
+
+
+def test_a_correlation_takes_its_own_interval():
+    values = {"rho": [-0.8], "rho low": [-0.9], "rho high": [-0.5], "rho points": [20.0]}
+    found = decide(correlated("rho", -1), measured(**values))
+    assert found.result == HOLDS and found.interval == Interval(0.5, 0.9, "20 points of one run")
+    assert decide(correlated("rho", 1), measured(**values)).result == FAILS
+
+
+def test_a_precondition_leaves_the_claim_open():
+    claim = provided(seen_at_least("gap", 3.0), "It does not overfit.", lower("a", "b"))
+    values = {"a": [1.0, 1.1], "b": [2.0, 2.1]}
+    assert decide(claim, measured(gap=[4.0, 5.0], **values)).result == HOLDS
+    found = decide(claim, measured(gap=[2.0, 1.0], **values))
+    assert found.result == OPEN and found.reasons[0].startswith("It does not overfit. It is 1.50 points")
+    trains = provided(seen_at_most("error", 80.0), "It does not train.", lower("a", "b"))
+    assert decide(trains, measured(error=[90.0, 90.0], **values)).result == OPEN
+
+
+def test_all_parts_of_a_claim_must_hold():
+    values = measured(a=[1.0, 1.1], b=[2.0, 2.1], c=[3.0, 3.1])
+    assert decide(together(lower("a", "b"), lower("b", "c")), values).result == HOLDS
+    found = decide(together(lower("a", "b"), lower("c", "b"), lower("b", "c")), values)
+    assert found.result == FAILS and found.reasons[-1].startswith("2 of 3 parts")
+
+
+def test_what_was_not_measured_leaves_the_claim_open():
+    found = decide(lower("a", "b"), measured(a=[1.0]))
+    assert found.result == OPEN and found.reasons == ("Not measured at this scale: b.",)
+    assert decide(lower("a", "b"), Measured({})).reasons == ("Nothing has been measured yet.",)
+    assert decide(lower("a", "b"), measured(a=[1.0], b=[None])).result == OPEN
+
+
+NUMBERS = {
+    0.0: "0",
+    -1.234: "−1.23",
+    12.345: "12.3",
+    0.0123: "0.0123",
+    1e-5: "1.00e-05",
+    123456.7: "1.23e+05",
+}
+
+
+@pytest.mark.parametrize("value", NUMBERS)
+def test_numbers_in_three_digits(value):
+    assert number(value) == NUMBERS[value]
+
+
+def test_an_effect_in_words():
+    found = Verdict(HOLDS, 2.0, "points", Interval(-0.5, 3.0, "3 seeds"))
+    assert describe(found) == "2.00 points (−0.500 to 3.00 over 3 seeds)"
+    assert describe(Verdict(OPEN)) == "–"
+    assert number(math.nan) == "not finite"
