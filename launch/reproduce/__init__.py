@@ -1,7 +1,7 @@
 """``python -m launch.reproduce``: every table, figure and claim of both papers, with a verdict.
 
-Read `entry` and then `liu2020` first: an entry declares its runs, what is measured on them, and the claims that
-are judged by it. `scales` has all sizes in one place.
+Read `entry` and then `liu2020` first: an entry declares its runs, what is measured on them, and the claims
+that are judged by it. `scales` has all sizes in one place.
 
 entry     what an entry of the ledger is
 scales    what each scale changes of the papers' settings

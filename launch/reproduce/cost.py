@@ -1,8 +1,8 @@
 """What runs will cost: estimated, by counting operations, from steps that were measured.
 
-On 2 CPU cores the rate is that of the training steps in docs/results/benchmarks/step.json. For GPUs it is that
-of the only GPU times there are, those of the paper on a V100 (Li & Spratling 2023, Table 1): no GPU was at
-hand. Other GPUs are scaled by their makers' peak rates in float32, so that the numbers for them are good for
+On 2 CPU cores the rate is that of the training steps in docs/results/benchmarks/step.json. For GPUs it is
+that of the only GPU times there are, those of the paper on a V100 (Li & Spratling 2023, Table 1): no GPU was
+at hand. Other GPUs are scaled by their makers' peak rates in float32, so that the numbers for them are good for
 booking hours and for nothing else.
 
 An operation is a multiplication with its addition. A forward pass has as many as the layers have, a gradient
@@ -34,7 +34,7 @@ START_SECONDS = 25  # of a process: imports, data, graphs, exports
 SURVIVORS = 0.4  # of the images of a robust classifier, which every later attack of a suite works on
 HESSIAN_PRODUCTS, PRODUCT = 60, 6  # of 20 eigenvalues; passes worth of operations of each
 INPUT_PRODUCTS = 40
-# A training step relative to plain adversarial training, measured with PGD-10 and FGSM-N: docs/results/cost.md
+# A training step relative to plain adversarial training, with PGD-10 and FGSM-N, from docs/results/cost.md
 OBJECTIVES_COST = {
     "igr": (1.08, 1.87),
     "cure": (1.50, 3.26),
@@ -239,8 +239,8 @@ def source(scale: str) -> str:
     """Returns where the estimates come from."""
     if scale != "full":
         return (
-            "Estimated by counting operations, at the rate of the training steps that were measured on 2 cores "
-            "(docs/results/cost.md); other work on the machine is not in it."
+            "Estimated by counting operations, at the rate of the training steps that were measured on 2 "
+            "cores (docs/results/cost.md); other work on the machine is not in it."
         )
     return (
         "Hours of one GPU, estimated and not measured: operations are counted, at the rate of the steps that "

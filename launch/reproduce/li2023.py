@@ -1,5 +1,5 @@
-"""The entries of Li & Spratling 2023, "Understanding and Combating Robust Overfitting via Input Loss Landscape
-Analysis and Regularization".
+"""The entries of Li & Spratling 2023, "Understanding and Combating Robust Overfitting via Input Loss
+Landscape Analysis and Regularization".
 
 Robust overfitting is what the epochs after the best one cost of robust accuracy. The claims about it are
 judged only where adversarial training itself loses at least 3 points.
@@ -39,7 +39,7 @@ METHODS = {  # suffix of the recipe -> row of table 1
 SMOOTHERS = [row for row in METHODS.values() if row and "SWA" not in row]
 
 
-# Figure 1: along training ------------------------------------------------------------------------------------
+# Figure 1: along training ---------------------------------------------------------------------------------
 
 
 def _along(lab):
@@ -77,7 +77,7 @@ def _figure1(runs, record):
 
 
 def _put_gaps(record, name, rows):
-    """Adds how much larger AV is on validation images, in the first half of what was logged and at the end."""
+    """Adds how much larger AV is on validation images, at the start and at the end of what was logged."""
     epochs, train = readings.column(rows, "av")
     _, held_out = readings.column(rows, "val_av")
     if not train or len(train) != len(held_out):
@@ -145,7 +145,7 @@ FIGURE1 = Entry(
 )
 
 
-# Table 1 -----------------------------------------------------------------------------------------------------
+# Table 1 --------------------------------------------------------------------------------------------------
 
 
 def _table1_runs(lab, adversary):
@@ -300,8 +300,8 @@ def _table1_entry(name, title, recipe):
         published,
         {"accuracy": Chart(f"Robust accuracy along {title}", "epoch", "PGD accuracy, validation (%)")},
         note=(
-            "Robust accuracy is that against AutoAttack, of the epoch that was best against PGD on validation "
-            "images and of the last one; IG and HS are those of the last epoch, on test images. Consistency "
+            "Robust accuracy is that against AutoAttack, of the epoch that was best against PGD on "
+            "validation images and of the last one; IG and HS are those of the last epoch, on test images. Consistency "
             "compares two augmentations, so that it alone is trained with them."
         ),
     )

@@ -20,7 +20,7 @@ ATTACKS = ("apgd_ce", "apgd_dlr", "square")
 NAMES = {MNIST: "LeNet on MNIST", VGG: "VGG on CIFAR-10", RESNET18: "ResNet18 on CIFAR-10"}
 
 
-# Table 1 -----------------------------------------------------------------------------------------------------
+# Table 1 --------------------------------------------------------------------------------------------------
 
 
 def _table1_runs(lab, task, periods):
@@ -167,7 +167,7 @@ def _table1_entry(name, task, periods):
     )
 
 
-# Figure 8 and figure 2: gradients --------------------------------------------------------------------------
+# Figure 8 and figure 2: gradients -----------------------------------------------------------------------
 
 ENTRIES = (
     _table1_entry("mnist", MNIST, periods=False),

@@ -1,9 +1,9 @@
-"""The runs of the entries at one scale: each command with a directory of its own, shared where it is the same.
+"""The runs of the entries at one scale: each command with a directory, shared where it is the same.
 
-An entry asks a `Lab` for trainings, evaluations and analyses. What it asks for is checked as the command would
-check it, and gets a directory that is named after its settings: two entries that ask for the same training
-get the same directory, also if one of them wants more written there, such as the norms of the gradients. A run
-knows which others it needs.
+An entry asks a `Lab` for trainings, evaluations and analyses. What it asks for is checked as the command
+would check it, and gets a directory that is named after its settings: two entries that ask for the same
+training get the same directory, also if one of them wants more written there, such as the norms of the
+gradients. A run knows which others it needs.
 """
 
 import dataclasses

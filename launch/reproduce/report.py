@@ -53,10 +53,10 @@ verdict is a function of what was measured:
 - **cannot be judged** at this scale: the interval contains both, or the phenomenon that the claim is about
   was not seen, which is said in each case.
 
-Over several seeds the interval is Student's t of the differences of runs with the same seed. Of one seed there
-is none; where an error of one run is compared, its interval over the test images is used and named, which does
-not know how far another seed would stray. Trends over levels such as ε are tested exactly, by all orders of
-the levels. Effects are positive in the direction that is claimed.
+Over several seeds the interval is Student's t of the differences of runs with the same seed. Of one seed
+there is none; where an error of one run is compared, its interval over the test images is used and named,
+which does not know how far another seed would stray. Trends over levels such as ε are tested exactly, by all
+orders of the levels. Effects are positive in the direction that is claimed.
 """
 
 
@@ -233,7 +233,8 @@ def _details(stored: Stored) -> Iterator[str]:
     seeds = ", ".join(str(seed) for seed in stored.seeds)
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     yield f'<details markdown="1"><summary>Seeds {seeds}; runs of {duration(taken)} in all</summary>\n'
-    yield f"Runs that other entries share count here, too. Versions: {versions}. Commands of seed {seeds[0]}:\n"
+    yield "Runs that other entries share count here, too. "
+    yield f"Versions: {versions}. Commands of seed {seeds[0]}:\n"
     yield "```bash"
     for run in first["runs"]:
         took = "" if run["seconds"] is None else f"  # {duration(run['seconds'])}"

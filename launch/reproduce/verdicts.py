@@ -146,12 +146,11 @@ def judged(
         return Verdict(HOLDS, mean, unit, interval, tuple(reasons))
     if interval.high < least or interval.high <= 0:
         return Verdict(FAILS, mean, unit, interval, tuple(reasons))
-    bound = f" and {least:g}" if least else ""
-    return Verdict(
-        OPEN, mean, unit, interval, (*reasons, f"The interval contains 0{bound if interval.low <= 0 else ''}.")
-        if interval.low <= 0
-        else (*reasons, f"The effect is below {least:g}, but the interval is not.")
-    )  # fmt: skip
+    if interval.low <= 0:
+        reasons.append(f"The interval contains 0{f' and {least:g}' if least else ''}.")
+    else:
+        reasons.append(f"The effect is below {least:g}, but the whole interval is not.")
+    return Verdict(OPEN, mean, unit, interval, tuple(reasons))
 
 
 def lower(first: str, second: str, *, images: str | None = None, least: float = 0.0) -> Judge:

@@ -1,4 +1,4 @@
-"""The reproduction ledger: what its entries declare, how results are kept, and the page that is made of them."""
+"""The reproduction ledger: what its entries declare, how results are kept, and the page made of them."""
 
 import dataclasses
 import json
@@ -147,7 +147,7 @@ def test_the_list_and_a_bad_name_are_answered_without_tensorflow(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["poison"]
 
 
-# Costs -------------------------------------------------------------------------------------------------------
+# Costs ----------------------------------------------------------------------------------------------------
 
 
 def test_operations_are_counted_as_by_hand():
@@ -168,7 +168,7 @@ def test_the_estimate_gives_back_the_steps_it_is_scaled_from():
     assert cost.of(plan, [config]).cpu_seconds > (49_000 // 128) * measured
 
 
-# Results and their page ----------------------------------------------------------------------------------------
+# Results and their page -------------------------------------------------------------------------------------
 
 
 def synthetic(entry, seed, shift=0.0):
