@@ -2,8 +2,8 @@
 
 Everything here is started from the root of the repository: a table of runs by
 ``python -m launch.sweep TABLE``, an experiment by ``python -m launch.experiments.<name>`` and all benchmarks
-by ``python -m launch.benchmarks``. Every claim of both papers is judged by ``python -m launch.reproduce``. Each
-answers ``--help``.
+by ``python -m launch.benchmarks``. Every claim of both papers is judged by ``python -m launch.reproduce``.
+Each answers ``--help``.
 
 sweep         a table of settings, axes and seeds becomes runs, here or on a Ray cluster
 cluster       one training by several workers, here or on a Ray cluster, started again where one is killed

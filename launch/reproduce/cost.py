@@ -2,8 +2,8 @@
 
 On 2 CPU cores the rate is that of the training steps in docs/results/benchmarks/step.json. For GPUs it is
 that of the only GPU times there are, those of the paper on a V100 (Li & Spratling 2023, Table 1): no GPU was
-at hand. Other GPUs are scaled by their makers' peak rates in float32, so that the numbers for them are good for
-booking hours and for nothing else.
+at hand. Other GPUs are scaled by their makers' peak rates in float32, so that the numbers for them are good
+for booking hours and for nothing else.
 
 An operation is a multiplication with its addition. A forward pass has as many as the layers have, a gradient
 in the image costs as many again, and one in the weights as many again.

@@ -301,8 +301,8 @@ def _table1_entry(name, title, recipe):
         {"accuracy": Chart(f"Robust accuracy along {title}", "epoch", "PGD accuracy, validation (%)")},
         note=(
             "Robust accuracy is that against AutoAttack, of the epoch that was best against PGD on "
-            "validation images and of the last one; IG and HS are those of the last epoch, on test images. Consistency "
-            "compares two augmentations, so that it alone is trained with them."
+            "validation images and of the last one; IG and HS are those of the last epoch, on test images. "
+            "Consistency compares two augmentations, so that it alone is trained with them."
         ),
     )
 
