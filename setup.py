@@ -5,5 +5,5 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["advtf", "advtf.*"]), "advtf.recipes"],
     package_dir={"advtf.recipes": "flags"},
-    package_data={"advtf.recipes": ["**/*.flags"]},
+    package_data={"advtf.recipes": ["**/*.flags"], "advtf.reports": ["page.css"]},
 )

@@ -16,8 +16,9 @@ figures                    figures, drawn from result files only
 training                   the compiled step, objectives, schedules, checkpoints, a whole run
 evaluation                 suites of attacks on any classifier, sanity checks, the report
 studies                    one file per study of ``advtf.analyze``
-main, evaluate, analyze,   the commands: flags become settings, settings a run
-convert
+reports                    HTML pages about runs and exports, made from their files
+main, evaluate, analyze,   the commands: flags become settings, settings a run or a page
+convert, report
 =========================  ==========================================================================
 
 To follow one batch, read `advtf.training.trainer`; to follow one evaluation, `advtf.evaluation.engine`; to

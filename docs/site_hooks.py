@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS, MODULES = "commands", ("main", "evaluate", "analyze", "convert")
+COMMANDS, MODULES = "commands", ("main", "evaluate", "analyze", "convert", "report")
 ROOMS = ("data", "models", "attacks", "training", "classifiers", "evaluation", "landscape")
 
 _SECTION = re.compile(r"(\w[\w ]*):")

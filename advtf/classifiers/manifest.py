@@ -10,6 +10,7 @@ from pathlib import Path
 from advtf.errors import UsageError, first_line, nearest, show_text
 from advtf.storage.files import jsonable, remove_folder, require_writable, versions
 from advtf.storage.identity import Identity
+from advtf.storage.report_files import MODEL_CARD, is_report
 
 FORMAT = "advtf-classifier"
 FORMAT_VERSION = 1
@@ -348,8 +349,9 @@ def _made_by(folder, owner):
 
 
 def foreign_files(folder: Path) -> list[str]:
-    """Returns the paths, within an export, of files that exporting does not write."""
+    """Returns the paths, within an export, of files that neither exporting nor `advtf.report` writes."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    files = (path for path in files if not (path == folder / MODEL_CARD and is_report(path)))
     return [name for path in files if not PARTS.fullmatch(name := path.relative_to(folder).as_posix())]
 
 

@@ -23,6 +23,7 @@ from advtf.errors import UsageError, disk_full, room_for
 from advtf.settings.fields import Settings
 from advtf.storage.files import provenance, require_writable, write_json
 from advtf.storage.identity import Identity, new_id
+from advtf.storage.report_files import REPORT, is_report
 
 LOCK = ".lock"
 SettingsType = TypeVar("SettingsType", bound=Settings)
@@ -347,7 +348,9 @@ class RunDirectory:
             yield self
 
     def remove_run(self) -> None:
-        """Removes the files and folders that a run of this kind writes, and nothing else."""
+        """Removes the files and folders that a run of this kind writes, a report on it, and nothing else."""
+        if is_report(self.path / REPORT):
+            (self.path / REPORT).unlink()
         for name in self.own_folders:
             if (self.path / name).exists():
                 shutil.rmtree(self.path / name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "assets" / "architecture.svg"
-COMMANDS = ("main", "evaluate", "analyze", "convert")
+COMMANDS = ("main", "evaluate", "analyze", "convert", "report")
 
 
 def rooms():

@@ -14,7 +14,7 @@ from launch.benchmarks.__main__ import arguments_parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = ("main", "evaluate", "analyze", "convert")
+COMMANDS = ("main", "evaluate", "analyze", "convert", "report")
 DECLARED = ("launch.cluster", "launch.sweep")  # packages of launch/ that tell their flags as the commands do
 OTHER_FLAGS = {
     "--help",

@@ -48,7 +48,7 @@ def test_every_public_name_is_in_the_reference(site):
     assert shown == {f"advtf.{name}" for name in advtf.__all__}
 
 
-@pytest.mark.parametrize("command", ["main", "evaluate", "analyze", "convert"])
+@pytest.mark.parametrize("command", ["main", "evaluate", "analyze", "convert", "report"])
 def test_every_flag_is_in_the_reference(site, command):
     done = subprocess.run(
         [sys.executable, "-m", f"advtf.{command}", "--help"], capture_output=True, text=True, cwd=ROOT

@@ -20,7 +20,7 @@ from pathlib import Path
 from helpers import command
 
 HEAVY = ("tensorflow", "keras", "tensorflow_datasets")
-COMMANDS = ("main", "evaluate", "analyze", "convert")
+COMMANDS = ("main", "evaluate", "analyze", "convert", "report")
 
 
 def run_all(cases, folder, poison):

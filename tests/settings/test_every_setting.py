@@ -8,12 +8,13 @@ from advtf.convert import ConvertOptions
 from advtf.errors import UsageError
 from advtf.evaluation.run import EvaluateOptions
 from advtf.evaluation.settings import AttackSettings
+from advtf.reports.settings import ReportOptions
 from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
 from advtf.training.settings import RunOptions, TrainConfig
 
 CLASSES = (
     *(TrainConfig, RunOptions, AttackSettings, EvaluateOptions),
-    *(AnalyzeSettings, AnalyzeOptions, ConvertOptions),
+    *(AnalyzeSettings, AnalyzeOptions, ConvertOptions, ReportOptions),
 )
 SETTINGS = [(cls, field) for cls in CLASSES for field in dataclasses.fields(cls)]
 every_setting = pytest.mark.parametrize(
