@@ -42,8 +42,17 @@ def chapter(run: AnalysisDirectory, pictures: Pictures) -> Chapter:
     for study in studies:
         folder = run.path / str(study)
         told.add(f"Study: {study}", lambda folder=folder: _study(folder), folder)
+    if finished:
+        told.add("Images", lambda: _images(run), run.results)
     told.add("How to repeat", lambda: parts.repeat(run.command, record, config), run.config)
     return told
+
+
+def _images(run):
+    record = read_record(run.results, "the analysis.json of an analysis")
+    used = {record.get("split"): record.get("images"), "test": record.get("test_images")}
+    used = {name: part for name, part in used.items() if part}
+    return parts.images_table(used) if used else None
 
 
 def _study(folder: Path):

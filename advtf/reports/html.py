@@ -105,7 +105,8 @@ def table(
             element("td", cell, class_=align[i] or ("long" if len(str(cell)) > LONG else None))
             for i, cell in enumerate(others, start=1)
         ]
-        body.append(element("tr", element("th", first, scope="row"), cells))
+        named = element("th", first, scope="row", class_="long" if len(str(first)) > LONG else None)
+        body.append(element("tr", named, cells))
     whole = element(
         "table",
         element("caption", caption),

@@ -1,13 +1,15 @@
 """Writes one page about one folder or several; see `advtf.reports`."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+from advtf.classifiers.manifest import MANIFEST
 from advtf.errors import quantity
 from advtf.evaluation.report import EvaluationDirectory
 from advtf.figures.training import compare_runs
 from advtf.reports import analysis, evaluation, export, training
-from advtf.reports.chapter import Chapter
+from advtf.reports.chapter import Chapter, Row
 from advtf.reports.html import Html, element, join, notice, number, table
 from advtf.reports.page import render
 from advtf.reports.pictures import Pictures
@@ -34,15 +36,25 @@ def write(folders: Sequence[RunDirectory | Export], page: Path) -> list[str]:
     """
     pictures = Pictures()
     evaluations = [folder for folder in folders if isinstance(folder, EvaluationDirectory)]
-    chapters = [
-        export.chapter(folder.path, pictures, evaluations)
-        if isinstance(folder, Export)
-        else CHAPTERS[folder.kind](folder, pictures)
-        for folder in folders
-    ]
+    chapters = [_chapter(folder, pictures, evaluations) for folder in folders]
     text = _of_one(chapters[0]) if len(chapters) == 1 else _of_several(chapters, folders, pictures)
     write_atomically(page, lambda file: file.write(text.encode()))
     return [problem for chapter in chapters for problem in chapter.problems]
+
+
+def _chapter(folder, pictures, evaluations) -> Chapter:
+    """Returns the chapter of a folder, or a notice alone where config.json or the manifest is damaged."""
+    if isinstance(folder, Export):
+        kind, source = "model card", folder.path / MANIFEST
+        make = functools.partial(export.chapter, folder.path, pictures, evaluations)
+    else:
+        kind, source = folder.kind, folder.config
+        make = functools.partial(CHAPTERS[kind], folder, pictures)
+    made = []
+    bare = Chapter(kind, folder.path, folder.path.resolve().name, rows=[Row("", remark="damaged")])
+    damage = bare.attempt(lambda: made.append(make()), source)
+    bare.parts += [("Damaged", damage)] if damage else []
+    return made[0] if made else bare
 
 
 def _of_one(chapter: Chapter) -> str:

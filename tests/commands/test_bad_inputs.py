@@ -346,6 +346,29 @@ DATA = [
     (["--order=publishd"], "order must be .*Did you mean 'published'"),
 ]
 
+REPORT = [
+    ([], "run must be given. Received: no --run"),
+    (["--run="], "run must be given"),
+    (["--run=training,training"], "run must be folders with commas between, each once"),
+    (["--run=trainig"], r"run=trainig \(No such file or directory\)\. Did you mean 'training'\?"),
+    (["--run=foreign"], "Received: run=foreign, which holds none of them"),
+    (["--run=foreign/thesis.tex"], r"run=foreign/thesis.tex \(Not a directory\)"),
+    (["--run=exports"], "Received: run=exports, which holds .*good.*. Give one or more of these"),
+    (["--run=exports/plain"], "Received: run=exports/plain, a SavedModel without a manifest"),
+    (["--run=exports/damaged"], "exports/damaged/manifest.json must be"),
+    (["--run=damaged"], "run=damaged, whose config.json is damaged or of another program"),
+    (["--run=a_list"], "run=a_list, whose config.json is damaged or of another program"),
+    (["--run=training,evaluation"], "out must be given for several folders. Received: 2 in run"),
+    (["--run=training", "--out=page.pdf"], r"out must end in \.html\. Received: out=page\.pdf"),
+    (["--run=training", "--out=foreign/page.html"], "out must be free or an earlier report.*foreign/page"),
+    (["--run=training", "--out=foreign"], r"out must end in \.html\. Received: out=foreign"),
+    (["--run=training", "--out=/dev/null/page.html"], "out must be a folder that can be made.*/dev/null"),
+    (["--run=training", "--out="], "out must be a non-empty text"),
+    (["--frobnicate=1"], "--help lists. Received: --frobnicate"),
+    (["--runs=training"], r"Did you mean --run\?"),
+    (["training"], "--name=value.* Received: training"),
+]
+
 TABLE = [
     *(("main", *case) for case in (*TYPED, *MAIN, *DATA)),
     *(("evaluate", *case) for case in (*TYPED, *EVALUATE)),
@@ -353,6 +376,7 @@ TABLE = [
     *(("evaluate", [*ATTACK, *given], message) for given, message in DATA),
     *(("analyze", [*HESSIAN, *given], message) for given, message in DATA),
     *(("convert", *case) for case in (*TYPED, *CONVERT)),
+    *(("report", *case) for case in REPORT),
 ]
 
 
@@ -372,6 +396,7 @@ def prepared(folder):
     write_manifest(folder / "exports/wrong", {**manifest, "num_classes": "ten"})
     write("exports/damaged/manifest.json", "{")
     write("foreign/thesis.tex", "years of work")
+    write("foreign/page.html", "<p>years of work")
     write("half_prepared/mnist/3.0.1/features.json", "{}")
     split = {"name": "train", "filepathTemplate": SHARD_NAMES, "numBytes": "1000", "shardLengths": ["9"]}
     info = {"fileFormat": "tfrecord", "splits": [split]}

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import command
+from helpers.page import Page
 from helpers.run import children_seconds, epoch_values, reached, snapshot_bits, tree
 
 import advtf
@@ -19,9 +20,10 @@ from advtf import main
 from advtf.classifiers.manifest import is_own
 from advtf.data.sets import load
 from advtf.errors import UsageError
+from advtf.settings.commands import plan_table
 from advtf.training.directory import TrainingDirectory
 from advtf.training.run import build_classifier
-from advtf.training.settings import RunOptions, TrainConfig
+from advtf.training.settings import RunOptions, TrainConfig, describe
 
 COMMAND = "advtf.main"
 EPOCHS, STEPS = 6, 20
@@ -182,6 +184,35 @@ def test_resuming_a_finished_run_says_so_at_once(finished, folder, repeated):
     code, out, error = command.run(COMMAND, folder, f"--out_dir=runs/{NAME}", "--resume", *repeated)
     assert (code, error) == (0, "") and "is finished" in out and "evaluation.json" in out
     assert tree(folder) == before
+
+
+# The report
+
+
+def test_the_report_has_the_errors_of_the_run_and_needs_no_tensorflow(finished, folder, tmp_path):
+    run, _ = finished
+    records = json.loads(run.results.read_text())["results"]
+    poison = command.poisoned(tmp_path / "poison")
+    page, card = f"runs/{NAME}/report.html", f"saved_models/{NAME}/best/model_card.html"
+    for given, out in ((f"runs/{NAME}", page), (f"saved_models/{NAME}/best", card)):
+        for _ in range(2):  # the second replaces the first
+            assert command.run("advtf.report", folder, f"--run={given}", first=(poison,)) == (
+                0,
+                f"Wrote {out}\n",
+                "",
+            )
+    told = Page((folder / page).read_text())
+    (rows,) = (rows for caption, rows in told.tables.items() if caption.startswith("Errors in %"))
+    assert {row[0][0]: (row[2][1], row[3][1]) for row in rows} == {
+        name: ([record["clean_error"]], [record["pgd_error"]]) for name, record in records.items()
+    }
+    for line in plan_table(describe(TrainConfig.of({"epochs": EPOCHS}), {})).splitlines()[:-1]:
+        assert line.split(maxsplit=1)[1] in told.text
+    assert len(told.of("svg")) == 2 and len(told.of("img")) == 1
+    assert len(Page((folder / card).read_text()).of("svg")) == 2  # its run is found
+    assert is_own(folder / card.rpartition("/")[0], run.identity())
+    for path in (page, card):
+        (folder / path).unlink()
 
 
 # Kills

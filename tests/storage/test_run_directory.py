@@ -10,6 +10,7 @@ import pytest
 
 from advtf.errors import UsageError
 from advtf.evaluation.run import EvaluationDirectory
+from advtf.storage.report_files import SIGN
 from advtf.studies.run import AnalysisDirectory
 from advtf.training.directory import TrainingDirectory
 from advtf.training.settings import RunOptions, TrainConfig
@@ -291,3 +292,17 @@ def test_overwriting_removes_what_its_command_wrote(tmp_path, kind):
 
 def test_a_run_of_no_kind_is_a_training(tmp_path):
     assert TrainingDirectory(make(tmp_path / "run", "unfinished")).found() == "training"
+
+
+# The report on a run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_report_goes_with_its_run_and_a_foreign_page_stays(tmp_path, kind):
+    own, foreign = (make(tmp_path / name, "finished") for name in ("own", "foreign"))
+    (own / "report.html").write_text(f'{SIGN}0.1.0">')
+    (foreign / "report.html").write_text("years of work")
+    for folder in (own, foreign):
+        KINDS[kind](folder).remove_run()
+    assert not (own / "report.html").exists()
+    assert (foreign / "report.html").read_text() == "years of work"

@@ -8,6 +8,7 @@ import pytest
 
 from advtf.classifiers.manifest import make_manifest, write_manifest
 from advtf.errors import UsageError
+from advtf.storage.report_files import SIGN
 from advtf.training.directory import TrainingDirectory
 from advtf.training.settings import RunOptions, TrainConfig
 
@@ -178,6 +179,14 @@ def test_an_export_with_files_of_others_stays_where_a_run_is_replaced_elsewhere(
     overwrite(run.path, "second")
     assert [path.name for path in run.exports.iterdir()] == ["best"]
     assert (run.exports / "best" / "saved_model.pb").exists()
+
+
+def test_a_model_card_goes_with_its_export_unless_somebody_else_has_written_it(project):
+    run = trained(project / "runs" / "x", "first")
+    (run.exports / "last" / "model_card.html").write_text(f'{SIGN}0.1.0">')
+    (run.exports / "best" / "model_card.html").write_text("mine")
+    overwrite(run.path, "second")
+    assert [path.name for path in run.exports.iterdir()] == ["best"]
 
 
 def test_a_removal_that_is_killed_leaves_no_half_export(project, monkeypatch):
