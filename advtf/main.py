@@ -7,6 +7,7 @@ python -m advtf.main --out_dir=runs/x --resume                continue a killed 
 """
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ from advtf.data.registry import require_available, require_known
 from advtf.settings import commands
 from advtf.training.cluster import Cluster, speaking, together
 from advtf.training.directory import TrainingDirectory
-from advtf.training.memory import require_training_memory
+from advtf.training.memory import gains_from_threads, require_training_memory
 from advtf.training.settings import RunOptions, TrainConfig, describe, presets_help
 
 # A resumed run keeps the options that it was started with unless they are given anew, except for these.
@@ -90,6 +91,7 @@ def _train_and_finish(config, options, run, cluster):
         config.strategy,
         options.verbose,
         deterministic=config.deterministic,
+        parallel_operations=_in_parallel(config, options, run),
     )
     print(f"{'device':<10}{devices.device}", flush=True)
 
@@ -133,6 +135,16 @@ def _train_and_finish(config, options, run, cluster):
             except NonFiniteLoss as error:
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(1)
+
+
+def _in_parallel(config, options, run):
+    """Returns whether several cores share an operation: as the run began, or else where that is faster."""
+    if "TF_NUM_INTRAOP_THREADS" in os.environ:
+        return True  # TensorFlow takes their number from there
+    if options.resume:
+        threads = run.read_config().get("threads")
+        return not isinstance(threads, dict) or threads.get("intra_op") != 1
+    return gains_from_threads(config)
 
 
 def _begin(config, options, run, data, threads):

@@ -34,6 +34,7 @@ LEADING = (
     "val_robust_accuracy",
 )
 MAX_IMAGES = 8  # shown in TensorBoard
+IMAGE_EPOCHS = 10  # about as many epochs of a `fit` have images; each costs an attack
 # The groups of tags in TensorBoard; a number of another name, as of one's own callback, is in "measures".
 GROUPS = {
     "robustness": ("clean_accuracy", "robust_accuracy"),
@@ -184,12 +185,14 @@ def _whole_records(path: Path) -> Iterator[bytes]:
 
 
 class TensorBoard(EpochLog):
-    """Writes the numbers of `metrics.jsonl` in the groups of `tag`, images and histograms, once per epoch.
+    """Writes the numbers of `metrics.jsonl` in the groups of `tag`, images and histograms.
 
-    The images are `examples/clean`, `examples/adversarial`, and `examples/perturbation`, which is
-    1/2 + k (adversarial - clean). The factor k = 1/(2 max|adversarial - clean|) over the shown images of that
-    epoch is logged as `examples/perturbation_factor`. Histograms are in `weights`. Further calls of `fit`
-    append; to continue a run, call `truncate_events` first.
+    Numbers and histograms are written after every epoch, images after about ten of them: after every n-th
+    one with n = ⌈epochs/10⌉, and after the last. The images are `examples/clean`, `examples/adversarial`, and
+    `examples/perturbation`, which is 1/2 + k (adversarial - clean). The factor
+    k = 1/(2 max|adversarial - clean|) over the shown images of that epoch is logged as
+    `examples/perturbation_factor`. Histograms are in `weights`. Further calls of `fit` append; to continue a
+    run, call `truncate_events` first.
 
     Args:
         log_dir: the folder of the folders of event files.
@@ -231,7 +234,7 @@ class TensorBoard(EpochLog):
                 with self._writer(folder).as_default(step=epoch):
                     tf.summary.scalar(shown, value)
         with self._writer("train").as_default(step=epoch):
-            if self.sample is not None:
+            if self.sample is not None and self._shows_images(epoch):
                 self._write_images()
             if self.histograms:
                 self._write_histograms()
@@ -246,6 +249,10 @@ class TensorBoard(EpochLog):
         if folder not in self._writers:
             self._writers[folder] = tf.summary.create_file_writer(os.path.join(self.log_dir, folder))
         return self._writers[folder]
+
+    def _shows_images(self, epoch: int) -> bool:
+        epochs = self.params["epochs"]
+        return epoch == epochs or epoch % -(-epochs // IMAGE_EPOCHS) == 0
 
     def _write_images(self) -> None:
         clean, labels = self.sample

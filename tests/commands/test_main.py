@@ -50,6 +50,24 @@ def finished(folder):
     return TrainingDirectory(folder / "runs" / NAME), out
 
 
+def test_a_small_step_has_one_thread_unless_it_is_told_or_begun_otherwise(finished, tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    assert finished[0].read_config()["threads"]["intra_op"] == 1
+    small, large = TrainConfig(), TrainConfig.of({"dataset": "mnist"})
+    new, resumed = RunOptions(), RunOptions(resume=True)
+    assert [main._in_parallel(config, new, finished[0]) for config in (small, large)] == [False, True]
+    for record, expected in (
+        ({"threads": {"intra_op": 1}}, False),
+        ({"threads": {"intra_op": 2}}, True),
+        ({}, True),  # earlier versions recorded none, and shared every operation
+    ):
+        run = TrainingDirectory(tmp_path)
+        monkeypatch.setattr(TrainingDirectory, "read_config", lambda self, record=record: record)
+        assert [main._in_parallel(config, resumed, run) for config in (small, large)] == [expected] * 2
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    assert main._in_parallel(small, new, run)  # the variable decides
+
+
 # Help
 
 

@@ -229,6 +229,20 @@ def test_tensorboard_images_and_histograms(tmp_path):
         np.testing.assert_allclose([image[0, 0, 0] for image in shown], expected, atol=1)
 
 
+@pytest.mark.parametrize(
+    "epochs, shown", [(3, [1, 2, 3]), (10, [*range(1, 11)]), (25, [*range(3, 25, 3), 25])]
+)
+def test_tensorboard_attacks_images_in_about_ten_epochs(tmp_path, epochs, shown):
+    board = logs.TensorBoard(tmp_path, (np.full((1, 2, 2, 1), 0.5, np.float32), np.zeros(1)), lambda a, y: a)
+    board.set_params({"epochs": epochs})
+    for epoch in range(1, epochs + 1):
+        board.write(logs.epoch_record(epoch, epoch, {"loss": 1.0}, seconds=1))
+    board.on_train_end()
+    tensors = scalars(tmp_path / "train")
+    assert list(values(tensors["examples/perturbation_factor"])) == shown
+    assert tensors["optimization/loss"][-1].step == epochs  # the reader keeps ten
+
+
 def test_missing_tensorboard_is_told_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install tensorboard"):

@@ -9,7 +9,7 @@ from advtf.data.registry import DATASETS
 from advtf.data.sets import load
 from advtf.errors import UsageError
 from advtf.settings import memory
-from advtf.training.memory import require_training_memory
+from advtf.training.memory import gains_from_threads, require_training_memory
 from advtf.training.settings import RunOptions, TrainConfig
 
 
@@ -90,3 +90,18 @@ def test_images_that_stay_on_the_disk_do_not_count(monkeypatch, tmp_path):
         (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": kind}))
         with contextlib.nullcontext() if fits else pytest.raises(UsageError, match="200 GB"):
             require(monkeypatch, step, here, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings, large",
+    [
+        ({}, False),  # 64 digits of 8×8 pixels
+        ({"batch_size": 640}, True),
+        ({"image_size": 32}, True),
+        ({"dataset": "mnist", "width": 1}, True),
+        ({"dataset": "mnist", "width": 1, "batch_size": 1}, False),
+        ({"dataset": "somebodys", "model": "lenet", "batch_size": 1}, True),  # nobody knows its images yet
+    ],
+)
+def test_small_steps_do_not_gain_from_threads(settings, large):
+    assert gains_from_threads(TrainConfig.of(settings)) is large
