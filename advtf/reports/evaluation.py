@@ -37,7 +37,7 @@ def chapter(run: EvaluationDirectory, pictures: Pictures) -> Chapter:
     try:
         settings = AttackSettings.from_json(settings)
     except UsageError as error:
-        told.problems.append(f"the settings in {run.config} are damaged or of another version: {error}")
+        told.problems.append(parts.unread_settings(run.config, error))
     told.add("How to repeat", lambda: parts.repeat(run.command, record, settings), run.config)
     return told
 

@@ -56,7 +56,7 @@ def _settings(told, manifest, path):
     try:
         return TrainConfig.from_json(manifest["config"])
     except UsageError as error:
-        told.problems.append(f"the settings in {path} are damaged or of another version: {error}")
+        told.problems.append(parts.unread_settings(path, error))
         return None
 
 

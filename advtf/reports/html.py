@@ -10,6 +10,7 @@ EMPTY_TAGS = ("img", "meta")
 # which a name could look like another one.
 UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 NOTHING = "–"
+TALL = 8  # rows of a table that may go over two printed pages
 LONG = 24  # characters of a cell that is not squeezed into a column of single words
 
 
@@ -113,13 +114,19 @@ def table(
         element("thead", element("tr", head)),
         element("tbody", body),
     )
-    return element("div", whole, class_="scroll", role="region", tabindex="0", aria_label=caption)
+    look = "scroll tall" if len(body) > TALL else "scroll"
+    return element("div", whole, class_=look, role="region", tabindex="0", aria_label=caption)
 
 
-def pairs(entries: Iterable[tuple[object, object]]) -> Html:
-    """Returns terms and what is said of them, as a list of definitions."""
+def pairs(entries: Iterable[tuple[object, object]], *, inline: bool = False) -> Html:
+    """Returns terms and what is said of them, as a list of definitions.
+
+    Args:
+        entries: terms, each with what is said of it.
+        inline: whether they follow each other on a line. Defaults to a line for each.
+    """
     listed = [element("div", element("dt", term), element("dd", said)) for term, said in entries]
-    return element("dl", listed)
+    return element("dl", listed, class_="inline" if inline else "said")
 
 
 def items(lines: Iterable[object]) -> Html:

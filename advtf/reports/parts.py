@@ -3,9 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from advtf.errors import alternatives, quantity
+from advtf.errors import UsageError, alternatives, quantity
 from advtf.figures.results import NORM_NAMES
 from advtf.reports.html import Html, command, element, fold, items, join, number, pairs, short, table
 from advtf.settings.fields import Settings
@@ -29,8 +30,8 @@ def error_cell(percent: float | None, examples: int) -> Html:
 
 
 def ball(norm: str, epsilon: float) -> str:
-    """Returns the set of perturbations in a few words."""
-    return f"{NORM_NAMES.get(norm, norm)}, ε = {format_epsilon(epsilon)}"
+    """Returns the set of perturbations in a few words; ε and its value stay on one line."""
+    return f"{NORM_NAMES.get(norm, norm)}, ε\u00a0=\u00a0{format_epsilon(epsilon)}"
 
 
 def not_measured(attacks: Iterable[str], norm: str, epsilon: float, dataset: str | None) -> str:
@@ -55,7 +56,7 @@ def lower_bound(examples: int, errors: Iterable[float]) -> str:
 
 def versions(record: Mapping[str, Any]) -> Html:
     """Returns the versions that a result file records."""
-    return pairs((name, element("code", value)) for name, value in record["versions"].items())
+    return pairs(((name, element("code", value)) for name, value in record["versions"].items()), inline=True)
 
 
 def repeat(module: str, record: Mapping[str, Any], settings: Settings | Mapping[str, Any] | None) -> Html:
@@ -73,6 +74,11 @@ def repeat(module: str, record: Mapping[str, Any], settings: Settings | Mapping[
         versions(record),
         every_setting(settings) if settings else None,
     )
+
+
+def unread_settings(source: Path, error: UsageError) -> str:
+    """Returns what a page says of settings that are damaged, of another version or of a script's own."""
+    return f"the settings in {source} cannot be read here, so they are shown as they are: {error}"
 
 
 def every_setting(settings: Settings | Mapping[str, Any]) -> Html:

@@ -50,7 +50,7 @@ def settings_of(told: Chapter, run: TrainingDirectory, record: Mapping[str, Any]
     try:
         return TrainConfig.from_json(record.get("config"))
     except UsageError as error:
-        told.problems.append(f"the settings in {run.config} are damaged or of another version: {error}")
+        told.problems.append(parts.unread_settings(run.config, error))
         return None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advtf.classifiers.manifest import MANIFEST
-from advtf.errors import quantity
+from advtf.errors import UsageError, quantity
 from advtf.evaluation.report import EvaluationDirectory
 from advtf.figures.training import compare_runs
 from advtf.reports import analysis, evaluation, export, training
@@ -14,6 +14,7 @@ from advtf.reports.html import Html, element, join, notice, number, table
 from advtf.reports.page import render
 from advtf.reports.pictures import Pictures
 from advtf.reports.settings import Export
+from advtf.storage import jsonl
 from advtf.storage.files import write_atomically
 from advtf.storage.run_directory import RunDirectory
 from advtf.training.directory import TrainingDirectory
@@ -119,7 +120,7 @@ def _overview(chapters):
 
 def _compared_curves(folders, pictures):
     """Returns the learning curves of several trainings in one figure, where there are several to draw."""
-    runs = [folder for folder in folders if isinstance(folder, TrainingDirectory) and folder.metrics.exists()]
+    runs = [folder for folder in folders if isinstance(folder, TrainingDirectory) and _has_epochs(folder)]
     names = [run.path.resolve().name for run in runs]
     if len(set(names)) < len(names):  # runs of one name in different folders
         names = [str(run.path) for run in runs]
@@ -128,3 +129,10 @@ def _compared_curves(folders, pictures):
     metrics = {name: run.metrics for name, run in zip(names, runs, strict=True)}
     both = Chapter("comparison", folders[0].path, "")
     return both.attempt(lambda: pictures.curves(lambda file: compare_runs(metrics, file)), runs[0].metrics)
+
+
+def _has_epochs(run):
+    try:
+        return run.metrics.exists() and bool(jsonl.read(run.metrics))
+    except UsageError:  # its own chapter says so
+        return False

@@ -69,7 +69,7 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if "style" in self.open:
             return
-        self.text += data
+        self.text += data.replace("\u00a0", " ")
         if self.open and self.open[-1] == "caption":
             self._title = data
         if self._cell:

@@ -193,6 +193,15 @@ def test_several_folders_are_compared(runs, tmp_path):
     assert "best was chosen on the test images, so its errors are too small" in page.text
 
 
+def test_a_comparison_leaves_out_the_curves_of_a_damaged_run(runs, tmp_path):
+    damaged_run = training(tmp_path / "x", content=results())
+    damaged_run.metrics.write_text("rubbish\n{}\n")
+    page, problems = written(tmp_path / "page.html", runs / "a", runs / "b", damaged_run.path)
+    assert len(problems) == 1 and page.text.count("Warning: every line of a metrics file") == 1
+    legends = [text for text in ("a", "b", "x") if f">{text}</text>" in (tmp_path / "page.html").read_text()]
+    assert legends == ["a", "b"]
+
+
 def test_equal_files_give_equal_pages(runs, tmp_path):
     for name in ("first", "second"):
         written(tmp_path / f"{name}.html", runs / "a", runs / "c")
