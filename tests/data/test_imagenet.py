@@ -1,9 +1,12 @@
 """ImageNet-1k as TFDS prepares it: which images are used, and what is made of them."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from helpers import command
 from helpers.flagfiles import parsed
 from helpers.imagenet import prepare
 
@@ -71,3 +74,22 @@ def test_the_recipe_finds_its_images(folder):
     settings, _ = parsed(RECIPE)
     config = TrainConfig.of(settings | {"batch_size": 4})
     require_available(config.dataset, folder, config.batch_size, config.val_fraction)
+
+
+@pytest.mark.slow
+def test_the_recipe_trains_on_images_that_stay_on_the_disk(folder, tmp_path):
+    short = [
+        "--batch_size=4",
+        "--epochs=1",
+        "--steps_per_epoch=3",
+        "--val_fraction=0.25",
+        "--eval_examples=4",
+    ]
+    command_line = [f"--recipe={RECIPE}", f"--data_dir={folder}", "--images=disk", "--attack_steps=1", *short]
+    command_line += ["--out_dir=run", "--export_dir=exports"]
+    code, out, error = command.run("advtf.main", tmp_path, *command_line)
+    assert (code, error) == (0, "") and "18 train, 6 validation, 8 test, 224×224×3, 1000 classes" in out
+    (epoch,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert all(np.isfinite(epoch[name]) for name in ("loss", "val_loss"))
+    manifest = json.loads((tmp_path / "exports" / "last" / "manifest.json").read_text())
+    assert manifest["network"] == "resnet50, width 16"

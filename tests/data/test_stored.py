@@ -10,13 +10,14 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from helpers.command import environment
-from helpers.resume import RUNTIME
+from helpers.resume import EVERY_STEP, RUNTIME, Crash, crashing
 from helpers.run import snapshot_bits
 
 from advtf.data import batches, registry, sets, stored
 from advtf.data import tfds as reader
 from advtf.data.arrays import to_unit_float
 from advtf.errors import UsageError
+from advtf.training.callbacks import WeightStatistics
 from advtf.training.directory import TrainingDirectory
 from advtf.training.run import build_trainer, train
 from advtf.training.settings import RunOptions, TrainConfig
@@ -184,17 +185,25 @@ def test_what_cannot_stay_on_the_disk_is_refused(tmp_path, folder):
 
 
 @pytest.mark.slow
-def test_a_training_from_the_disk_has_the_bits_of_one_in_memory(tmp_path, pair):
+def test_a_training_from_the_disk_killed_or_not_has_the_bits_of_one_in_memory(tmp_path, pair):
     config = TrainConfig.of(
         dict(dataset="recorded_images", model="resnet18", width=1, image_size=SIZE, batch_size=8, epochs=2)
         | dict(eps=0.03, attack_steps=1, augment=True, periods=(), lr=0.05, val_fraction=0.2)
     )
-    runs = []
-    for name, data in zip(("memory", "disk"), pair, strict=True):
-        runs.append(TrainingDirectory(tmp_path / name))
-        runs[-1].path.mkdir()
-        train(build_trainer(config, data, RUNTIME), config, RunOptions(), runs[-1], data, report=lambda _: 0)
-    assert snapshot_bits(runs[0].snapshots) == snapshot_bits(runs[1].snapshots)
+
+    def trained(name, data):
+        run = TrainingDirectory(tmp_path / name)
+        run.path.mkdir(exist_ok=True)
+        options, reports = RunOptions(checkpoint_minutes=EVERY_STEP), []
+        train(build_trainer(config, data, RUNTIME), config, options, run, data, report=reports.append)
+        return snapshot_bits(run.snapshots), reports
+
+    memory, disk = pair
+    expected, _ = trained("memory", memory)
+    assert trained("disk", disk)[0] == expected
+    with crashing(WeightStatistics, "on_train_batch_end", 10), pytest.raises(Crash):
+        trained("killed", disk)
+    assert trained("killed", disk) == (expected, ["Continuing after step 9 of 14."])
 
 
 MEASURED = """
