@@ -70,7 +70,7 @@ def _found(told, run, pictures):
     about = f"{counted}, {', '.join(labels(record).values())}, {where}"
     told.rows.append(Row(record["model"], about, clean, worst, warned))
     told.add("Errors", lambda: errors(record), run.results)
-    told.add("Use and limits", lambda: parts.limits(limits(record)), run.results)
+    told.add("Use and limits", lambda: _limits(record), run.results)
     told.add("Robustness against ε", lambda: _by_epsilon(run, record, pictures), run.results)
     told.add("Adversarial examples", lambda: _examples(run), run.examples)
     told.add("Images", lambda: parts.images_table({"test": record["images"]}), run.results)
@@ -113,20 +113,23 @@ def _cost(found, count):
 
 
 def limits(record: Mapping[str, Any]) -> list[str]:
-    """Returns what an evaluation has measured, and what it leaves open, a line each."""
-    named, count = list(labels(record).values()), record["examples"]
-    ball = parts.ball(record["norm"], record["epsilon"])
+    """Returns what an evaluation has measured, and its warnings, a line each."""
     found = [entry["error"] for entry in record["attacks"].values()] + [record["worst_case"]["error"]]
-    return [
-        f"Measured: {', '.join(named)}, {ball}, on {quantity(count, 'test image')}.",
-        *([f"Warning: {each}" for each in record["warnings"]] or ["There was no warning."]),
-        parts.lower_bound(count, found),
-        parts.not_measured(named, record["norm"], _largest_radius(record), record.get("dataset")),
-    ]
+    named = ", ".join(labels(record).values())
+    where = record["norm"], record["epsilon"], record["examples"]
+    warnings = [f"Warning: {each}" for each in record["warnings"]] or ["There was no warning."]
+    return [parts.measured(f"Measured: {named}", *where, found), *warnings]
 
 
-def _largest_radius(record):
+def largest_radius(record: Mapping[str, Any]) -> float:
+    """Returns the largest ε at which an evaluation has measured the worst case over its attacks."""
     return max(record["epsilon"], *(point["epsilon"] for point in record["robust_accuracy_by_epsilon"]))
+
+
+def _limits(record):
+    radii = {record["norm"]: largest_radius(record)}
+    left = parts.not_measured(labels(record).values(), radii, record.get("dataset"))
+    return parts.limits([*limits(record), parts.LOWER_BOUND, left])
 
 
 def _by_epsilon(run, record, pictures):

@@ -37,7 +37,7 @@ def chapter(folder: Path, pictures: Pictures, evaluations: Sequence[EvaluationDi
     _headline(told, manifest, own)
     source = folder / MANIFEST
     told.add("Use", lambda: _use(folder, manifest), source)
-    told.add("Limits", lambda: parts.limits(_limits(manifest, config, own)), source)
+    told.add("Limits", lambda: _limits(manifest, config, own), source)
     if config:
         told.add("What was trained", lambda: parts.described(training.plan(config)), source)
     run = _run(folder, manifest)
@@ -46,7 +46,7 @@ def chapter(folder: Path, pictures: Pictures, evaluations: Sequence[EvaluationDi
         told.add("Adversarial examples", lambda: training.examples(run), run.examples)
     if "images" in manifest:
         told.add("Images", lambda: parts.images_table(manifest["images"]), source)
-    told.add("Origin", lambda: _origin(manifest, run), source)
+    told.add("Origin", lambda: _origin(manifest, config, run), source)
     return told
 
 
@@ -124,32 +124,29 @@ def _use(folder, manifest):
 
 
 def _limits(manifest, config, own):
-    images = manifest.get("images") or {}
-    counts = {name: part["examples"] for name, part in images.items() if isinstance(part, Mapping)}
-    test = manifest.get("test") or {}
-    lines = []
-    if "train" in counts:
-        held = f"; {counts['validation']:,} others chose the best epoch" if "validation" in counts else ""
-        lines.append(f"Trained on {quantity(counts['train'], 'image')} of {manifest['dataset']}{held}.")
+    images, test = manifest.get("images") or {}, manifest.get("test") or {}
+    lines, attacks, radii = [], [], {}
+    if "train" in images:
+        lines.append(training.trained_on(images, manifest.get("dataset")))
     if test.get("selected_on") == "test":
         lines.append(f"The epoch was {training.CHOSEN_ON_TEST}, so the errors of its training are too small.")
     if config and "pgd_error" in test:
-        attack = f"PGD-{config.attack_steps}"
-        lines.append(
-            f"Measured by its training: {attack} from {quantity(config.eval_restarts, 'start')}, "
-            f"{parts.ball(config.norm, config.eps)}, on {quantity(test['examples'], 'test image')}."
-        )
-        if not own:
-            lines.append(parts.lower_bound(test["examples"], [test["pgd_error"]]))
-            lines.append(parts.not_measured([attack], config.norm, config.eps, manifest.get("dataset")))
+        attacks, radii = [f"PGD-{config.attack_steps}"], {config.norm: config.eps}
+        what = f"Measured by its training: {attacks[0]} from {quantity(config.eval_restarts, 'start')}"
+        errors = [test["pgd_error"]]
+        lines.append(parts.measured(what, config.norm, config.eps, test["examples"], errors))
     for record in own:
         lines += evaluation.limits(record)
-    if not own and "pgd_error" not in test:
-        lines.append("Not measured: any error, with or without attack.")
-    return lines
+        attacks += evaluation.labels(record).values()
+        norm = record["norm"]
+        radii[norm] = max(radii.get(norm, 0.0), evaluation.largest_radius(record))
+    if not attacks:
+        return parts.limits([*lines, "Not measured: any error under attack."])
+    left = parts.not_measured(attacks, radii, manifest.get("dataset"))
+    return parts.limits([*lines, parts.LOWER_BOUND, left])
 
 
-def _origin(manifest, run) -> Html:
+def _origin(manifest, config, run) -> Html:
     known = {
         name: manifest[name]
         for name in ("converted_from", "reference_logits", "settings")
@@ -159,7 +156,7 @@ def _origin(manifest, run) -> Html:
         [("Run", element("code", run.path.name if run else "its directory is not where the manifest leads"))]
     )
     tables = parts.values_table("Where it comes from", known) if known else None
-    settings = manifest.get("config")
+    settings = config or manifest.get("config")
     return join(
         made if manifest.get("run") else None,
         tables,

@@ -8,8 +8,8 @@ from typing import Any
 
 from advtf.errors import UsageError, alternatives, quantity
 from advtf.figures.results import NORM_NAMES
-from advtf.reports.html import Html, command, element, fold, items, join, number, pairs, short, table
-from advtf.settings.fields import Settings
+from advtf.reports.html import Html, code, command, element, fold, items, join, number, pairs, short, table
+from advtf.settings.fields import OPEN, Settings, show
 from advtf.settings.threat import NORMS, format_epsilon
 
 LONGEST_LIST = 12  # numbers of a result that are written out
@@ -34,24 +34,46 @@ def ball(norm: str, epsilon: float) -> str:
     return f"{NORM_NAMES.get(norm, norm)}, ε\u00a0=\u00a0{format_epsilon(epsilon)}"
 
 
-def not_measured(attacks: Iterable[str], norm: str, epsilon: float, dataset: str | None) -> str:
-    """Returns what the errors of one attack and one ball leave open."""
-    others = alternatives([NORM_NAMES[name] for name in NORMS if name != norm])
-    where = f"the test images of {dataset}" if dataset else "these images"
-    return (
-        f"Not measured: attacks other than {', '.join(attacks)}; perturbations in {others}; "
-        f"radii above {format_epsilon(epsilon)}; data other than {where}."
-    )
+LOWER_BOUND = (
+    "An attack finds perturbations and cannot prove that there are no others, so a robust error is a lower "
+    "bound."
+)
 
 
-def lower_bound(examples: int, errors: Iterable[float]) -> str:
-    """Returns how far the robust errors can be relied upon."""
+def measured(what: str, norm: str, epsilon: float, examples: int, errors: Iterable[float]) -> str:
+    """Returns what was measured on how many images, and how far its errors can be relied upon.
+
+    Args:
+        what: the attacks, in words.
+        norm, epsilon: of the perturbations.
+        examples: number of images.
+        errors: in percent, all that were found.
+    """
     largest = max((standard_error(error, examples) for error in errors), default=0.0)
+    images = quantity(examples, "test image")
     return (
-        "An attack finds perturbations and cannot prove that there are no others, so a robust error is a "
-        f"lower bound. With {quantity(examples, 'test image')}, its standard error is at most "
-        f"{largest:.2f} points."
+        f"{what}, {ball(norm, epsilon)}, on {images}; the standard errors are at most {largest:.2f} points."
     )
+
+
+def not_measured(attacks: Iterable[str], radii: Mapping[str, float], dataset: str | None) -> str:
+    """Returns what errors leave open.
+
+    Args:
+        attacks: all that were used.
+        radii: the largest radius by norm.
+        dataset: of the test images; None if it is not known.
+    """
+    named = ", ".join(dict.fromkeys(attacks))
+    others = [NORM_NAMES[name] for name in NORMS if name not in radii]
+    norms = [f"perturbations in {alternatives(others)}"] if others else []
+    largest = [
+        format_epsilon(radius) if len(radii) == 1 else f"{format_epsilon(radius)} in {NORM_NAMES[norm]}"
+        for norm, radius in radii.items()
+    ]
+    where = f"the test images of {dataset}" if dataset else "these images"
+    left = [f"attacks other than {named}", *norms, f"radii above {alternatives(largest)}"]
+    return f"Not measured: {'; '.join([*left, f'data other than {where}'])}."
 
 
 def versions(record: Mapping[str, Any]) -> Html:
@@ -82,15 +104,33 @@ def unread_settings(source: Path, error: UsageError) -> str:
 
 
 def every_setting(settings: Settings | Mapping[str, Any]) -> Html:
-    """Returns a table of all settings with what each means, folded up."""
+    """Returns a table of all settings with what each means, and the flagfile of them, folded up."""
     if isinstance(settings, Settings):
         meaning = {field.name: field.metadata["help"] for field in dataclasses.fields(settings)}
+        typed = join(element("p", "The same as a flagfile, for --flagfile=FILE:"), code(flagfile(settings)))
         settings = settings.to_json()
     else:
-        meaning = dict.fromkeys(settings, "")
+        meaning, typed = dict.fromkeys(settings, ""), None
     rows = [(element("code", name), short(value), meaning[name]) for name, value in settings.items()]
     shown = table("Settings that determine the numbers", ("Setting", "Value", "Meaning"), rows, words=(1, 2))
-    return fold(f"Every setting ({len(rows)})", shown)
+    return fold(f"Every setting ({len(rows)})", shown, typed)
+
+
+def flagfile(settings: Settings) -> str:
+    """Returns settings as the flags that give them, a line each.
+
+    A setting without a value is left out, unless it would then get one that follows from others.
+    """
+    values = ((field, getattr(settings, field.name)) for field in dataclasses.fields(settings))
+    given = [(field, value) for field, value in values if value is not None or field.default is OPEN]
+    return "\n".join(f"--{field.name}={_typed(value)}" for field, value in given)
+
+
+def _typed(value):
+    """Returns a value as text that is read as the same value; `show` would round numbers."""
+    if isinstance(value, tuple):
+        return ",".join(map(_typed, value)) or "none"
+    return repr(value) if isinstance(value, float) else show(value)
 
 
 def images_table(images: Mapping[str, Any]) -> Html:

@@ -136,21 +136,26 @@ def errors(results: Mapping[str, Any]) -> Html:
 
 def _limits(results, config):
     attack, images = results["attack"], results["images"]
-    records, dataset = list(results["results"].values()), config.dataset if config else None
-    counts = {name: part["examples"] for name, part in images.items() if isinstance(part, dict)}
-    held = f"; {counts['validation']:,} others chose the best epoch" if "validation" in counts else ""
-    measured = (
-        f"Measured: {attack['name']} from {quantity(attack['restarts'], 'start')}, "
-        f"{parts.ball(attack['norm'], attack['epsilon'])}, on {quantity(counts['test'], 'test image')}."
-    )
+    dataset = config.dataset if config else None
+    errors = [record["pgd_error"] for record in results["results"].values()]
+    what = f"Measured: {attack['name']} from {quantity(attack['restarts'], 'start')}"
+    norm, epsilon = attack["norm"], attack["epsilon"]
     return parts.limits(
         [
-            f"Trained on {quantity(counts['train'], 'image')}{f' of {dataset}' if dataset else ''}{held}.",
-            measured,
-            parts.lower_bound(counts["test"], [record["pgd_error"] for record in records]),
-            parts.not_measured([attack["name"]], attack["norm"], attack["epsilon"], dataset),
+            trained_on(images, dataset),
+            parts.measured(what, norm, epsilon, images["test"]["examples"], errors),
+            parts.LOWER_BOUND,
+            parts.not_measured([attack["name"]], {norm: epsilon}, dataset),
         ]
     )
+
+
+def trained_on(images: Mapping[str, Any], dataset: str | None) -> str:
+    """Returns what a classifier was trained on, from the record of the images that were used."""
+    of = f" of {dataset}" if dataset else ""
+    held = images.get("validation")
+    chosen = f"; {held['examples']:,} others chose the best epoch" if held else ""
+    return f"Trained on {quantity(images['train']['examples'], 'image')}{of}{chosen}."
 
 
 def add_curves(told: Chapter, run: TrainingDirectory, config: TrainConfig | None, pictures: Pictures) -> None:

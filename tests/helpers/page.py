@@ -106,13 +106,13 @@ def results(select_on="validation"):
     }
 
 
-def training(folder, *, epochs=3, content=None, **settings):
+def training(folder, *, recorded=3, content=None, **settings):
     """A training of the data set digits that has recorded some epochs; finished if `content` is given."""
     folder.mkdir(parents=True)
     run = TrainingDirectory(folder)
     config = TrainConfig.of({"epochs": 4, "eps": 8 / 255, **settings})
     run.write_config(config, RunOptions(), image_counts={"train": 1295, "validation": 143, "test": 359})
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, recorded + 1):
         record = {"epoch": epoch, "step": 20 * epoch, "epsilon": 0.01 * epoch, "learning_rate": 0.1 / epoch}
         record |= {"loss": 2.3 / epoch, "clean_accuracy": 0.1 * epoch, "robust_accuracy": 0.0625 * epoch}
         record |= {"val_loss": 2.0 / epoch, "val_clean_accuracy": 0.1 * epoch, "val_robust_accuracy": None}

@@ -36,7 +36,7 @@ def runs(tmp_path_factory):
     examples(run.examples)
     run.figures.mkdir()
     figures.adversarial_grid(run.examples, run.figures / "adversarial_examples.png")
-    training(folder / "b", content=results("test"), epochs=30)
+    training(folder / "b", content=results("test"), recorded=30)
     evaluation(folder / "c", found([WARNING]))
     analysis(folder / "d", run.figures / "adversarial_examples.png")
     return folder
@@ -221,7 +221,7 @@ def test_text_from_files_is_escaped(tmp_path):
     config["command"] = f"--model='{HOSTILE}'"
     config["versions"][HOSTILE] = "\x1b[31m\u202e\x00"
     write_json(hostile / "config.json", config)
-    run = training(tmp_path / "<b>bold", content=results(), epochs=0)
+    run = training(tmp_path / "<b>bold", content=results(), recorded=0)
     record = json.loads(run.results.read_text())
     record["results"][HOSTILE] = record["results"].pop("ensemble")
     write_json(run.results, record)
@@ -232,7 +232,7 @@ def test_text_from_files_is_escaped(tmp_path):
 
 
 def test_a_name_that_is_no_utf8_is_written(tmp_path):
-    run = training(tmp_path / "run\udcff", epochs=1)
+    run = training(tmp_path / "run\udcff", recorded=1)
     page, _ = written(tmp_path / "page.html", run.path)
     assert page.headings[0] == (1, "run\ufffd")
 
@@ -246,7 +246,7 @@ def test_what_is_not_finished_is_told_with_the_command_that_continues(tmp_path):
         assert problems == [] and f"advtf.{run.command} --out_dir={run.path} --resume" in page.text
     page, _ = written(tmp_path / "page.html", tmp_path / "t")
     assert "3 of 4 epochs are recorded" in page.text and len(page.of("svg")) == 2
-    page, _ = written(tmp_path / "page.html", training(tmp_path / "empty", epochs=0).path)
+    page, _ = written(tmp_path / "page.html", training(tmp_path / "empty", recorded=0).path)
     assert "0 of 4 epochs are recorded" in page.text and "no epoch is recorded" in page.text
 
 
@@ -325,11 +325,25 @@ def test_a_model_card_tells_the_use_and_the_limits(exported, tmp_path):
 def test_evaluations_of_other_weights_do_not_count_for_a_card(exported, tmp_path):
     own = evaluation(tmp_path / "own", found([WARNING]), weights_digest(exported))
     other = evaluation(tmp_path / "other", found([WARNING]), "0" * 64)
-    limits = "Measured: PGD, AutoAttack, l∞, ε = 8/255, on 200 test images."
+    limits = (
+        "Measured: PGD, AutoAttack, l∞, ε = 8/255, on 200 test images; the standard errors are at most 3.20"
+    )
     page, _ = written(tmp_path / "card.html", exported, own.path)
     assert page.text.count(limits) == 2 and f"Warning: {WARNING}" in page.text
     page, _ = written(tmp_path / "card.html", exported, other.path)
     assert page.text.count(limits) == 1
+
+
+def test_the_limits_of_a_card_are_those_of_all_its_evaluations(exported, tmp_path):
+    digest, others = weights_digest(exported), found()
+    others |= {"norm": "l2", "epsilon": 0.5, "attacks": {"fab": others["attacks"]["pgd"]}}
+    others["robust_accuracy_by_epsilon"] = [{"epsilon": 0.5, "robust_accuracy": 50.0}]
+    first, second = evaluation(tmp_path / "1", found(), digest), evaluation(tmp_path / "2", others, digest)
+    page, _ = written(tmp_path / "card.html", exported, first.path, second.path)
+    left = (
+        "attacks other than PGD-10, PGD, AutoAttack, FAB; radii above 16/255 in l∞ or 0.5 in l2; data other"
+    )
+    assert f"Not measured: {left} than the test images of digits." in page.text
 
 
 def test_an_export_without_its_run_still_has_a_card(exported, tmp_path):
@@ -342,13 +356,32 @@ def test_an_export_without_its_run_still_has_a_card(exported, tmp_path):
     )
     bare = fake_export(tmp_path / "bare")
     page, problems = written(tmp_path / "card.html", bare)
-    assert problems == [] and "Not measured: any error" in page.text
+    assert problems == [] and "Not measured: any error under attack" in page.text
 
 
 def test_the_plan_is_the_one_that_the_command_prints(exported, tmp_path):
     page, _ = written(tmp_path / "card.html", exported)
     plan = describe(TrainConfig.of({"epochs": 4, "eps": 8 / 255}), ())
     assert all(line in page.text for name, line in plan.items() if name != "given")
+
+
+CONFIGS = [
+    {},
+    {"dataset": "cifar10", "eps": 8 / 255, "eps_sched": "cosine", "image_size": 16},
+    {"dataset": "cifar10", "model": "preact_resnet18", "objective": "advlc", "advlc_fraction": 0.3},
+    {"norm": "l2", "eps": 1 / 3, "periods": (), "epochs": 7, "averaging": "swa", "lr_sched": "constant"},
+    {"objective": "standard", "adversary": "none"},
+]
+
+
+@pytest.mark.parametrize("given", CONFIGS, ids=lambda given: ",".join(given) or "none")
+def test_the_flagfile_on_the_page_gives_the_same_settings(tmp_path, given):
+    run = training(tmp_path / "run", recorded=0, **given)
+    config = run.stored(TrainConfig, "config")
+    page, _ = written(tmp_path / "page.html", run.path)
+    text = page.text.partition("for --flagfile=FILE:")[2].partition("Written by")[0]
+    flags = dict(line.removeprefix("--").split("=", 1) for line in text.splitlines() if line.startswith("--"))
+    assert TrainConfig.of(flags) == config and len(flags) > 30
 
 
 # Where the page goes
