@@ -79,11 +79,11 @@ def test_the_recipe_finds_its_images(folder):
 @pytest.mark.slow
 def test_the_recipe_trains_on_images_that_stay_on_the_disk(folder, tmp_path):
     short = [
-        "--batch_size=4",
+        "--batch_size=2",
         "--epochs=1",
-        "--steps_per_epoch=3",
+        "--steps_per_epoch=2",
         "--val_fraction=0.25",
-        "--eval_examples=4",
+        "--eval_examples=2",
     ]
     command_line = [f"--recipe={RECIPE}", f"--data_dir={folder}", "--images=disk", "--attack_steps=1", *short]
     command_line += ["--out_dir=run", "--export_dir=exports"]
