@@ -35,10 +35,7 @@ def chapter(run: AnalysisDirectory, pictures: Pictures) -> Chapter:
         )
     )
     if not finished:
-        how = element("code", run.resume_command)
-        told.parts.append(
-            ("Not finished", notice(join("This analysis is not finished. Continue with ", how, ".")))
-        )
+        told.parts.append(("Not finished", parts.unfinished(run)))
     for study in studies:
         folder = run.path / str(study)
         told.add(f"Study: {study}", lambda folder=folder: _study(folder), folder)

@@ -28,10 +28,8 @@ def chapter(run: EvaluationDirectory, pictures: Pictures) -> Chapter:
             told.parts.append(("Errors", notice(told.problems[-1])))
             told.rows.append(Row(str(model), remark="evaluation.json is damaged"))
     else:
-        kept = f" Kept: {run.kept()}." if run.kept() else ""
-        how = element("code", run.resume_command)
-        words = join(f"This evaluation is not finished.{kept} Continue with ", how, ".")
-        told.parts.append(("Not finished", notice(words)))
+        kept = f"Kept: {run.kept()}." if run.kept() else ""
+        told.parts.append(("Not finished", parts.unfinished(run, kept)))
         told.rows.append(Row(str(model), remark="not finished"))
     settings = record.get("config")
     try:
@@ -82,19 +80,14 @@ def errors(record: Mapping[str, Any]) -> Html:
     Every number carries the exact value of the file.
     """
     count, named = record["examples"], labels(record)
-    rows = [
-        ("no attack", parts.error_cell(record["clean"]["error"], count), *_loss(record["clean"]), None, None)
-    ]
+    rows = [("no attack", *_outcome(record["clean"], count), None, None)]
     for name, attack in record["attacks"].items():
-        passes = attack["forward_passes"] + attack["backward_passes"]
-        cost = number(passes / count, 0), number(attack["seconds"], 1)
-        rows.append((named[name], parts.error_cell(attack["error"], count), *_loss(attack), *cost))
+        rows.append((named[name], *_outcome(attack, count), *_cost(attack, count)))
         for part, found in attack.get("components", {}).items():
             broken = f"broke {found['broken']:,} of {found['attacked']:,}"
             rows.append((f"— {part}", element("small", broken), None, *_cost(found, count)))
     if len(named) > 1:
-        worst = record["worst_case"]
-        rows.append(("worst case", parts.error_cell(worst["error"], count), *_loss(worst), None, None))
+        rows.append(("worst case", *_outcome(record["worst_case"], count), None, None))
     caption = (
         f"Errors in % of {quantity(count, 'test image')} ({parts.ball(record['norm'], record['epsilon'])})"
     )
@@ -103,8 +96,8 @@ def errors(record: Mapping[str, Any]) -> Html:
     return join([notice(each) for each in record["warnings"]], table(caption, header, rows), changes)
 
 
-def _loss(entry):
-    return (number(entry["mean_loss"], 3),)
+def _outcome(entry, count):
+    return parts.error_cell(entry["error"], count), number(entry["mean_loss"], 3)
 
 
 def _cost(found, count):

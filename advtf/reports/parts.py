@@ -8,9 +8,23 @@ from typing import Any
 
 from advtf.errors import UsageError, alternatives, quantity
 from advtf.figures.results import NORM_NAMES
-from advtf.reports.html import Html, code, command, element, fold, items, join, number, pairs, short, table
+from advtf.reports.html import (
+    Html,
+    code,
+    command,
+    element,
+    fold,
+    items,
+    join,
+    notice,
+    number,
+    pairs,
+    short,
+    table,
+)
 from advtf.settings.fields import OPEN, Settings, show
 from advtf.settings.threat import NORMS, format_epsilon
+from advtf.storage.run_directory import RunDirectory
 
 LONGEST_LIST = 12  # numbers of a result that are written out
 
@@ -211,6 +225,17 @@ def _leaf(value):
 def limits(lines: Iterable[object]) -> Html:
     """Returns what a classifier was made and measured for, a line for each fact."""
     return items(line for line in lines if line)
+
+
+def unfinished(run: RunDirectory, done: str = "") -> Html:
+    """Returns that a run is not finished, and the command that continues it.
+
+    Args:
+        run: its directory.
+        done: how far it is, a sentence. Defaults to nothing.
+    """
+    how = element("code", run.resume_command)
+    return notice(join(f"This {run.kind} is not finished. ", done and f"{done} ", "Continue with ", how, "."))
 
 
 def described(plan: Mapping[str, str]) -> Html:

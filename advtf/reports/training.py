@@ -84,10 +84,8 @@ def plan(config: TrainConfig) -> dict[str, str]:
 
 def _unfinished(run, config):
     epochs = len({record.get("epoch") for record in jsonl.read(run.metrics)}) if run.metrics.exists() else 0
-    planned = f" of {quantity(config.epochs, 'epoch')}" if config else ""
-    done = f"{epochs}{planned} are recorded" if planned else f"{quantity(epochs, 'epoch')} are recorded"
-    how = element("code", run.resume_command)
-    return notice(join(f"This training is not finished: {done}. Continue with ", how, "."))
+    planned = f" of {config.epochs:,}" if config else ""
+    return parts.unfinished(run, f"Epochs recorded: {epochs:,}{planned}.")
 
 
 def _headline(told, results):

@@ -245,9 +245,9 @@ def test_what_is_not_finished_is_told_with_the_command_that_continues(tmp_path):
         page, problems = written(tmp_path / "page.html", run.path)
         assert problems == [] and f"advtf.{run.command} --out_dir={run.path} --resume" in page.text
     page, _ = written(tmp_path / "page.html", tmp_path / "t")
-    assert "3 of 4 epochs are recorded" in page.text and len(page.of("svg")) == 2
+    assert "Epochs recorded: 3 of 4." in page.text and len(page.of("svg")) == 2
     page, _ = written(tmp_path / "page.html", training(tmp_path / "empty", recorded=0).path)
-    assert "0 of 4 epochs are recorded" in page.text and "no epoch is recorded" in page.text
+    assert "Epochs recorded: 0 of 4." in page.text and "no epoch is recorded" in page.text
 
 
 @pytest.mark.parametrize(
