@@ -1,5 +1,6 @@
 """The figure and the table of all results of the suite, made from their files only."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,12 @@ from launch.common.benchmark import COSTS, Comparison, Result
 
 BEGIN, END = "<!-- results of launch.benchmarks -->", "<!-- end of the results -->"
 ROW = 0.12  # inches of a line of the figure
-HEADING = {"fontsize": 5.5, "fontweight": "bold"}
+HEADING_LETTERS = 58  # that fit into a line
+HEADING = {
+    "fontsize": 5.5,
+    "fontweight": "bold",
+    "bbox": {"facecolor": "white", "edgecolor": "none", "boxstyle": "square,pad=0.1"},
+}
 GOAL_MARK = {"marker": "|", "markersize": 6, "markeredgewidth": 1.5}
 
 
@@ -49,9 +55,10 @@ def draw(results: Mapping[str, Result], output: Path) -> None:
         for place, (label, row) in enumerate(lines):
             if row is None:  # a heading of the rows below it
                 left = ("figure fraction", "data")
-                axes.annotate(
+                text = axes.annotate(
                     label, (0.01, place), xycoords=left, annotation_clip=False, va="center", **HEADING
                 )
+                text.set_in_layout(False)  # the axes need not make room for it
                 continue
             color = BLUE if _good(row) else VERMILLION
             reach = [min(row.ratios), max(row.ratios)]
@@ -83,10 +90,11 @@ def _good(row):
 
 
 def _lines(groups):
-    """Yields (label, row) for every line of the figure; the row is None where the line is a heading."""
+    """Yields (label, row) for every line of the figure; the row is None for a line of a heading."""
     for rows in groups.values():
         for what, ours in dict.fromkeys((row.what, row.ours) for row in rows):
-            yield f"{what}, {ours.removeprefix('advtf, ')}", None
+            heading = f"{what}, {ours.removeprefix('advtf, ')}"
+            yield from ((line, None) for line in textwrap.wrap(heading, HEADING_LETTERS))
             for row in rows:
                 if (row.what, row.ours) == (what, ours):
                     unit = "" if row.unit == "s" else f" ({row.unit})"
