@@ -8,6 +8,8 @@ Everything is measured in float32, whatever the precision of the training.
 In Python, ``advtf.evaluate(classifier, x, y, attacks=["autoattack"], epsilon=8/255)`` does the same.
 """
 
+import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from absl import flags
 from advtf.data.registry import require_available
 from advtf.errors import UsageError
 from advtf.evaluation import run as evaluation_run
+from advtf.evaluation import sharing
 from advtf.evaluation.run import EvaluateOptions
 from advtf.evaluation.settings import AttackSettings, require_grid
 from advtf.settings import commands
@@ -93,8 +96,13 @@ def evaluate(
     return evaluation
 
 
-def main(argv: list[str]) -> None:
-    """Evaluates one classifier; exits with 2 for a mistake, 130 when interrupted."""
+def main(argv: list[str], script: str | None = None) -> None:
+    """Evaluates one classifier; exits with 2 for a mistake, 130 when interrupted.
+
+    Args:
+        argv: is not used.
+        script: the path of the script that has started the command, if one has.
+    """
     del argv
     given = {cls: commands.given_flags(flags.FLAGS, cls) for cls in (AttackSettings, EvaluateOptions)}
     run, settings, options = evaluation_run.plan(given[AttackSettings], given[EvaluateOptions])
@@ -104,10 +112,14 @@ def main(argv: list[str]) -> None:
     with run.tell_how_to_continue():
         require_available(options.dataset, options.data_dir)
         print(evaluation_run.describe(settings, options, run), flush=True)
-        evaluation_run.execute(run, settings, options)
+        evaluation_run.execute(run, settings, options, script)
 
 
 sys.modules[__name__].__class__ = CallableModule  # advtf.evaluate is the function, too
 
 if __name__ == "__main__":
-    commands.run_command(main, EvaluateOptions, AttackSettings)
+    _started_from = None if os.path.realpath(sys.argv[0]) == os.path.realpath(__file__) else sys.argv[0]
+    if _started_from and (_folder := sharing.leader_of_script()):
+        sharing.follow_to_the_end(_folder)
+    else:
+        commands.run_command(functools.partial(main, script=_started_from), EvaluateOptions, AttackSettings)

@@ -184,15 +184,22 @@ def describe(settings: AttackSettings, options: EvaluateOptions, run: Evaluation
     return plan_table(lines)
 
 
-def execute(run: EvaluationDirectory, settings: AttackSettings, options: EvaluateOptions) -> None:
+def execute(
+    run: EvaluationDirectory, settings: AttackSettings, options: EvaluateOptions, script: str | None = None
+) -> None:
     """Evaluates what was planned, and prints and writes the result.
 
     What is finished is kept in the directory, so that `--resume` continues from there.
 
+    Args:
+        run, settings, options: what `plan` has returned.
+        script: the path of a script that has started the command after it has registered attacks of its own;
+            with shards, each of the other processes runs it, too.
+
     Raises:
         UsageError: the classifier or the images cannot be had, or do not fit each other.
     """
-    helpers = Helpers(run, options.shards - 1, options.cluster)
+    helpers = Helpers(run, options.shards - 1, options.cluster, script)
     with helpers:  # everything before this answers without TensorFlow
         _execute(run, settings, options, helpers)
 

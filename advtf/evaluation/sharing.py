@@ -6,8 +6,9 @@ those of one process, with the same images in the same order, whatever has been 
 the result is that of one process with as many threads as each of these, for any attack.
 
 A batch is taken by a lock of the kernel, which ends with the process: what a killed process had taken,
-another one computes. The first process, the leader, is the command itself: it ends a stage on disk and writes
-the results. The others are ``python -m advtf.evaluation.sharing FOLDER``, which `Helpers` starts.
+another one computes. The first process, the leader, is the command itself: it ends a stage on disk and
+writes the results. The others are ``python -m advtf.evaluation.sharing FOLDER``, which `Helpers` starts, or
+the script which the command was started from, so that they know what it has registered.
 """
 
 import contextlib
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.02
 _FOLDER = ".shards-{}.partial"  # of the logs of the others, and of the file that lets them begin
 _BEGIN = "begin.json"
+_VARIABLE = "ADVTF_EVALUATION_FOLLOWS"  # tells a script that it is one of the others, and their folder
 _Result = TypeVar("_Result")
 
 
@@ -130,13 +132,19 @@ class Helpers:
         run: the directory of the evaluation.
         count: how many.
         cluster: address of the Ray cluster whose tasks they are; None for processes of this machine.
+        script: the path of the script which has started the command; None for the command itself.
         say: called with a line where one of them has failed.
     """
 
     def __init__(
-        self, run: "EvaluationDirectory", count: int, cluster: str | None, say: Callable[[str], None] = print
+        self,
+        run: "EvaluationDirectory",
+        count: int,
+        cluster: str | None,
+        script: str | None = None,
+        say: Callable[[str], None] = print,
     ):
-        self._run, self._count, self._cluster, self._say = run, count, cluster, say
+        self._run, self._count, self._cluster, self._script, self._say = run, count, cluster, script, say
         # A name that is no part of any run: the directory may still be in use, or hold a run to be replaced.
         self._folder = run.path / _FOLDER.format(os.urandom(8).hex())
         self._ray, self._processes, self._tasks = None, [], []
@@ -147,8 +155,12 @@ class Helpers:
         if self._cluster:
             self._ray = processes.connect_ray(self._cluster)
         gpus, threads = processes.visible_gpus(), threads_of_each(self._count + 1)
-        settings = {} if gpus else processes.thread_settings(threads)
+        pinned = {} if gpus else processes.thread_settings(threads)
+        settings = dict(pinned)
         command = [sys.executable, "-m", "advtf.evaluation.sharing", str(self._folder)]
+        if self._script:
+            command = [sys.executable, os.path.abspath(self._script)]
+            settings |= {_VARIABLE: str(self._folder)}
         for number in range(1, self._count + 1):
             if self._ray:
                 submit = processes.ray_task(self._ray, threads, int(bool(gpus)))
@@ -158,7 +170,7 @@ class Helpers:
                 self._processes.append(
                     processes.spawn(command, self._log(number), os.getcwd(), settings | own)
                 )
-        os.environ.update(settings)  # read by the TensorFlow of this process, which is not imported yet
+        os.environ.update(pinned)  # read by the TensorFlow of this process, which is not imported yet
         return self
 
     def begin(self) -> None:
@@ -201,6 +213,20 @@ def threads_of_each(count: int) -> int:
     return int(given) if given.isdecimal() and int(given) else max(1, available_cores() // count)
 
 
+def leader_of_script() -> Path | None:
+    """Returns the folder of the `Helpers` that have started this script; None where it leads itself."""
+    folder = os.environ.get(_VARIABLE)
+    return Path(folder) if folder else None
+
+
+def follow_to_the_end(folder: Path) -> None:
+    """Calls `follow`; a mistake ends the process in one line."""
+    try:
+        follow(folder)
+    except UsageError as error:
+        sys.exit(f"error: {error}")
+
+
 def follow(folder: Path) -> None:
     """Takes part in an evaluation until its leader, whose `Helpers` have this folder, ends this process."""
     parent = os.getppid()
@@ -241,8 +267,5 @@ def follow(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        # The module itself is run under another name, with other classes than those that the engine knows.
-        importlib.import_module("advtf.evaluation.sharing").follow(Path(sys.argv[1]))
-    except UsageError as error:
-        sys.exit(f"error: {error}")
+    # The module itself is run under another name, with other classes than those that the engine knows.
+    importlib.import_module("advtf.evaluation.sharing").follow_to_the_end(Path(sys.argv[1]))

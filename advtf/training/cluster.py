@@ -22,6 +22,11 @@ from advtf.runtime import is_multi_worker
 VARIABLE = "TF_CONFIG"
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 PARTING_SECONDS = 30  # that the workers wait for each other at the end
+LOST = 75  # the exit code where a worker was lost: to be tried again, as sysexits.h names it
+_TASK = r"/job:\w+/replica:\d+/task:\d+"
+_COORDINATION = re.compile(r"coordination ?service", re.IGNORECASE)
+# A connection has broken, or the coordination service has heard nothing for some time.
+_LOST = re.compile(rf"remote target {_TASK}|unhealthy[^/]*(?:{_TASK}\s*)+|Task {_TASK} heartbeat timeout")
 
 
 class WorkerLost(RuntimeError):
@@ -172,7 +177,7 @@ class Cluster:
         try:
             yield
         except errors.OpError as error:
-            if not isinstance(error, gone) and "coordination service" not in str(error):
+            if not isinstance(error, gone) and not _COORDINATION.search(str(error)):
                 raise
             raise WorkerLost(
                 f"all {quantity(len(self.addresses), 'worker')} must run until the training ends. "
@@ -181,11 +186,10 @@ class Cluster:
 
     def _lost(self, message):
         """Returns which workers an error of TensorFlow is about."""
-        # A connection has broken, or the coordination service has heard nothing for some time.
-        found = re.search(
-            r"remote target (\S+)|unhealthy[^/]*((?:/job:\w+/replica:\d+/task:\d+\s*)+)", message
-        )
-        numbers = re.findall(r"task:(\d+)", found[1] or found[2]) if found else []
+        found = _LOST.search(message)
+        numbers = dict.fromkeys(re.findall(r"task:(\d+)", found[0])) if found else []
+        if not numbers and "CoordinationService/Heartbeat" in message:
+            numbers = ["0"]  # who leads the service does not answer
         lost = [f"worker {number} ({self.addresses[int(number)]})" for number in numbers]
         if not lost:
             return f"a connection that has ended ({_reason(message)})"
@@ -211,7 +215,8 @@ def speaking(cluster: Cluster | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def together(cluster: Cluster | None) -> Iterator[None]:
-    """Within the context a lost worker ends the others, with one line and exit code 1; all end together."""
+    """Within the context a lost worker ends the others, with one line and the code `LOST`; all end
+    together."""
     if cluster is None:
         yield
         return
@@ -221,7 +226,7 @@ def together(cluster: Cluster | None) -> Iterator[None]:
     except WorkerLost as error:
         print(f"error: {error} Start them again with --resume; their number may differ.", file=sys.stderr)
         sys.stderr.flush()
-        os._exit(1)  # TensorFlow would wait for the lost worker
+        os._exit(LOST)  # TensorFlow would wait for the lost worker
     except (SystemExit, UsageError):  # what all workers end by
         cluster.part()
         raise

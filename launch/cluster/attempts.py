@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advtf.storage.identity import Identity
+from advtf.training.cluster import LOST
 from advtf.training.directory import TrainingDirectory
 
 STRATEGY = "--strategy=multi_worker"
 GRACE_SECONDS = 30  # in which the others end by themselves when one has ended
+PARTING_SECONDS = 5  # in which all end after a second signal
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,23 @@ def continued(given: Sequence[str], run: TrainingDirectory, before: Identity | N
     return [*kept, "--resume"]
 
 
-def outcome(codes: Mapping[int, int]) -> tuple[int, bool]:
-    """Returns the exit code of an attempt, and whether one of its workers was killed.
+def outcome(codes: Mapping[int, int], signals: Sequence[int]) -> tuple[int, bool]:
+    """Returns the exit code of an attempt, and whether it is to be repeated, as a worker was lost.
 
     Args:
         codes: worker -> the exit code that it has ended with by itself, below 0 where a signal has killed it.
+        signals: those that have stopped the attempt.
     """
+    if not codes:
+        return 128 + signals[0], False
     first = min(codes.values())  # the killed one, before those that it has ended
-    if first < 0:
-        return 128 - first, True
-    return max(codes.values()), False
+    code = 128 - first if first < 0 else max(codes.values())
+    return code, not signals and any(map(is_lost, codes.values()))
+
+
+def is_lost(code: int) -> bool:
+    """Returns whether an exit code says that a worker was killed, or has ended as another one was lost."""
+    return code < 0 or code == LOST
 
 
 class Voices:
@@ -80,4 +89,4 @@ class Voices:
 
 def tell_another(attempt: int, max_failures: int) -> None:
     """Says that all workers are started again."""
-    print(f"A worker was killed. Starting all again ({attempt} of {max_failures}).", flush=True)
+    print(f"A worker was lost. Starting all again ({attempt} of {max_failures}).", flush=True)

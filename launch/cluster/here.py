@@ -14,7 +14,16 @@ from collections.abc import Sequence
 from advtf.errors import UsageError
 from advtf.processes import end_with, signals_received, thread_settings
 from advtf.training.directory import TrainingDirectory
-from launch.cluster.attempts import GRACE_SECONDS, STRATEGY, Order, Voices, continued, outcome, tell_another
+from launch.cluster.attempts import (
+    GRACE_SECONDS,
+    PARTING_SECONDS,
+    STRATEGY,
+    Order,
+    Voices,
+    continued,
+    outcome,
+    tell_another,
+)
 
 # The kernel gives the ports from 32768 on to whoever asks for any, also while the workers still start.
 PORTS = range(20000, 32768)
@@ -30,8 +39,8 @@ def train(order: Order) -> int:
     before, attempt = run.identity(), 0
     with signals_received() as signals:
         while True:
-            code, killed = _Group(order, continued(order.flags, run, before)).wait(signals)
-            if not killed or signals or attempt == order.max_failures:
+            code, again = _Group(order, continued(order.flags, run, before)).wait(signals)
+            if not again or attempt == order.max_failures:
                 return code
             attempt += 1
             tell_another(attempt, order.max_failures)
@@ -68,9 +77,7 @@ class _Group:
         for reader in self._readers:
             reader.start()
         try:
-            self._wait_until(lambda codes: None not in codes or any(codes), signals)
-            deadline = time.monotonic() + GRACE_SECONDS
-            codes = self._wait_until(lambda codes: None not in codes or time.monotonic() > deadline, signals)
+            codes = self._ended(signals)
         finally:
             for process in self.processes:
                 if process.poll() is None:
@@ -78,13 +85,19 @@ class _Group:
                 process.wait()
             for reader in self._readers:
                 reader.join()
-        return outcome({index: code for index, code in enumerate(codes) if code is not None})
+        return outcome({index: code for index, code in enumerate(codes) if code is not None}, signals)
 
-    def _wait_until(self, over, signals):
+    def _ended(self, signals):
+        """Waits until all have ended, or those that stay behind have had their time; returns exit codes."""
+        deadline = float("inf")
         while True:
             codes = [process.poll() for process in self.processes]
-            if over(codes):
+            if None not in codes or time.monotonic() > deadline:
                 return codes
+            if any(codes):
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+            if len(signals) > 1:
+                deadline = min(deadline, time.monotonic() + PARTING_SECONDS)
             for number in signals[self._passed_on :]:
                 self._passed_on += 1
                 for process in self.processes:

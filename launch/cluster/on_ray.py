@@ -33,10 +33,19 @@ from advtf.runtime import available_cores
 from advtf.storage.run_directory import LOCK
 from advtf.training.cluster import VARIABLE, Cluster
 from advtf.training.directory import TrainingDirectory
-from launch.cluster.attempts import GRACE_SECONDS, STRATEGY, Order, Voices, continued, outcome, tell_another
+from launch.cluster.attempts import (
+    GRACE_SECONDS,
+    PARTING_SECONDS,
+    STRATEGY,
+    Order,
+    Voices,
+    continued,
+    is_lost,
+    outcome,
+    tell_another,
+)
 
 POLL_SECONDS = 0.5
-PARTING_SECONDS = 5  # in which processes end after a second signal
 START_SECONDS = 3600  # that Ray Train waits for as many machines as are needed, before it tries anew
 
 
@@ -51,8 +60,12 @@ def train(address: str, order: Order) -> int:
         UsageError: Ray is not installed, or no cluster answers.
     """
     before = TrainingDirectory(order.out_dir).identity()
-    with signals_received() as signals:
+    try:
         ray = connect_ray(address, max(available_cores(), order.workers * order.threads))
+    except KeyboardInterrupt:
+        print("Interrupted before the training began.", flush=True)
+        return 128 + signal.SIGINT
+    with signals_received() as signals:  # only now: Ray has set handlers of its own
         try:
             print(f"{'work':<10}{describe_ray(ray)}", flush=True)
             return _watched(ray, order, before, signals)
@@ -86,10 +99,8 @@ def _watched(ray, order, before, signals):
             break
         training.join(POLL_SECONDS)
     codes = ray.get(board.codes.remote())
-    if (codes and min(codes.values()) < 0) or not training.failed:
-        return outcome(codes)[0] if codes else 128 + signals[0]
-    if signals:
-        return 128 + signals[0]
+    if signals or not training.failed or any(map(is_lost, codes.values())):
+        return outcome(codes, signals)[0]
     print(f"error: all workers must end well. Received: {training.failed}", file=sys.stderr)
     return 1
 
@@ -103,6 +114,12 @@ class _Training(threading.Thread):
         self.failed: str | None = None
 
     def run(self) -> None:
+        try:
+            self._train()
+        except Exception as error:  # of a worker, its machine, Ray or gRPC
+            self.failed = first_line(error)
+
+    def _train(self):
         from advtf.runtime import import_tensorflow
 
         import_tensorflow()  # Ray would do it, with all its messages
@@ -127,10 +144,7 @@ class _Training(threading.Thread):
                     worker_runtime_env=ray_environment(),
                 ),
             )
-            try:
-                trainer.fit()
-            except Exception as error:  # of a worker, its machine, Ray or gRPC
-                self.failed = first_line(error)
+            trainer.fit()
 
 
 class _Board:
@@ -163,8 +177,16 @@ class _Board:
             return self._signals, True
         if code is not None:
             self._codes[worker] = code
-            self._working.discard(worker)
         return self._signals, any(self._codes.values())
+
+    def leave(self, attempt: str, worker: int) -> None:
+        """Takes note that the process of a worker has ended, by itself or by force."""
+        if attempt == self._attempts[-1]:
+            self._working.discard(worker)
+
+    def works(self, attempt: str) -> bool:
+        """Returns whether some worker of an attempt still has a process."""
+        return attempt == self._attempts[-1] and bool(self._working)
 
     def stop(self, number: int) -> None:
         """Takes in a signal that every worker is to get."""
@@ -192,10 +214,10 @@ def _work(work: Mapping[str, Any]) -> None:
     board, order = work["board"], work["order"]
     run = TrainingDirectory(work["folder"] / order.out_dir)
     attempt, signals = ray.get(board.begin.remote(name, cluster.index))
-    if attempt:
-        _wait_for_release(run)
+    if attempt:  # the chief of the one before may still save a checkpoint
+        _wait(lambda: not is_locked(run.path / LOCK))
     if signals:
-        ray.get(board.report.remote(name, cluster.index, [], 128 + signals[0]))
+        ray.get(board.leave.remote(name, cluster.index))
         return
     given = continued(order.flags, run, work["before"])
     environment = {each: value for each, value in os.environ.items() if each != "TF_USE_LEGACY_KERAS"}
@@ -211,20 +233,22 @@ def _work(work: Mapping[str, Any]) -> None:
         preexec_fn=_as_a_child(),
     )
     try:
-        code = _accompanied(
+        code, signals = _accompanied(
             process, lambda lines, code: ray.get(board.report.remote(name, cluster.index, lines, code))
         )
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
-    if code is not None and code < 0:
-        raise RuntimeError(f"worker {cluster.index} was killed by {signal.Signals(-code).name}")
+        ray.get(board.leave.remote(name, cluster.index))
+    if code is not None and is_lost(code) and not signals:
+        _wait(lambda: not ray.get(board.works.remote(name)))  # for those that save something, or stay behind
+        raise RuntimeError(f"worker {cluster.index} has ended with code {code}")
 
 
 def _accompanied(process, report):
     """Reports what a process says until it has ended; returns its exit code, None where others have failed
-    and it stays behind."""
+    and it stays behind, and the signals that have come."""
     lines = queue.SimpleQueue()
 
     def read(stream, pipe):
@@ -247,14 +271,14 @@ def _accompanied(process, report):
                 reader.join()
         signals, failed = report([lines.get() for _ in range(lines.qsize())], code)
         if code is not None:
-            return code
+            return code, signals
         for number in signals[passed_on:]:
             process.send_signal(number)
             passed_on += 1
         if failed or passed_on > 1:
             deadline = min(deadline, time.monotonic() + (GRACE_SECONDS if failed else PARTING_SECONDS))
         if time.monotonic() > deadline:
-            return None
+            return None, signals
 
 
 def _as_a_child():
@@ -268,8 +292,7 @@ def _as_a_child():
     return prepare
 
 
-def _wait_for_release(run):
-    """Waits until a chief of the attempt before, which may still save a checkpoint, has left the run."""
-    deadline = time.monotonic() + GRACE_SECONDS
-    while is_locked(run.path / LOCK) and time.monotonic() < deadline:
+def _wait(over):
+    deadline = time.monotonic() + GRACE_SECONDS + PARTING_SECONDS
+    while not over() and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

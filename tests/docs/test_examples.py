@@ -4,8 +4,10 @@ import json
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +151,63 @@ def test_study_writes_what_it_found_and_draws_it(example, tmp_path, monkeypatch,
     record = json.loads((folder / "noise.json").read_text())
     assert np.mean(record["noisy"]) == pytest.approx(noisy, abs=0.01) and len(record["noisy"]) == 5
     assert (folder / "noise.png").stat().st_size > 1000
+
+
+SLURM = {  # what the script calls, as small scripts that leave a record
+    "scontrol": 'if [ "$1" = show ]; then printf "node7\\nnode9\\n"; else echo "$@" >> requeued; fi',
+    "srun": "trap 'kill -TERM $one $two' TERM\n"
+    'SLURM_PROCID=0 "$@" & one=$!\nSLURM_PROCID=1 "$@" & two=$!\n'
+    "wait $one; wait $two; wait $one; code=$?; wait $two; exit $code",
+    "python": 'printf "%s\\n" "$TF_CONFIG" "$@" > worker$SLURM_PROCID\n'
+    'if [ "$CODE" = 143 ]; then sleep 30 & trap "kill $!; exit 143" TERM; wait; fi\nexit $CODE',
+}
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """Starts the job script of SLURM in a folder; returns the process."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    for name, text in SLURM.items():
+        (commands / name).write_text(f"#!/bin/bash\n{text}\n")
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
+    monkeypatch.setenv("SLURM_JOB_ID", "123456")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "node[7,9]")
+
+    def start(code):
+        monkeypatch.setenv("CODE", str(code))
+        script = ["bash", EXAMPLES / "train.sbatch", "--out_dir=my run", "--lr=0.1"]
+        return subprocess.Popen(script, cwd=tmp_path)
+
+    return start
+
+
+@pytest.mark.parametrize(("code", "again"), [(0, False), (2, False), (75, True)])
+def test_a_job_of_slurm_tells_each_worker_who_it_is(job, tmp_path, monkeypatch, code, again):
+    from advtf.training.cluster import Cluster
+
+    assert job(code).wait(60) == code
+    for index in (0, 1):
+        config, *arguments = (tmp_path / f"worker{index}").read_text().splitlines()
+        monkeypatch.setenv("TF_CONFIG", config)
+        assert Cluster.of_process() == Cluster(("node7:23457", "node9:23458"), index)
+        assert arguments == [
+            "-m", "advtf.main", "--strategy=multi_worker", "--out_dir=my run", "--lr=0.1"
+        ]  # fmt: skip
+    requeued = tmp_path / "requeued"
+    assert (requeued.read_text().split() if requeued.exists() else []) == ["requeue", "123456"] * again
+
+
+def test_a_job_of_slurm_whose_time_ends_is_queued_again_and_continues(job, tmp_path):
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run" / "config.json").touch()
+    process, deadline = job(143), time.monotonic() + 60
+    while not (tmp_path / "worker1").exists() or not (tmp_path / "worker0").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.2)  # until the workers listen to signals
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 143
+    assert (tmp_path / "requeued").read_text().split() == ["requeue", "123456"]
+    assert (tmp_path / "worker1").read_text().endswith("\n--out_dir=my run\n--resume\n")

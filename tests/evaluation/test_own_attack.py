@@ -22,6 +22,9 @@ from advtf.settings.commands import define_flags, given_flags
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
+import os
+import time
+from pathlib import Path
 from runpy import run_module
 
 import tensorflow as tf
@@ -30,6 +33,9 @@ from advtf.evaluation.attacks import ATTACKS, EvaluationAttack
 
 
 def darker(logits_fn, x, y, epsilon, seed):
+    Path(f"attacks-{os.getpid()}").touch()  # while it is traced
+    while len(list(Path().glob("attacks-*"))) < int(os.environ["PROCESSES"]):
+        time.sleep(0.05)
     return tf.maximum(x - epsilon, 0.0)
 
 
@@ -103,19 +109,26 @@ def test_its_name_is_read_from_the_command_line(register):
 
 
 @pytest.mark.slow
-def test_a_command_started_from_a_script_knows_it(tmp_path):
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_command_started_from_a_script_knows_it(tmp_path, shards):
     export_digits(tmp_path)
     (tmp_path / "own.py").write_text(SCRIPT)
     arguments = [f"--model={EXPORT}", "--attacks=darker", "--num_examples=50", "--out_dir=out"]
+    arguments += [f"--shards={shards}", "--batch_size=5"]
     done = subprocess.run(
         [sys.executable, "own.py", *arguments],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        env=os.environ
+        | {
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "PROCESSES": str(shards),  # it waits until as many attack
+        },
+        timeout=300,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "Darker" in done.stdout
+    assert "Darker" in done.stdout and "warning: shard" not in done.stdout
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     network, x, y = digits_network()
     darker = np.maximum(x[:50] - np.float32(EPSILON), 0)

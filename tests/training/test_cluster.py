@@ -2,12 +2,15 @@
 
 import json
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import command
+from tensorflow import errors
 
 from advtf.errors import UsageError
-from advtf.training.cluster import Cluster
+from advtf.training.cluster import Cluster, WorkerLost
 from advtf.training.settings import TrainConfig
 
 TWO = {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}
@@ -49,6 +52,70 @@ def test_what_does_not_describe_workers_is_refused(monkeypatch, text, message):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UsageError, match=message):
         Cluster.of_process()
+
+
+CHIEF, OTHER = "/job:worker/replica:0/task:0", "/job:worker/replica:0/task:1"
+ABORTED = "Collective ops is aborted by:"
+# What TensorFlow says, shortened, when a worker is killed or stands still.
+LOST = [
+    (f"{ABORTED} Connection reset by peer\nfrom remote target {OTHER} while calling", "1 (b:2)"),
+    (f"These tasks are unhealthy (stopped sending heartbeats):\n{CHIEF}\nCheck the logs", "0 (a:1)"),
+    (f"{ABORTED} Unexpected heartbeat request from an already-in-error task: {CHIEF} with existing "
+     f"error: UNAVAILABLE: Task {OTHER} heartbeat timeout. This indicates that the remote task", "1 (b:2)"),
+    (f"{ABORTED} Deadline Exceeded\nRPC: /tensorflow.CoordinationService/Heartbeat\nThe error", "0 (a:1)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "worker"), LOST)
+@pytest.mark.parametrize("kind", [errors.UnavailableError, errors.AbortedError])
+def test_an_error_of_a_lost_worker_says_which(message, worker, kind):
+    if "Deadline" in message:
+        kind = errors.DeadlineExceededError
+    with pytest.raises(WorkerLost) as lost, Cluster(("a:1", "b:2"), 0).watched():
+        raise kind(None, None, message)
+    assert f"Received: worker {worker}, which" in str(lost.value) and "\n" not in str(lost.value)
+
+
+class Store:
+    """What the workers leave for each other, as TensorFlow's coordination service keeps it."""
+
+    def __init__(self):
+        self.kept, self.added = {}, threading.Condition()
+
+    def set_config_key_value(self, key, value):
+        with self.added:
+            self.kept[key] = value
+            self.added.notify_all()
+
+    def get_config_key_value(self, key, timeout_in_ms):
+        with self.added:
+            if not self.added.wait_for(lambda: key in self.kept, timeout_in_ms / 1000):
+                raise errors.DeadlineExceededError(None, None, key)
+            return self.kept[key]
+
+
+@pytest.mark.parametrize("seeds", [(3, 3, 3), (3, 3, 4)])
+def test_a_worker_with_other_settings_ends_all_of_them_with_the_same_line(monkeypatch, seeds):
+    store = Store()
+    monkeypatch.setattr("advtf.training.cluster._store", lambda: store)
+
+    def agree(index):
+        try:
+            Cluster(("a:1", "b:2", "c:3"), index).agree("settings", {"eps": 0.1, "seed": seeds[index]})
+        except UsageError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(3) as pool:
+        (said,) = set(pool.map(agree, range(3)))
+    assert said.startswith(
+        "all workers must have the same settings. Received: seed=4 in worker 2 and 3 in"
+    ) == (len(set(seeds)) > 1)
+
+
+def test_other_errors_are_not_taken_for_a_lost_worker():
+    with pytest.raises(errors.InvalidArgumentError), Cluster(("a:1", "a:2"), 0).watched():
+        raise errors.InvalidArgumentError(None, None, "Incompatible shapes")
 
 
 @pytest.mark.parametrize(
