@@ -18,7 +18,7 @@ from advtf.training.cluster import LOST
 from advtf.training.directory import TrainingDirectory
 from launch.cluster.attempts import continued, outcome
 
-# 15 steps. Nothing in them has a kink, at which rounding would become a difference: softplus, and l2 steps.
+# 12 steps. Nothing in them has a kink, at which rounding would become a difference: softplus, and l2 steps.
 SETTINGS = [
     "--model=wide_resnet",
     "--depth=10",
@@ -27,8 +27,8 @@ SETTINGS = [
     "--norm=l2",
     "--eps=0.5",
 ]
-SETTINGS += ["--epochs=3", "--steps_per_epoch=5", "--batch_size=32", "--augment", "--attack_steps=1"]
-SETTINGS += ["--optimizer=sgd", "--lr=0.02", "--eps_sched=constant", "--periods=none", "--eval_examples=20"]
+SETTINGS += ["--epochs=3", "--steps_per_epoch=4", "--batch_size=32", "--augment", "--attack_steps=1"]
+SETTINGS += ["--optimizer=sgd", "--lr=0.01", "--eps_sched=constant", "--periods=none", "--eval_examples=20"]
 SETTINGS += ["--checkpoint_minutes=1e-9", "--dynamics_steps=2"]  # a checkpoint at every step
 WITH_TWO = 10  # steps at least by two workers
 PREPARED = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
@@ -116,7 +116,7 @@ def test_a_killed_chief_ends_its_worker_with_one_line(runs):
 def test_another_number_of_workers_continues(runs):
     code, out, error = runs["outcomes"]["resumed"]
     assert (code, error) == (0, "")
-    (step,) = re.findall(r"Continuing after step (\d+) of 15", out)
+    (step,) = re.findall(r"Continuing after step (\d+) of 12", out)
     assert int(step) >= WITH_TWO
 
 
