@@ -267,6 +267,97 @@ def _check_input(settings: Any, models: int) -> None:
         )
 
 
+def _check_attacked(study: str) -> Callable[[Any, int], None]:
+    return lambda settings, models: _require_perturbations(study, settings)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoiseSettings(Settings):
+    """Settings of the study ``noise``."""
+
+    variants: int = setting("noise", whole(1), "classifiers with noise on their weights", 40)
+    noise_scale: float = setting("noise", real(open_low=True), "largest s of the noise U(−s, s)", 1.0)
+    absolute_noise: bool = setting(
+        "noise", switch(), "s in no unit, as published, not in that of each tensor's root mean square", False
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DegradedSettings(Settings):
+    """Settings of the study ``degraded``."""
+
+    factors: tuple[float, ...] = setting(
+        "degraded", numbers("factors on perturbations"), "factors on the perturbations",
+        (0, 0.2, 0.4, 0.6, 0.8, 1),
+    )  # fmt: skip
+    flips: tuple[float, ...] = setting(
+        "degraded", numbers("shares of signs"), "shares of the perturbations' signs that are reversed",
+        (0.1, 0.2, 0.3, 0.4, 0.5),
+    )  # fmt: skip
+    degraded_epochs: int = setting("degraded", whole(1), "epochs of training on degraded examples", 1)
+    degraded_lr: float | None = setting(
+        "degraded", real(open_low=True), "its learning rate; default a tenth of the training's", None
+    )
+    moments: int = setting("degraded", whole(2), "points of it at which the examples are assessed", 4)
+
+
+def _check_degraded(settings: Any, models: int) -> None:
+    """A share is at most 1, and the classifier is trained on the images of `split`."""
+    _require_perturbations("degraded", settings)
+    if settings.split != "train":
+        raise UsageError(
+            "study=degraded trains on the images, so split must be train. "
+            f"Received: split={settings.split}. Leave out --split."
+        )
+    for name in ("factors", "flips"):
+        largest = max(getattr(settings, name), default=0)
+        if largest > 1:
+            raise UsageError(f"{name} must be at most 1. Received: {largest:g}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvergenceSettings(Settings):
+    """Settings of the study ``convergence``."""
+
+    convergence_steps: tuple[int | float, ...] = setting(
+        "convergence", numbers("numbers of steps"), "numbers of steps of PGD", (1, 2, 5, 10, 20, 50, 100, 200)
+    )
+
+
+def _check_convergence(settings: Any, models: int) -> None:
+    """Steps are counted."""
+    _require_perturbations("convergence", settings)
+    steps = settings.convergence_steps
+    if not steps or not all(isinstance(each, int) and each >= 1 for each in steps):
+        raise UsageError(
+            "convergence_steps must be whole numbers of at least 1. "
+            f"Received: {','.join(map(str, steps)) or 'none'}."
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingSettings(Settings):
+    """Settings of the study ``sampling``."""
+
+    trials: int = setting("sampling", whole(1), "random subsets of each size", 1000)
+    sizes: tuple[int | float, ...] = setting(
+        "sampling",
+        numbers("numbers of images"),
+        "sizes of the subsets; those above the number of images are left out",
+        (10, 20, 50, 100, 200, 500, 1000, 2000, 5000),
+    )
+
+
+def _check_sampling(settings: Any, models: int) -> None:
+    """Images are counted."""
+    _require_perturbations("sampling", settings)
+    if not all(isinstance(each, int) and each >= 1 for each in settings.sizes):
+        raise UsageError(
+            "sizes must be whole numbers of at least 1. "
+            f"Received: {','.join(map(str, settings.sizes)) or 'none'}."
+        )
+
+
 STUDIES: dict[str, Study] = {
     "hessian": Study("advtf.studies.hessian", HessianSettings, _check_hessian),
     "density": Study("advtf.studies.density", DensitySettings),
@@ -287,6 +378,12 @@ STUDIES: dict[str, Study] = {
         test_images=True,
     ),
     "input": Study("advtf.studies.input", InputSettings, _check_input, test_images=True),
+    "noise": Study("advtf.studies.noise", NoiseSettings, _check_attacked("noise"), uses=("input",)),
+    "degraded": Study("advtf.studies.degraded", DegradedSettings, _check_degraded, uses=("input",)),
+    "convergence": Study(
+        "advtf.studies.convergence", ConvergenceSettings, _check_convergence, test_images=True
+    ),
+    "sampling": Study("advtf.studies.sampling", SamplingSettings, _check_sampling, uses=("input",)),
     "theory": Study("advtf.studies.theory", models=0),
 }
 

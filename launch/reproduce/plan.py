@@ -163,7 +163,7 @@ class Lab:
         base = self._plan.recipe(f"{task}_base")
         own = {key for key, value in given.items() if base.get(key) != value}
         changed = {key: value for key, value in self.scale.training[task].items() if key not in own}
-        changed |= overrides | {"seed": self.seed}
+        changed |= {"seed": self.seed} | overrides
         after = [planned.name for planned, _ in overrides.get("teachers") or ()]
         if after:
             exports = [self._plan.export(planned.name, which) for planned, which in overrides["teachers"]]

@@ -1,11 +1,17 @@
 """What entries read from the files of their runs. A run that is not finished, or has failed, adds nothing."""
 
 import json
+import math
 from typing import Any
+
+import numpy as np
 
 from advtf.storage import jsonl
 from launch.common.runs import Run
 from launch.reproduce.entry import Record
+from launch.reproduce.verdicts import seeds_interval
+
+CURVE_POINTS = 50
 
 
 def trained(record: Record, row: str, run: Run, export: str = "last") -> None:
@@ -49,6 +55,79 @@ def study(run: Run, name: str) -> dict[str, Any] | None:
     if not run.finished():
         return None
     return json.loads((run.files.path / name / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def arrays(run: Run, name: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of a study of a finished analysis."""
+    with np.load(run.files.path / name / f"{name}.npz", allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def around_images(record: Record, row: str, run: Run, number: int = 0) -> None:
+    """Adds what the study ``input`` has measured of one classifier, with standard errors ``<name>_se``.
+
+    The columns are ig, hs, av, effectiveness, ga and adversarial_loss with the split, such as "ig_test"; and
+    for av and adversarial_loss the difference of the test less the training images, "av_gap" and "adv_gap".
+
+    Args:
+        record: of the entry.
+        row: of its table.
+        run: the analysis.
+        number: of the classifier in it.
+    """
+    if not run.finished():
+        return
+    found, means = arrays(run, "input"), {}
+    for split in found["splits"].tolist():
+        samples = {
+            name: found[f"{split}_{name}"][number] for name in ("ig", "hs", "av", "effectiveness", "ga")
+        }
+        samples["adversarial_loss"] = found[f"{split}_loss"][number] + samples["av"]
+        for name, values in samples.items():
+            known = values[np.isfinite(values)]
+            if len(known) > 1:
+                mean, error = float(known.mean()), float(known.std(ddof=1) / math.sqrt(len(known)))
+                means[name, split] = mean, error
+                record.put(row, **{f"{name}_{split}": mean, f"{name}_{split}_se": error})
+    for name, short in (("av", "av"), ("adversarial_loss", "adv")):
+        if (name, "train") in means and (name, "test") in means:
+            (train, of_train), (test, of_test) = means[name, "train"], means[name, "test"]
+            record.put(
+                row, **{f"{short}_gap": test - train, f"{short}_gap_se": math.hypot(of_train, of_test)}
+            )
+
+
+def updates(run: Run) -> dict[str, dict[str, Any]] | None:
+    """Returns what was logged of the first and of the last updates of a finished training; else None.
+
+    Returns:
+        Under "first" and "last" the mean "gradient_norm", the "distance" after the last of them, and a
+        curve of "steps" and "norms", each norm a mean over a fiftieth of the updates.
+    """
+    from advtf.figures.dynamics import read_dynamics, windows
+
+    if not (run.finished() and run.files.dynamics.exists()):
+        return None
+    log = read_dynamics(run.files.dynamics)
+    found = {}
+    for window, chosen in zip(("first", "last"), windows(log), strict=True):
+        norms, steps = log["gradient_norm"][chosen], log["step"][chosen]
+        parts = np.array_split(np.arange(len(norms)), min(CURVE_POINTS, len(norms)))
+        found[window] = {
+            "gradient_norm": float(norms.mean()),
+            "distance": float(log["distance"][chosen][-1]),
+            "steps": [float(steps[part].mean()) for part in parts],
+            "norms": [float(norms[part].mean()) for part in parts],
+        }
+    return found
+
+
+def with_interval(record: Record, row: str, name: str, samples: np.ndarray) -> None:
+    """Adds the mean of several samples within a run, and the ends of its interval."""
+    record.put(row, **{name: float(np.mean(samples))})
+    interval = seeds_interval(samples)
+    if interval:
+        record.put(row, **{f"{name}_low": interval.low, f"{name}_high": interval.high})
 
 
 def _content(run):

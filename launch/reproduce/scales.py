@@ -18,6 +18,12 @@ WIDE = "li2023/cifar10_wrn34_10"
 TINY = "li2023/tiny_imagenet_preact_resnet18"
 TASKS = (MNIST, VGG, RESNET18, PREACT, WIDE, TINY)
 
+# The methods of Li & Spratling's table 1 by the suffix of their recipes, and some that are trained alike.
+METHODS = ("", "_igr", "_cure", "_gradalign", "_logitalign", "_consistency", "_kdsa", "_kdsa_swa", "_advlc",
+           "_advlc_swa")  # fmt: skip
+PLAIN = ("", "_igr", "_cure", "_gradalign", "_logitalign", "_advlc", "_advlc_l1", "_advlc_l2")
+DISTANCES = ("l1", "KL", "JS", "nuclear", "squared l2", "top N")  # of its table 3
+
 Flags = Mapping[str, Any]
 
 
@@ -61,6 +67,10 @@ FULL = Scale(
         "connectivity": {"num_examples": 60000, "curve_points": 51},
         "dynamics": {"num_examples": 60000},
         "input": {"num_examples": 10000, "hs_examples": 2000},
+        "noise": {"num_examples": 2000, "hs_examples": 2000, "variants": 100},
+        "degraded": {"num_examples": 49000, "hs_examples": 2000},
+        "convergence": {"num_examples": 10000},
+        "sampling": {"num_examples": 10000, "hs_examples": 10000, "trials": 10000},
     },
     levels={
         "mnist eps": ("0", "0.1", "0.2", "0.3", "0.4"),
@@ -71,9 +81,19 @@ FULL = Scale(
         "rates": ("1e-4", "3e-4", "1e-3"),
         "input every": (5,),
         "input examples": (2000,),
+        "methods": METHODS,
+        "a2 methods": PLAIN,
+        "distances": DISTANCES,
+        "table2 attack": ({"steps": 50, "restarts": 5},),
         "alphas": ("0.25", "0.5", "0.75", "1"),
         "betas": ("1", "3", "10"),
-        "connectivity eps": ("0", "0.2", "0.4"),
+        "evaluations": (
+            {"attacks": "pgd,pgd100,apgd_ce,apgd_dlr,square"},
+            {"attacks": "autoattack", "restarts": None},  # the standard one
+        ),
+        "landscape schedule": ("constant",),
+        "mnist connectivity eps": ("0", "0.2", "0.4"),
+        "cifar10 connectivity eps": ("0", "4/255", "8/255"),
     },
 )
 
@@ -94,6 +114,7 @@ _DIGITS = {
     "batch_size": 64,
     "epochs": 4,
     "steps_per_epoch": 4,
+    "periods": "none",
     "val_fraction": "0.1",
     "eval_examples": 100,
 }
@@ -116,6 +137,13 @@ SMOKE = Scale(
         "connectivity": {"num_examples": 64, "curve_epochs": 1, "curve_points": 3},
         "dynamics": {"num_examples": 64},
         "input": {"num_examples": 20, "hs_examples": 5, "input_eigenvalues": 2, "reference_steps": 5},
+        "noise": {"num_examples": 20, "hs_examples": 5, "input_eigenvalues": 2, "reference_steps": 12,
+                  "variants": 6},
+        "degraded": {"num_examples": 40, "hs_examples": 5, "input_eigenvalues": 2, "reference_steps": 12,
+                     "factors": "0,0.5,1", "flips": "0.2,0.5", "moments": 2},
+        "convergence": {"num_examples": 20, "convergence_steps": "1,50,60"},
+        "sampling": {"num_examples": 20, "hs_examples": 20, "input_eigenvalues": 2, "reference_steps": 12,
+                     "trials": 50, "sizes": "2,5,10,20"},
     },
     levels={
         "mnist eps": ("0", "0.05", "0.1"),
@@ -126,9 +154,16 @@ SMOKE = Scale(
         "rates": ("1e-4", "1e-3"),
         "input every": (2,),
         "input examples": (10,),
-        "alphas": ("0.5",),
+        "methods": ("", "_igr", "_kdsa", "_advlc", "_advlc_swa"),
+        "a2 methods": ("", "_igr", "_advlc", "_advlc_l1"),
+        "distances": ("l1", "top N"),
+        "table2 attack": ({},),
+        "alphas": ("0.5", "1"),
         "betas": ("1",),
-        "connectivity eps": ("0", "0.1"),
+        "evaluations": ({},),
+        "landscape schedule": ("cosine",),
+        "mnist connectivity eps": ("0", "0.1"),
+        "cifar10 connectivity eps": ("0", "0.1"),
     },
 )  # fmt: skip
 
@@ -202,6 +237,15 @@ MINI = Scale(
         "connectivity": {"num_examples": 1000, "curve_epochs": 20, "curve_points": 11},
         "dynamics": {"num_examples": 1000},
         "input": {"num_examples": 200, "hs_examples": 100},
+        "noise": {"num_examples": 100, "hs_examples": 40, "variants": 20},
+        "degraded": {
+            "num_examples": 1000,
+            "hs_examples": 100,
+            "factors": "0,0.25,0.5,0.75,1",
+            "flips": "0.1,0.2,0.3,0.4,0.5",
+        },
+        "convergence": {"num_examples": 300},
+        "sampling": {"num_examples": 300, "hs_examples": 300, "sizes": "10,20,50,100,200"},
     },
     levels={
         "mnist eps": ("0", "0.1", "0.2", "0.3"),
@@ -212,9 +256,17 @@ MINI = Scale(
         "rates": ("5e-4", "2e-3", "8e-3"),
         "input every": (2,),
         "input examples": (200,),
+        "methods": METHODS,
+        "a2 methods": PLAIN,
+        "distances": DISTANCES,
+        "table2 attack": ({},),
         "alphas": ("0.5", "1"),
         "betas": ("1", "10"),
-        "connectivity eps": ("0", "0.1", "0.3"),
+        "evaluations": ({},),
+        # With a warmed-up ε all of them train, so that their ends can be compared.
+        "landscape schedule": ("cosine",),
+        "mnist connectivity eps": ("0", "0.1", "0.3"),
+        "cifar10 connectivity eps": ("0", "4/255", "8/255"),
     },
 )
 

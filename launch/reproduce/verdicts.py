@@ -20,6 +20,7 @@ import numpy as np
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be judged at this scale"
 CONFIDENCE = 0.95
+OVER_IMAGES = "the images of one run each"
 
 
 class Missing(Exception):
@@ -177,37 +178,81 @@ def higher(first: str, second: str, *, images: str | None = None, least: float =
     return lower(second, first, images=images, least=least)
 
 
-def at_least(name: str, bound: float, *, unit: str = "points", images: str | None = None) -> Judge:
-    """The value is at least `bound` and above 0; of a difference of percentages `images` are in either."""
+def positive(name: str, unit: str, *, sign: int = 1, least: float = 0.0, over: str = "") -> Judge:
+    """A value is above 0, and at least `least`.
+
+    A single run may have measured an interval of its own, with the ends ``<name>_low`` and ``<name>_high``.
+
+    Args:
+        name: of the value.
+        unit: of the value.
+        sign: −1 if it is claimed to be negative.
+        least: the smallest value that makes the claim true.
+        over: what the interval of a single run is over, such as "variants of one classifier".
+    """
 
     def judge(measured):
-        values = measured[name]
-        within = None
-        if images and len(values) == 1:
-            # How far 50 % ± half the difference may be apart, the widest case.
-            half = values[0] / 2
-            within = images_interval(50 + half, 50 - half, measured[images][0])
-        return judged(values, unit, least=bound, within=within)
+        values, ends, within = sign * measured[name], (f"{name}_low", f"{name}_high"), None
+        if len(values) == 1 and all(end in measured for end in ends):
+            low, high = sorted(sign * float(measured[end][0]) for end in ends)
+            within = Interval(low, high, over)
+        return judged(values, unit, least=least, within=within)
 
     return judge
 
 
-def larger(first: str, second: str, *, times: float = 1.0) -> Judge:
-    """The positive value `first` is larger than `second` by a factor, which must exceed `times`."""
+def more(first: str, second: str, unit: str, *, least: float = 0.0, over: str = OVER_IMAGES) -> Judge:
+    """The value `first` is above `second`.
+
+    A single run may have measured standard errors of both, ``<name>_se``; they are taken as independent.
+
+    Args:
+        first, second: names of values.
+        unit: of both.
+        least: the smallest difference that makes the claim true.
+        over: what the standard errors are over.
+    """
+
+    def judge(measured):
+        ours, theirs = measured[first], measured[second]
+        within = None
+        if len(ours) == 1 and f"{first}_se" in measured and f"{second}_se" in measured:
+            error = math.hypot(measured[f"{first}_se"][0], measured[f"{second}_se"][0])
+            within = _normal(float(ours[0] - theirs[0]), error, over)
+        return judged(ours - theirs, unit, least=least, within=within)
+
+    return judge
+
+
+def larger(first: str, second: str, *, times: float = 1.0, over: str = OVER_IMAGES) -> Judge:
+    """The positive value `first` is larger than `second` by a factor, which must exceed `times`.
+
+    A single run may have measured standard errors of both, ``<name>_se``, as in `more`.
+    """
 
     def judge(measured):
         ours, theirs = measured[first], measured[second]
         if (ours <= 0).any() or (theirs <= 0).any():
             return Verdict(OPEN, reasons=("A ratio needs positive values, and one is not.",))
-        found = judged(np.log(ours / theirs / times), "×")
-        return _as_ratio(found, times)
+        logs, within = np.log(ours / theirs / times), None
+        if len(ours) == 1 and f"{first}_se" in measured and f"{second}_se" in measured:
+            parts = (measured[f"{first}_se"][0] / ours[0], measured[f"{second}_se"][0] / theirs[0])
+            within = _normal(float(logs[0]), math.hypot(*parts), over)
+        return _as_ratio(judged(logs, "×", within=within), times)
 
     return judge
 
 
-def smaller(first: str, second: str, *, times: float = 1.0) -> Judge:
+def _normal(middle, error, over):
+    from scipy import stats
+
+    reach = stats.norm.ppf(0.5 + CONFIDENCE / 2) * error
+    return Interval(middle - reach, middle + reach, over)
+
+
+def smaller(first: str, second: str, *, times: float = 1.0, over: str = OVER_IMAGES) -> Judge:
     """The positive value `first` is smaller than `second`; the factor is that of `larger`."""
-    return larger(second, first, times=times)
+    return larger(second, first, times=times, over=over)
 
 
 def _as_ratio(verdict, times):
@@ -275,25 +320,6 @@ def concordance(table: np.ndarray) -> tuple[int, float]:
     return found, float(whole[found + most * seeds :].sum())
 
 
-def correlated(name: str, sign: int) -> Judge:
-    """A rank correlation has the sign that is claimed; its interval is the bootstrap's over the points.
-
-    Args:
-        name: of ρ; the ends of its interval are ``<name> low`` and ``<name> high``, the points
-            ``<name> points``.
-        sign: 1 or −1.
-    """
-
-    def judge(measured):
-        if len(measured.by_seed) > 1:
-            return judged(sign * measured[name], "ρ")
-        ends = sorted(sign * float(measured[f"{name} {end}"][0]) for end in ("low", "high"))
-        within = Interval(*ends, f"{measured[f'{name} points'][0]:.0f} points of one run")
-        return judged(sign * measured[name], "ρ", within=within)
-
-    return judge
-
-
 def exact(*names: str) -> Judge:
     """What a computation without sampling has checked is true: every value is 1."""
 
@@ -321,6 +347,8 @@ def together(*judges: Judge) -> Judge:
 
     def judge(measured):
         found = [part(measured) for part in judges]
+        if not found:
+            return Verdict(OPEN, reasons=("Nothing that the claim is about was measured at this scale.",))
         for result in (FAILS, OPEN):
             deciding = [part for part in found if part.result == result]
             if deciding:

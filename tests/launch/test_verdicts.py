@@ -15,9 +15,7 @@ from launch.reproduce.verdicts import (
     Interval,
     Measured,
     Verdict,
-    at_least,
     concordance,
-    correlated,
     decide,
     describe,
     exact,
@@ -26,7 +24,9 @@ from launch.reproduce.verdicts import (
     judged,
     larger,
     lower,
+    more,
     number,
+    positive,
     provided,
     rises,
     seeds_interval,
@@ -160,8 +160,8 @@ def test_values_that_rise_with_the_level():
 
 
 def test_bounds_and_exact_claims():
-    assert decide(at_least("gap", 3.0), measured(gap=[5.0, 5.5, 4.8])).result == HOLDS
-    assert decide(at_least("gap", 3.0), measured(gap=[1.0, 1.5, 0.8])).result == FAILS
+    assert decide(positive("gap", "", least=3.0), measured(gap=[5.0, 5.5, 4.8])).result == HOLDS
+    assert decide(positive("gap", "", least=3.0), measured(gap=[1.0, 1.5, 0.8])).result == FAILS
     assert decide(exact("a", "b"), measured(a=[1.0], b=[1.0])).result == HOLDS
     false = decide(exact("a", "b"), measured(a=[1.0], b=[0.0]))
     assert false.result == FAILS and false.reasons == ("Not true: b.",)
@@ -169,11 +169,27 @@ def test_bounds_and_exact_claims():
     assert decide(within_bound("v", 0.005, ""), measured(v=[0.004, 0.006])).result == FAILS
 
 
-def test_a_correlation_takes_its_own_interval():
-    values = {"rho": [-0.8], "rho low": [-0.9], "rho high": [-0.5], "rho points": [20.0]}
-    found = decide(correlated("rho", -1), measured(**values))
-    assert found.result == HOLDS and found.interval == Interval(0.5, 0.9, "20 points of one run")
-    assert decide(correlated("rho", 1), measured(**values)).result == FAILS
+def test_a_value_may_bring_its_own_interval():
+    values = {"rho": [-0.8], "rho_low": [-0.9], "rho_high": [-0.5]}
+    found = decide(positive("rho", "ρ", sign=-1, over="20 variants"), measured(**values))
+    assert found.result == HOLDS and found.interval == Interval(0.5, 0.9, "20 variants")
+    assert decide(positive("rho", "ρ"), measured(**values)).result == FAILS
+    # Several seeds have a better one.
+    several = measured(rho=[-0.8, 0.9], rho_low=[-0.9, 0.8], rho_high=[-0.5, 1.0])
+    assert decide(positive("rho", "ρ"), several).interval.over == "2 seeds"
+
+
+def test_means_over_images_bring_their_standard_errors():
+    values = {"a": [3.0], "a_se": [0.3], "b": [2.0], "b_se": [0.4]}
+    found = decide(more("a", "b", "nats"), measured(**values))
+    low, high = stats.norm.interval(0.95, loc=1.0, scale=0.5)
+    assert found.result == HOLDS and (found.interval.low, found.interval.high) == pytest.approx((low, high))
+    rng = np.random.default_rng(0)
+    ratios = rng.normal(3.0, 0.03, 100_000) / rng.normal(2.0, 0.04, 100_000)
+    found = decide(larger("a", "b"), measured(a=[3.0], a_se=[0.03], b=[2.0], b_se=[0.04]))
+    expected = np.quantile(ratios, [0.025, 0.975])
+    assert (found.interval.low, found.interval.high) == pytest.approx(tuple(expected), rel=2e-3)
+    assert decide(more("a", "b", "nats"), measured(a=[3.0], b=[2.0])).result == OPEN
 
 
 def test_a_precondition_leaves_the_claim_open():
