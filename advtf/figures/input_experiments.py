@@ -39,7 +39,7 @@ def degraded_training(path: str | Path, output: str | Path) -> Path:
     The dotted line is HS before that training; bars are standard errors.
 
     Args:
-        path: degraded_training.json of `launch.experiments.degraded_training`.
+        path: degraded.json of the study ``degraded``.
         output: .png, .pdf or .svg file to write; its folder is made.
 
     Raises:
@@ -95,7 +95,7 @@ def weight_noise(path: str | Path, output: str | Path) -> Path:
     Each point is a variant; the one with a black rim is the classifier itself. Titles show Spearman's ρ.
 
     Args:
-        path: weight_noise.json of `launch.experiments.weight_noise`.
+        path: noise.json of the study ``noise``.
         output: .png, .pdf or .svg file to write; its folder is made.
 
     Raises:
@@ -140,7 +140,7 @@ def pgd_convergence(path: str | Path, output: str | Path) -> Path:
     """Draws adversarial variance and robust accuracy against the steps of PGD; cf. Fig. A1.
 
     Args:
-        path: pgd_convergence.json of `launch.experiments.pgd_convergence`.
+        path: convergence.json of the study ``convergence``.
         output: .png, .pdf or .svg file to write; its folder is made.
 
     Raises:
@@ -175,7 +175,7 @@ def sampling_faithfulness(path: str | Path, output: str | Path) -> Path:
     """Draws how far means over random subsets stray from the mean of all images; cf. Fig. A3.
 
     Args:
-        path: sampling_faithfulness.npz of `launch.experiments.sampling_faithfulness`.
+        path: sampling.npz of the study ``sampling``.
         output: .png, .pdf or .svg file to write; its folder is made.
 
     Raises:
@@ -270,4 +270,4 @@ def _records(path, entry, *, only=None, skip=()):
 
 def _arrays(path):
     names = [f"{name}_{part}" for name in (*MEASURES, *ATTACKS) for part in ("values", "sizes", "means")]
-    return read_arrays(path, names, "a sampling_faithfulness.npz")
+    return read_arrays(path, names, "a sampling.npz")

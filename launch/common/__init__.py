@@ -6,8 +6,6 @@ classifiers       the exports that benchmarks attack and examine, and how each i
 driver            many runs are brought to their ends, several at a time
 equal_numbers     whether a mode of computing gives the numbers of float64
 executors         where the processes of many runs work: on this machine, or on a Ray cluster
-experiment        a table of runs and their figures: what is finished is not repeated
-input_landscape   experiments on the loss around images, with records that continue
 live              a table of many runs that is drawn again while they work
 objectives        the training objectives that are compared, with what each needs
 peers             networks in PyTorch, and one classifier for several libraries to be compared

@@ -4,8 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-MNIST_SCHEDULE = "cosine"  # the preset of MNIST
-
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Returns a parser whose ``--help`` shows the whole description, as it is written."""
@@ -16,22 +14,6 @@ def parser(description: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-
-
-def runs_parser(description: str, *, schedule: bool = False) -> argparse.ArgumentParser:
-    """Returns the parser of an experiment that starts the commands of `advtf`.
-
-    Args:
-        description: text of ``--help``.
-        schedule: whether the ε schedule can be chosen, which also names the runs.
-    """
-    made = parser(description)
-    made.add_argument("--data_dir", help="folder of prepared data sets")
-    if schedule:
-        made.add_argument(
-            "--eps_sched", default=MNIST_SCHEDULE, help="ε schedule of the trainings [%(default)s]"
-        )
-    return made
 
 
 def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,8 +28,3 @@ def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
     chosen = made.parse_args(given[:end])
     chosen.flags = given[end + 1 :]
     return chosen
-
-
-def data_flags(chosen: argparse.Namespace) -> list[str]:
-    """Returns the flag of the data folder for a command, if one was chosen."""
-    return [f"--data_dir={chosen.data_dir}"] if chosen.data_dir else []

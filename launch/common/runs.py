@@ -22,7 +22,6 @@ class Run:
         path: of the directory.
         flags: of the command, without those that choose or continue the directory.
         kind: of the directory, which tells the command.
-        anew: replace what is there instead of continuing it.
         epochs: how many epochs a training has, for its progress; 0 where that is not known.
         after: paths of the runs that must be finished before it starts. Defaults to none.
     """
@@ -30,7 +29,6 @@ class Run:
     path: str
     flags: tuple[str, ...]
     kind: type[RunDirectory] = TrainingDirectory
-    anew: bool = False
     epochs: int = 0
     after: tuple[str, ...] = ()
 
@@ -56,16 +54,13 @@ class Run:
 
     def command(self) -> list[str]:
         """Returns the command that brings the run to its end from the state that it is in now."""
-        if self.anew:
-            how = ["--overwrite"]
-        else:
-            how = ["--resume"] if self.files.state() in ("finished", "unfinished") else []
+        how = ["--resume"] if self.files.state() in ("finished", "unfinished") else []
         command = [sys.executable, "-m", f"advtf.{self.kind.command}", *self.flags]
         return [*command, f"--out_dir={self.path}", *how]
 
     def finished(self) -> bool:
         """Tells whether the record of the directory says that nothing is left to do."""
-        return not self.anew and self.files.state() == "finished"
+        return self.files.state() == "finished"
 
     def epochs_done(self) -> int:
         """Returns how many epochs a training has recorded."""

@@ -324,7 +324,8 @@ def run_all(chosen: argparse.Namespace, given: Mapping) -> dict:
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the options."""
-    made = arguments.runs_parser(__doc__)
+    made = arguments.parser(__doc__)
+    made.add_argument("--data_dir", help="folder of prepared data sets")
     made.add_argument("--dataset", default="digits")
     made.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
     made.add_argument("--adversaries", nargs="+", default=["fgsm_n", "pgd"], choices=["fgsm_n", "pgd"])

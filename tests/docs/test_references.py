@@ -15,7 +15,8 @@ from launch.benchmarks.__main__ import arguments_parser
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ("main", "evaluate", "analyze", "convert", "report")
-DECLARED = ("launch.cluster", "launch.sweep")  # packages of launch/ that tell their flags as the commands do
+# Packages of launch/ that tell their flags as the commands do.
+DECLARED = ("launch.cluster", "launch.reproduce", "launch.sweep")
 OTHER_FLAGS = {
     "--help",
     "--version",
