@@ -41,6 +41,8 @@ COLUMNS = {  # of tables, by the names of values
     "ig": "IG",
     "hs": "HS",
 }
+NOT_MEASURED = "not measured"
+HIDDEN = ("_se", "_low", "_high")  # of intervals within a run, which stand beside the verdicts
 TITLE = """# Both papers, claim by claim
 
 *Written by `python -m launch.reproduce --report` from the files in `docs/results/ledger`; do not edit.*
@@ -116,11 +118,11 @@ def _summary(results: Results) -> Iterator[str]:
         yield "Nothing has been measured yet."
         return
     for scale, found in results.items():
-        all_of_it = [v for entry in ENTRIES for v in _verdicts(entry, found.get(entry.key))]
-        counts = ", ".join(
-            f"{sum(v.result == result for v in all_of_it)} {SHORT[result]}" for result in SHORT
-        )
-        yield f"{scale}, {len(all_of_it)} claims: {counts}.\n"
+        judged = [v for entry in ENTRIES if entry.key in found for v in _verdicts(entry, found[entry.key])]
+        total = sum(len(entry.claims) for entry in ENTRIES)
+        counted = {SHORT[result]: sum(v.result == result for v in judged) for result in SHORT}
+        counted[NOT_MEASURED] = total - len(judged)
+        yield f"{scale}, {total} claims: {', '.join(f'{n} {word}' for word, n in counted.items() if n)}.\n"
     heads = "".join(f" {scale} | effect | seeds |" for scale in results)
     yield f"| | claim |{heads}"
     yield "|---|---|" + "---|---|---|" * len(results)
@@ -130,13 +132,17 @@ def _summary(results: Results) -> Iterator[str]:
             cells = ""
             for scale, stored in results.items():
                 verdict, seeds = found[scale][place], stored.get(entry.key)
-                cells += f" {_bold(verdict)} | {describe(verdict)} | {len(seeds.seeds) if seeds else 0} |"
+                if seeds:
+                    cells += f" {_bold(verdict)} | {describe(verdict)} | {len(seeds.seeds)} |"
+                else:
+                    cells += f" {NOT_MEASURED} | – | – |"
             yield f"| {_link(entry)} | {claim.text} |{cells}"
 
 
 def _link(entry):
     paper = {"liu2020": "Liu", "li2023": "Li"}[entry.paper]
-    return f"[{paper}, {entry.title.partition(',')[0]}](#{entry.key})"
+    number, _, rest = entry.title.partition(", ")
+    return f"[{paper}, {number}](#{entry.key}){f', {rest}' if number == 'Table 1' else ''}"
 
 
 def _bold(verdict):
@@ -157,14 +163,16 @@ def _section(entry: Entry, results: Results) -> Iterator[str]:
         reason = SCALES[scale].without.get(entry.key)
         if reason:
             yield f"Not at this scale: {reason}\n"
-        elif entry.key not in stored:
-            yield "Not measured yet.\n"
-        yield from _claims(entry, stored.get(entry.key))
         if entry.key in stored:
+            yield from _claims(entry, stored[entry.key])
             yield from _measured(entry, scale, stored[entry.key])
+        else:
+            yield "Not measured yet. The claims:\n" if not reason else "The claims:\n"
+            yield from (f"- {claim.text}" for claim in entry.claims)
+            yield ""
 
 
-def _claims(entry: Entry, stored: Stored | None) -> Iterator[str]:
+def _claims(entry: Entry, stored: Stored) -> Iterator[str]:
     yield "| claim | verdict | effect | why |"
     yield "|---|---|---|---|"
     for claim, verdict in zip(entry.claims, _verdicts(entry, stored), strict=True):
@@ -189,7 +197,8 @@ def _picture(scale: str, entry: Entry, chart: str) -> str:
 
 def _table(entry: Entry, measured: Measured) -> Iterator[str]:
     """Yields rows and columns of all values, ours as mean ± standard deviation over seeds (published)."""
-    names = list(dict.fromkeys([*measured.names(), *entry.published]))
+    names = dict.fromkeys([*measured.names(), *entry.published])
+    names = [name for name in names if not name.endswith(HIDDEN)]
     pairs = [name.rpartition(":")[::2] for name in names]
     rows = list(dict.fromkeys(row for row, _ in pairs))
     columns = list(dict.fromkeys(column for _, column in pairs))
