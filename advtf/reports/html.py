@@ -1,6 +1,7 @@
 """HTML from Python: elements, tables, numbers. Text that is not `Html` already is escaped, always."""
 
 import html
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -62,10 +63,10 @@ def number(value: float | None, digits: int | None = None, unit: str = "") -> Ht
     Raises:
         TypeError: not a number.
     """
-    if value is None:
-        return Html(NOTHING)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
         raise TypeError(f"{value!r} is not a number")
+    if value is None or not math.isfinite(value):
+        return Html(NOTHING)
     shown = f"{value:.{digits}f}" if digits is not None else short(value)
     return join(element("data", shown, value=repr(value)), f"\u00a0{unit}" if unit else None)
 
