@@ -104,10 +104,9 @@ def table(
     body = []
     for first, *others in rows:
         cells = [
-            element("td", cell, class_=align[i] or ("long" if len(str(cell)) > LONG else None))
-            for i, cell in enumerate(others, start=1)
+            element("td", cell, class_=align[i] or _width(cell)) for i, cell in enumerate(others, start=1)
         ]
-        named = element("th", first, scope="row", class_="long" if len(str(first)) > LONG else None)
+        named = element("th", first, scope="row", class_=_width(first))
         body.append(element("tr", named, cells))
     whole = element(
         "table",
@@ -117,6 +116,12 @@ def table(
     )
     look = "scroll tall" if len(body) > TALL else "scroll"
     return element("div", whole, class_=look, role="region", tabindex="0", aria_label=caption)
+
+
+def _width(cell):
+    """Returns the class of a cell of text: one of many letters must not become a tall column of words."""
+    letters = re.sub("<[^>]*>", "", escaped(cell))
+    return "long" if len(letters) > LONG else None
 
 
 def pairs(entries: Iterable[tuple[object, object]], *, inline: bool = False) -> Html:
