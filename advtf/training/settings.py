@@ -506,6 +506,12 @@ def _check_method(config: TrainConfig) -> None:
             "awp works on one device, as it moves the weights within a step. "
             f"Received: awp={config.awp:g} with strategy={config.strategy}; use --strategy=none."
         )
+    if config.attack_mode == "training" and config.strategy != "none":
+        raise UsageError(
+            "attack_mode=training works on one device, as TensorFlow cannot add up BatchNorm's moments in "
+            f"the loop of an attack. Received: strategy={config.strategy}; use --strategy=none, or "
+            "--attack_mode=inference."
+        )
 
 
 def _check_averaging(config: TrainConfig) -> None:

@@ -59,14 +59,14 @@ def outcome(codes: Mapping[int, int], signals: Sequence[int]) -> tuple[int, bool
     """
     if not codes:
         return 128 + signals[0], False
-    first = min(codes.values())  # the killed one, before those that it has ended
-    code = 128 - first if first < 0 else max(codes.values())
-    return code, not signals and any(map(is_lost, codes.values()))
-
-
-def is_lost(code: int) -> bool:
-    """Returns whether an exit code says that a worker was killed, or has ended as another one was lost."""
-    return code < 0 or code == LOST
+    first = min(codes.values())
+    if first < 0:  # the killed one, before those that it has ended
+        return 128 - first, not signals
+    failed = [code for code in codes.values() if code not in (0, LOST)]
+    if failed:  # such as on a full disk; the others have lost it
+        return max(failed), False
+    code = max(codes.values())
+    return code, code == LOST and not signals
 
 
 class Voices:

@@ -40,7 +40,6 @@ from launch.cluster.attempts import (
     Order,
     Voices,
     continued,
-    is_lost,
     outcome,
     tell_another,
 )
@@ -99,8 +98,9 @@ def _watched(ray, order, before, signals):
             break
         training.join(POLL_SECONDS)
     codes = ray.get(board.codes.remote())
-    if signals or not training.failed or any(map(is_lost, codes.values())):
-        return outcome(codes, signals)[0]
+    code = outcome(codes, signals)[0] if codes or signals else 0
+    if code or not training.failed:
+        return code
     print(f"error: all workers must end well. Received: {training.failed}", file=sys.stderr)
     return 1
 
@@ -188,6 +188,10 @@ class _Board:
         """Returns whether some worker of an attempt still has a process."""
         return attempt == self._attempts[-1] and bool(self._working)
 
+    def is_repeated(self, attempt: str) -> bool:
+        """Returns whether an attempt that has ended is to be repeated."""
+        return attempt == self._attempts[-1] and outcome(self._codes, self._signals)[1]
+
     def stop(self, number: int) -> None:
         """Takes in a signal that every worker is to get."""
         self._signals.append(number)
@@ -206,7 +210,7 @@ def _work(work: Mapping[str, Any]) -> None:
     """Runs one worker, on the machine that Ray has chosen for it.
 
     Raises:
-        RuntimeError: its process was killed, upon which Ray Train starts all of them again.
+        RuntimeError: a worker was lost, upon which Ray Train starts all of them again.
     """
     import ray
 
@@ -241,9 +245,10 @@ def _work(work: Mapping[str, Any]) -> None:
             process.kill()
         process.wait()
         ray.get(board.leave.remote(name, cluster.index))
-    if code is not None and is_lost(code) and not signals:
+    if code and not signals:
         _wait(lambda: not ray.get(board.works.remote(name)))  # for those that save something, or stay behind
-        raise RuntimeError(f"worker {cluster.index} has ended with code {code}")
+        if ray.get(board.is_repeated.remote(name)):
+            raise RuntimeError(f"worker {cluster.index} has ended with code {code}")
 
 
 def _accompanied(process, report):

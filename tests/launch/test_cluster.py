@@ -146,6 +146,7 @@ def test_only_a_run_that_has_begun_is_continued(tmp_path):
         ({0: LOST, 1: -9}, [], (137, True)),
         ({0: LOST}, [], (LOST, True)),  # the other one stood still, and was ended by force
         ({0: 2, 1: 2}, [], (2, False)),
+        ({0: 1, 1: LOST}, [], (1, False)),  # the disk of the chief was full
         ({0: 143, 1: 143}, [], (143, False)),  # somebody has stopped one of them
         ({0: 130, 1: -9}, [2, 2], (137, False)),
         ({}, [15, 15], (143, False)),

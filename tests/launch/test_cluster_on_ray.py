@@ -51,7 +51,7 @@ def test_what_workers_leave_for_the_driver_and_for_each_other():
     assert board.works("first")  # the other one still saves something
     assert board.report("first", 0, [], 75) == ([], True)
     board.leave("first", 0)
-    assert not board.works("first") and board.codes() == {0: 75, 1: -9}
+    assert not board.works("first") and board.codes() == {0: 75, 1: -9} and board.is_repeated("first")
     board.stop(signal.SIGINT)
     assert board.begin("second", 1) == (1, [signal.SIGINT]) and board.codes() == {}
     assert board.report("first", 0, [("out", "late\n")], 0) == ([signal.SIGINT], True)  # it is to end

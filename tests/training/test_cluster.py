@@ -122,6 +122,7 @@ def test_other_errors_are_not_taken_for_a_lost_worker():
     ("settings", "message"),
     [
         (dict(jit="on"), "jit=on works on one device only.*strategy=multi_worker"),
+        (dict(attack_mode="training"), "attack_mode=training works on one device.*strategy=multi_worker"),
         (dict(awp=0.005), "awp works on one device.*strategy=multi_worker"),
         (dict(objective="advlc"), "advlc_distance=top compares all examples of a batch"),
     ],
