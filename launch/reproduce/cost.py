@@ -30,7 +30,8 @@ STEPS = Path(__file__).parents[2] / "docs" / "results" / "benchmarks" / "step.js
 V100_SECONDS = {"pgd": 0.326, "single": 0.047}  # of a batch of 100, PreActResNet18, as published
 PEAKS = {"V100": 15.7, "A100": 19.5, "H100": 66.9}  # TFLOP/s in float32 outside tensor cores, as published
 GRADIENT, UPDATE = 2, 3  # passes worth of operations
-START_SECONDS = 8  # of a process with one of two cores: imports, data, graphs, exports
+START_SECONDS = 8  # of a process with one of two cores: imports, graphs, exports
+READING_SECONDS = {"cifar10": 8, "mnist": 2}  # of a process likewise: the images, of which CIFAR-10's are PNG
 SURVIVORS = 0.4  # of the images of a robust classifier, which every later attack of a suite works on
 HESSIAN_PRODUCTS, PRODUCT = 60, 6  # of 20 eigenvalues; passes worth of operations of each
 INPUT_PRODUCTS = 40
@@ -194,6 +195,8 @@ def _cost(config, passes, precision, attack, start=0.0):
     single = operations(config.model, (height, width, channels), entry.num_classes or 200, **network)
     total = float(single) * passes
     family = "LeNet" if MODELS[config.model].family == "small" else "ResNet18"
+    if start:
+        start += READING_SECONDS.get(config.dataset, 0)
     return Cost(total / cpu_rate(family, precision) + start, total / v100_rate(attack) + start, total)
 
 

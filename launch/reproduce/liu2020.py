@@ -13,6 +13,7 @@ from launch.reproduce.scales import MNIST, RESNET18, VGG
 from launch.reproduce.verdicts import (
     Judge,
     exact,
+    higher,
     lower,
     more,
     positive,
@@ -275,13 +276,11 @@ def _levels(measured_names, column, schedule):
     return [name for name in measured_names if name.startswith(start) and name.endswith(end)]
 
 
-def _with_epsilon(column: str, schedule: str, *, falls: bool = False, positive_only: bool = False) -> Judge:
+def _with_epsilon(column: str, schedule: str, *, falls: bool = False) -> Judge:
     """The values of a column rise with ε, over whatever levels the scale has."""
 
     def judge(measured):
         names = _levels(measured.names(), column, schedule)
-        if positive_only:
-            names = [name for name in names if not name.startswith(f"{schedule}, ε = 0:")]
         return rises(names, falls=falls)(measured)
 
     return judge
@@ -481,8 +480,9 @@ def _similarity(runs, record):
             record.curve("error", f"{row}, {direction}", offsets, errors[:, place].mean(axis=0))
         difference = (cosines[:, 1] - cosines[:, 0])[:, moved].mean(axis=1)
         readings.with_interval(record, row, "cosine_difference", difference)
-        jump = (errors[:, 0, -1] - errors[:, 0, 0]) - (errors[:, 1, -1] - errors[:, 1, 0])
-        readings.with_interval(record, row, "rise_difference", jump)
+        ends = dict(zip(found["directions"].tolist(), errors[:, :, -1].mean(axis=0), strict=True))
+        record.put(row, **{f"error_end_{direction}": error for direction, error in ends.items()})
+        record.put(row, images=int(found["examples"][0]))
         if len(cosines) > 1:
             record.put(row, largest_variance=float(cosines.var(axis=0, ddof=1).max()))
 
@@ -492,11 +492,16 @@ def _at_every_epsilon(make):
 
     def judge(measured):
         rows = [name.partition(":")[0] for name in measured.names() if name.endswith(":cosine_random")]
-        return together(*(make(row) for row in rows))(measured)
+        trained = [
+            provided(seen_at_most(f"{row}:pgd_error", TRAINS), f"{row}: {NOT_LEFT}", make(row))
+            for row in rows
+        ]
+        return together(*trained)(measured)
 
     return judge
 
 
+NOT_LEFT = "training has not left the constant classifier."
 STARTS = "attacks from other random starts on one classifier"
 
 
@@ -518,8 +523,13 @@ def _similarity_entry(number, task, data):
                 _at_every_epsilon(lambda row: positive(f"{row}:cosine_random", "", least=0.9, over=STARTS)),
             ),
             Claim(
-                "The robust error rises by more along the top eigenvector than along a random direction.",
-                _at_every_epsilon(lambda row: positive(f"{row}:rise_difference", "points", over=STARTS)),
+                "The robust error is higher far along the top eigenvector than as far along a random "
+                "direction.",
+                _at_every_epsilon(
+                    lambda row: higher(
+                        f"{row}:error_end_eigenvector", f"{row}:error_end_random", images=f"{row}:images"
+                    )
+                ),
             ),
             Claim(
                 "Along a random direction the robust error stays as it is (less than 5 points more at the "
@@ -587,7 +597,9 @@ def _rates(runs, record):
         schedule, _, rate = row.partition(", rate ")
         if error is not None:
             by_schedule.setdefault(schedule, {})[float(rate)] = error
+    examples = [value for name, value in record.values.items() if name.endswith(":examples")]
     for schedule, errors in by_schedule.items():
+        record.put(schedule, examples=examples[0])
         record.put(schedule, mean_over_rates=sum(errors.values()) / len(errors), worst=max(errors.values()))
         record.put(schedule, best=min(errors.values()))
         record.curve("rates", schedule, sorted(errors), [errors[rate] for rate in sorted(errors)])
@@ -603,7 +615,7 @@ FIGURE5 = Entry(
         Claim(
             f"With a {schedule} ε the robust error is lower than with a constant one on the mean over "
             "learning rates: a broader range of them is good.",
-            lower(f"{schedule}:mean_over_rates", "constant:mean_over_rates"),
+            lower(f"{schedule}:mean_over_rates", "constant:mean_over_rates", images="constant:examples"),
         )
         for schedule in WARM
     ),

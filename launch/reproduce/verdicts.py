@@ -350,12 +350,12 @@ def together(*judges: Judge) -> Judge:
         if not found:
             return Verdict(OPEN, reasons=("Nothing that the claim is about was measured at this scale.",))
         for result in (FAILS, OPEN):
-            deciding = [part for part in found if part.result == result]
-            if deciding:
-                told = (
-                    f"{len(found) - len(deciding)} of {len(found)} parts of the claim have another verdict."
-                )
-                return replace(deciding[0], reasons=(*deciding[0].reasons, told))
+            places = [place for place, part in enumerate(found, 1) if part.result == result]
+            if places:
+                told = f"Of {len(found)} parts of the claim {len(places)} have this verdict"
+                told += f"; shown is part {places[0]}."
+                deciding = found[places[0] - 1]
+                return replace(deciding, reasons=(*deciding.reasons, told))
         return found[0]
 
     return judge
