@@ -167,7 +167,9 @@ SMOKE = Scale(
     },
 )  # fmt: skip
 
-# What `mini` trains on MNIST: a small subset, which a small network can fit.
+# What `mini` trains on MNIST: a small subset, which a small network can fit. Chosen on validation images:
+# after a linear warm-up of ε the robust accuracy there still rises at the end (63 %), that on training images
+# is 78 %.
 _MINI_MNIST = {
     "train_examples": 1000,
     "width": 8,
@@ -176,23 +178,26 @@ _MINI_MNIST = {
     "attack_step_size": "eps/4",
     "optimizer": "adam",
     "lr": "2e-3",
-    "batch_size": 100,
-    "epochs": 40,
+    "batch_size": 50,
+    "epochs": 20,
     "schedule_unit": "step",
     "val_fraction": "0.02",
     "eval_examples": 2000,
 }
-# And on CIFAR-10: images of 16×16 pixels, and no augmentation, so that robust overfitting is seen.
+# And on CIFAR-10, images of 16×16 pixels without augmentation and weight decay. Chosen on validation images,
+# for FGSM-N AT: robust accuracy there is best after 6 to 9 of 24 epochs and 5 points lower at the end, while
+# that on training images goes from 21 to 64 %. Validation on 1,000 images costs more than the training.
 _MINI_CIFAR10 = {
     "image_size": 16,
-    "train_examples": 2560,
+    "train_examples": 1280,
     "width": 4,
-    "epochs": 32,
-    "batch_size": 128,
+    "epochs": 24,
+    "batch_size": 50,
     "lr": "0.05",
+    "attack_steps": 3,
+    "attack_step_size": "eps/2",
     "augment": False,
     "weight_decay": "0",
-    "precision": "bfloat16",
     "val_fraction": "0.02",
     "eval_examples": 2000,
 }
@@ -201,11 +206,15 @@ _MINI_LI = _MINI_CIFAR10 | {
     "depth": None,
     "shortcut": "raw",
     "stride_in": None,
-    "attack_mode": "training",
+    "lr_milestones": "0.6",
 }
 MINI = Scale(
     name="mini",
-    about="Subsets of MNIST and of CIFAR-10 at 16×16 pixels, small networks: 2 CPU cores in an evening.",
+    about=(
+        "2 CPU cores in an evening: 1,000 images of MNIST, ε = 0.3, LeNet w = 8; 1,280 images of CIFAR-10 "
+        "at 16×16 pixels, networks of w = 4. PGD on CIFAR-10 has 3 steps of ε/2 there, also where a row is called "
+        "PGD10. Evaluations have 20 iterations and 500 queries on 500 images."
+    ),
     training={
         MNIST: _MINI_MNIST,
         VGG: _MINI_CIFAR10 | {"lr": "1e-3", "schedule_unit": "step"},
@@ -254,8 +263,8 @@ MINI = Scale(
         "cifar10 updates": (100,),
         "widths": (8, 4, 2),
         "rates": ("5e-4", "2e-3", "8e-3"),
-        "input every": (2,),
-        "input examples": (200,),
+        "input every": (3,),
+        "input examples": (100,),
         "methods": METHODS,
         "a2 methods": PLAIN,
         "distances": DISTANCES,
