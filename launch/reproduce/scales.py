@@ -212,7 +212,7 @@ MINI = Scale(
     name="mini",
     about=(
         "2 CPU cores in an evening: 1,000 images of MNIST, ε = 0.3, LeNet w = 8; 1,280 images of CIFAR-10 "
-        "at 16×16 pixels, networks of w = 4. PGD on CIFAR-10 has 3 steps of ε/2 there, also where a row is called "
+        "at 16×16 pixels, networks of w = 4. PGD on CIFAR-10 has 3 steps of ε/2 there, also in rows called "
         "PGD10. Evaluations have 20 iterations and 500 queries on 500 images."
     ),
     training={
