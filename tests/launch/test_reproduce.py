@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import types
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from advtf.studies.run import AnalysisDirectory
 from advtf.studies.settings import AnalyzeOptions, AnalyzeSettings
 from advtf.training.directory import TrainingDirectory
 from advtf.training.settings import RunOptions, TrainConfig
+from launch.reproduce import __main__ as command
 from launch.reproduce import cost, ledger, report
 from launch.reproduce.entry import Record
 from launch.reproduce.plan import Lab, Plan
@@ -255,13 +257,83 @@ def test_seconds_add_up_over_starts(tmp_path):
     assert seconds.by_run() == {"a": 5.0}
 
 
+class Pretending:
+    """Ends every run at once with made-up results in its directory; those of `bad` fail."""
+
+    def __init__(self, bad=""):
+        self.bad, self.started = bad, []
+
+    def describe(self):
+        return "nowhere"
+
+    def room(self):
+        return 2
+
+    def close(self):
+        pass
+
+    def start(self, made, command):
+        assert all(Path(path, "evaluation.json").exists() for path in made.after)
+        self.started.append(made.name)
+        failed = bool(self.bad) and self.bad in made.name
+        if not failed:
+            settings = (TrainConfig.of({}), RunOptions())
+            made.files.path.mkdir(parents=True)
+            made.files.write_config(*settings)
+            made.files.results.write_text(json.dumps(self.results(len(self.started))))
+            (made.files.path / "metrics.jsonl").write_text('{"epoch": 1, "val_robust_accuracy": 0.25}\n')
+        return types.SimpleNamespace(code=lambda: int(failed))
+
+    @staticmethod
+    def results(number):
+        errors = {"clean_error": 2.0 + number, "pgd_error": 10.0 + number, "examples": 500}
+        attacks = {name: {"error": 20.0 + number} for name in ("pgd100", "apgd_ce", "apgd_dlr", "square")}
+        evaluation = {"attacks": attacks, "clean": {"error": 2.0}, "examples": 100, "worst_case": {}}
+        return {"results": {"last": errors}, "robust_overfitting": {}} | evaluation
+
+
+def carried_out(monkeypatch, executor):
+    monkeypatch.setattr(command.executors, "chosen", lambda *given: executor)
+    values = flags.FlagValues()
+    define_flags(command.ReproduceOptions, flag_values=values)
+    parse_flags(["--only=table1-mnist", "--seeds=2", "--out_dir=out", "--ledger=ledger"], values)
+    monkeypatch.setattr(command.flags, "FLAGS", values)
+    command.main([])
+
+
+def test_results_are_written_when_all_runs_of_an_entry_have_ended(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (entry,) = choose("liu2020", ("table1-mnist",))
+    first = Pretending(bad="evaluate-mnist-lenet_w8-cosine-at-pgd-seed1")
+    with pytest.raises(SystemExit, match="1"):
+        carried_out(monkeypatch, first)
+    assert len(first.started) == 12 and "1 run of 12 failed" in capsys.readouterr().out
+    stored = ledger.read(tmp_path / "ledger", "mini", entry)
+    values = {seed: record["values"] for seed, record in stored.seeds.items()}
+    assert values[0]["cosine:apgd_ce"] > 20 and "cosine:apgd_ce" not in values[1]
+    assert values[1]["cosine:pgd_error"] > 10 and values[0]["constant:examples"] == 500
+    assert stored.seeds[0]["curves"]["robust_error"]["linear"] == {"x": [1], "y": [75]}
+    lost = [run["name"] for run in stored.seeds[1]["runs"] if not run["finished"]]
+    assert len(lost) == 1 and lost[0].startswith("evaluate-mnist")
+    assert all("--data_dir" not in run["command"] for run in stored.seeds[0]["runs"])
+    again = Pretending()
+    carried_out(monkeypatch, again)  # only what has failed
+    assert again.started == lost
+    stored = ledger.read(tmp_path / "ledger", "mini", entry)
+    assert all(run["finished"] for record in stored.seeds.values() for run in record["runs"])
+    assert all(claim.text in capsys.readouterr().out for claim in entry.claims[:1])
+    last = Pretending()
+    carried_out(monkeypatch, last)
+    assert last.started == []
+
+
 @pytest.mark.slow
 def test_the_whole_ledger_runs_at_the_smallest_scale_and_repeats_nothing(tmp_path):
-    command = ("--scale=smoke", "--ledger=ledger", "--page=page.md")
+    chosen = ("--scale=smoke", "--ledger=ledger", "--page=page.md")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from helpers.command import start
 
-    process = start("launch.reproduce", tmp_path, *command)
+    process = start("launch.reproduce", tmp_path, *chosen)
     out, error = process.communicate(timeout=3600)
     assert process.returncode == 0, out[-3000:] + error
     for entry in ENTRIES:
@@ -271,8 +343,8 @@ def test_the_whole_ledger_runs_at_the_smallest_scale_and_repeats_nothing(tmp_pat
             reasons = decide(claim.judge, found.measured).reasons
             assert not any("Not measured" in reason for reason in reasons), (entry.key, claim.text, reasons)
     before = {path: path.read_bytes() for path in (tmp_path / "ledger").rglob("*.json")}
-    code, out, error = run("launch.reproduce", tmp_path, *command)
+    code, out, error = run("launch.reproduce", tmp_path, *chosen)
     assert code == 0 and "started" not in out, out + error
     assert {path: path.read_bytes() for path in before} == before
-    code, out, error = run("launch.reproduce", tmp_path, "--report", *command)
+    code, out, error = run("launch.reproduce", tmp_path, "--report", *chosen)
     assert code == 0 and (tmp_path / "page.md").exists(), error
