@@ -150,7 +150,7 @@ class Lab:
         """Asks for a training.
 
         The flags of the recipe's base are replaced by those of the scale, but what the recipe itself says
-        stays, and `overrides` count most.
+        stays, unless the scale names that recipe; `overrides` count most.
 
         Args:
             recipe: a name that ``python -m advtf.main --recipe=list`` prints.
@@ -163,7 +163,7 @@ class Lab:
         base = self._plan.recipe(f"{task}_base")
         own = {key for key, value in given.items() if base.get(key) != value}
         changed = {key: value for key, value in self.scale.training[task].items() if key not in own}
-        changed |= {"seed": self.seed} | overrides
+        changed |= {**self.scale.recipes.get(recipe, {}), "seed": self.seed, **overrides}
         after = [planned.name for planned, _ in overrides.get("teachers") or ()]
         if after:
             exports = [self._plan.export(planned.name, which) for planned, which in overrides["teachers"]]

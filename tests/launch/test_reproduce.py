@@ -101,10 +101,17 @@ def test_what_a_recipe_itself_says_counts_more_than_the_scale():
     assert lab.train("liu2020/mnist_lenet_w2_constant", width=3).settings.width == 3
 
 
+def test_what_a_scale_says_of_a_recipe_counts_more_than_the_recipe():
+    recipe = "li2023/cifar10_preact_resnet18_fgsm_n_advlc_swa"
+    full, mini = (Lab(Plan(SCALES[name], "out"), 0) for name in ("full", "mini"))
+    assert full.train(recipe).settings.swa_every == 500 and mini.train(recipe).settings.swa_every is None
+    assert mini.train(recipe, swa_every=7).settings.swa_every == 7
+
+
 def test_recipes_of_a_task_have_a_base():
     assert {f"{task}_base" for task in TASKS} <= set(recipes())
     for scale in SCALES.values():
-        assert set(scale.training) == set(TASKS)
+        assert set(scale.training) == set(TASKS) and set(scale.recipes) <= set(recipes())
 
 
 def test_every_claim_has_values_to_be_judged_by():
