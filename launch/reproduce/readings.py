@@ -66,8 +66,9 @@ def arrays(run: Run, name: str) -> dict[str, np.ndarray]:
 def around_images(record: Record, row: str, run: Run, number: int = 0) -> None:
     """Adds what the study ``input`` has measured of one classifier, with standard errors ``<name>_se``.
 
-    The columns are ig, hs, av, effectiveness, ga and adversarial_loss with the split, such as "ig_test"; and
-    for av and adversarial_loss the difference of the test less the training images, "av_gap" and "adv_gap".
+    The columns are ig, hs, av and effectiveness with the split, such as "ig_test"; and of the adversarial
+    variance and the adversarial loss the difference of the test less the training images, "av_gap" and
+    "adv_gap".
 
     Args:
         record: of the entry.
@@ -79,22 +80,19 @@ def around_images(record: Record, row: str, run: Run, number: int = 0) -> None:
         return
     found, means = arrays(run, "input"), {}
     for split in found["splits"].tolist():
-        samples = {
-            name: found[f"{split}_{name}"][number] for name in ("ig", "hs", "av", "effectiveness", "ga")
-        }
-        samples["adversarial_loss"] = found[f"{split}_loss"][number] + samples["av"]
+        samples = {name: found[f"{split}_{name}"][number] for name in ("ig", "hs", "av", "effectiveness")}
+        samples["adv"] = found[f"{split}_loss"][number] + samples["av"]
         for name, values in samples.items():
             known = values[np.isfinite(values)]
             if len(known) > 1:
                 mean, error = float(known.mean()), float(known.std(ddof=1) / math.sqrt(len(known)))
                 means[name, split] = mean, error
-                record.put(row, **{f"{name}_{split}": mean, f"{name}_{split}_se": error})
-    for name, short in (("av", "av"), ("adversarial_loss", "adv")):
+                if name != "adv":
+                    record.put(row, **{f"{name}_{split}": mean, f"{name}_{split}_se": error})
+    for name in ("av", "adv"):
         if (name, "train") in means and (name, "test") in means:
             (train, of_train), (test, of_test) = means[name, "train"], means[name, "test"]
-            record.put(
-                row, **{f"{short}_gap": test - train, f"{short}_gap_se": math.hypot(of_train, of_test)}
-            )
+            record.put(row, **{f"{name}_gap": test - train, f"{name}_gap_se": math.hypot(of_train, of_test)})
 
 
 def updates(run: Run) -> dict[str, dict[str, Any]] | None:

@@ -18,6 +18,7 @@ from launch.reproduce.scales import SCALES, Scale
 from launch.reproduce.verdicts import FAILS, HOLDS, OPEN, Measured, Verdict, decide, describe, number
 
 FIGURES = "figures/ledger"
+WHOLE = ("epoch", "update", "number")  # axes of whole numbers
 SHOWN = ("full", "mini")  # scales of the page; smoke says nothing
 SHORT = {HOLDS: "holds", FAILS: "does not hold", OPEN: "cannot be judged"}
 COLUMNS = {  # of tables, by the names of values
@@ -40,6 +41,31 @@ COLUMNS = {  # of tables, by the names of values
     "robust_gap": "best − end (points)",
     "ig": "IG",
     "hs": "HS",
+    "ig_train": "IG, training",
+    "ig_test": "IG, test",
+    "hs_train": "HS, training",
+    "hs_test": "HS, test",
+    "av_train": "AV, training",
+    "av_test": "AV, test",
+    "av_gap": "AV, test − training",
+    "adv_gap": "adversarial loss, test − training",
+    "effectiveness_train": "effectiveness, training",
+    "effectiveness_test": "effectiveness, test",
+    "gradient_norm_first": "first gradient norms",
+    "gradient_norm_last": "last gradient norms",
+    "distance_first": "first distance from the start",
+    "distance_last": "last distance from the start",
+    "lambda_1": "λ₁",
+    "lambda_last": "last λ",
+    "lambda_1_normalised": "λ₁, normalised",
+    "random_loss": "loss at random θ",
+    "robust_apgd": "robust accuracy, APGD-CE (%)",
+    "step_ratio": "step relative to the baseline",
+    "rho": "Spearman's ρ",
+    "rho_ig": "ρ with IG",
+    "rho_hs": "ρ with HS",
+    "fgsm": "effectiveness of FGSM",
+    "pgd10": "effectiveness of PGD-10",
 }
 NOT_MEASURED = "not measured"
 HIDDEN = ("_se", "_low", "_high")  # of intervals within a run, which stand beside the verdicts
@@ -196,22 +222,35 @@ def _picture(scale: str, entry: Entry, chart: str) -> str:
 
 
 def _table(entry: Entry, measured: Measured) -> Iterator[str]:
-    """Yields rows and columns of all values, ours as mean ± standard deviation over seeds (published)."""
-    names = dict.fromkeys([*measured.names(), *entry.published])
-    names = [name for name in names if not name.endswith(HIDDEN)]
-    pairs = [name.rpartition(":")[::2] for name in names]
-    rows = list(dict.fromkeys(row for row, _ in pairs))
-    columns = list(dict.fromkeys(column for _, column in pairs))
-    if not rows:
-        return
-    published = " (published)" if entry.published else ""
-    yield f"Ours{', mean ± standard deviation over seeds' if len(measured.by_seed) > 1 else ''}{published}:\n"
-    yield "| | " + " | ".join(COLUMNS.get(column, column.replace("_", " ")) for column in columns) + " |"
-    yield "|---" + "|---:" * len(columns) + "|"
-    for row in rows:
-        cells = (_cell(entry, measured, f"{row}:{column}" if row else column) for column in columns)
-        yield f"| {row} | " + " | ".join(cells) + " |"
-    yield ""
+    """Yields all values, ours as mean ± standard deviation over seeds (published), in one table or several.
+
+    Rows that have a column in common are in one table.
+    """
+    by_row: dict[str, list[str]] = {}
+    for name in dict.fromkeys([*measured.names(), *entry.published]):
+        if not name.endswith(HIDDEN):
+            row, _, column = name.rpartition(":")
+            by_row.setdefault(row, []).append(column)
+    groups: list[dict[str, list[str]]] = []
+    for row, columns in by_row.items():
+        joined = {row: columns}
+        for group in [each for each in groups if set(columns) & {c for own in each.values() for c in own}]:
+            groups.remove(group)
+            joined = group | joined
+        groups.append(joined)
+    if groups:
+        published = " (published)" if entry.published else ""
+        several = ", mean ± standard deviation over seeds" if len(measured.by_seed) > 1 else ""
+        yield f"Ours{several}{published}:\n"
+    for group in groups:
+        columns = list(dict.fromkeys(column for own in group.values() for column in own))
+        headings = (COLUMNS.get(column, column.replace("_", " ")) for column in columns)
+        yield f"| | {' | '.join(headings)} |"
+        yield "|---" + "|---:" * len(columns) + "|"
+        for row in group:
+            cells = (_cell(entry, measured, f"{row}:{column}" if row else column) for column in columns)
+            yield f"| {row} | {' | '.join(cells)} |"
+        yield ""
 
 
 def _cell(entry: Entry, measured: Measured, name: str) -> str:
@@ -274,6 +313,7 @@ def draw(chart: Chart, seeds: list[Mapping], scale: Scale, output: Path) -> Path
         `output`.
     """
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     from advtf.figures.style import RUN_COLORS, Heading, legend_above, line_handles, log_axis, sheet
 
@@ -298,6 +338,8 @@ def draw(chart: Chart, seeds: list[Mapping], scale: Scale, output: Path) -> Path
                 mean = np.mean([y for _, y in arrays], axis=0)
                 axes.plot(arrays[0][0], mean, color=color, linestyle=line, marker=shown)
         axes.set_xlabel(chart.x)
+        if chart.x in WHOLE:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(chart.y)
         if chart.log:
             log_axis(axes.yaxis)
