@@ -207,8 +207,20 @@ def _require_reachable(address: str) -> None:
         )
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        if os.environ.get("RAY_USE_TLS", "0") == "0":
+            _require_grpc(f"{host}:{port}")  # Ray itself would wait for minutes
     except OSError as error:
         raise UsageError(
             f"a Ray cluster must answer at the address. Received: cluster={address} "
             f"({error.strerror or first_line(error)}). Start it by ray start --head, or use --cluster=local."
         ) from error
+
+
+def _require_grpc(target):
+    import grpc  # TensorFlow and Ray need it
+
+    with grpc.insecure_channel(target) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
+        except grpc.FutureTimeoutError:
+            raise OSError("what listens there is not Ray") from None

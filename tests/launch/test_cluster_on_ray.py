@@ -11,6 +11,7 @@ import pytest
 from helpers import command
 from helpers.run import epoch_values, reached, snapshot_bits
 
+from advtf import processes
 from advtf.errors import UsageError
 from advtf.training.directory import TrainingDirectory
 from launch.cluster import on_ray
@@ -32,7 +33,8 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
         on_ray.train("local", order(tmp_path))
 
 
-def test_an_address_that_does_not_answer_is_refused_soon(tmp_path):
+def test_an_address_that_does_not_answer_is_refused_soon(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: object())  # Ray need not be here
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # without listening
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
@@ -40,6 +42,16 @@ def test_an_address_that_does_not_answer_is_refused_soon(tmp_path):
         with pytest.raises(UsageError, match=f"Received: cluster={address} \\(Connection refused"):
             on_ray.train(address, order(tmp_path))
     assert time.monotonic() - began < 10 and not list(tmp_path.iterdir())
+
+
+def test_an_address_where_something_else_listens_is_refused_soon(monkeypatch):
+    monkeypatch.setattr(processes, "CONNECT_SECONDS", 0.5)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(UsageError, match="what listens there is not Ray"):
+            processes._require_reachable(address)
 
 
 def test_what_workers_leave_for_the_driver_and_for_each_other():
