@@ -196,12 +196,14 @@ _MINI_CIFAR10 = {
     "val_fraction": "0.02",
     "eval_examples": 2000,
 }
-# The first paper compares trainings that hardly overfit: hence crop and flip, and the decay of the weights.
+# The first paper compares trainings that hardly overfit: hence more images, fewer epochs, and the decay of
+# the weights. With a constant ε ResNet18 reached 24 % of validation and 34 % of training images. With crop
+# and flip of 2,560 images both had 22 to 25 %: a shift by four of sixteen pixels is much.
 _MINI_LIU = _MINI_CIFAR10 | {
-    "train_examples": 2560,
-    "epochs": 24,
+    "train_examples": 3840,
+    "epochs": 16,
     "batch_size": 64,
-    "augment": True,
+    "augment": False,
     "weight_decay": "5e-4",
     "schedule_unit": "step",
 }
@@ -225,7 +227,7 @@ MINI = Scale(
     name="mini",
     about=(
         "2 CPU cores in an evening: 1,000 images of MNIST, ε = 0.3, LeNet w = 8; CIFAR-10 at 16×16 pixels, "
-        "2,560 images for the first and 2,000 for the second paper, networks of w = 4. PGD on CIFAR-10 has 5 "
+        "3,840 images for the first and 2,000 for the second paper, networks of w = 4. PGD on CIFAR-10 has 5 "
         "steps of ε/2 there, also in rows called PGD10. Evaluations have 20 iterations and 500 queries on "
         "500 images."
     ),
