@@ -154,7 +154,7 @@ SMOKE = Scale(
         "cifar10 updates": (5,),
         "widths": (2, 1),
         "rates": ("1e-4", "1e-3"),
-        "input every": (2,),
+        "input every": (1,),
         "input examples": (10,),
         "methods": ("", "_igr", "_kdsa", "_advlc", "_advlc_swa"),
         "a2 methods": ("", "_igr", "_advlc", "_advlc_l1"),
