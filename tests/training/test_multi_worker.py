@@ -15,7 +15,7 @@ CASES = {
     "cure": {"objective": "cure"},
     "gradalign": {"objective": "gradalign"},
     "logitalign": {"objective": "logitalign"},
-    "consistency": {"objective": "consistency"},
+    "consistency": {"objective": "consistency", "augment": True},
     "trades": {"objective": "trades"},
 }
 TRAIN = """
