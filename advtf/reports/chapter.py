@@ -69,12 +69,9 @@ class Chapter:
             return build()
         except DiskFull:
             raise
-        except (
-            Exception
-        ) as error:  # damage shows as almost any exception: a list for a dict, a text for a number
-            problem = (
-                str(error) if isinstance(error, UsageError) else f"{source} is damaged: {_reason(error)}."
-            )
+        except Exception as error:  # damage shows as almost any, such as where a list stands for a dict
+            told = isinstance(error, UsageError)
+            problem = str(error) if told else f"{source} is damaged: {_reason(error)}."
             self.problems.append(" ".join(problem.split()))
             return notice(self.problems[-1])
 

@@ -95,15 +95,16 @@ class _Training:
         total = self.steps * settings.degraded_epochs
         yield
         for start, end in itertools.pairwise(np.linspace(0, total, settings.moments).astype(int).tolist()):
-            batches = training_batches(
-                self.split,
-                self.batch_size,
-                seed=settings.seed,
-                start_step=start,
-                total_steps=end,
-                augment=self.config["augment"],
-            )
-            trainer.fit(batches, steps_per_epoch=end - start, shuffle=False, verbose=0)
+            if end > start:  # there may be more moments than steps
+                batches = training_batches(
+                    self.split,
+                    self.batch_size,
+                    seed=settings.seed,
+                    start_step=start,
+                    total_steps=end,
+                    augment=self.config["augment"],
+                )
+                trainer.fit(batches, steps_per_epoch=end - start, shuffle=False, verbose=0)
             yield
 
     def _optimizer(self):

@@ -67,7 +67,7 @@ class Strength:
 
         def measure():
             keys, size = image_keys(self.x), self.settings.batch_size
-            parts = [slice(start, start + size) for start in range(0, len(self.x), size)]
+            parts = batches(len(self.x), size)
             return np.concatenate([graph(self.x[p], self.y[p], keys[p]).numpy() for p in parts])
 
         return measure
@@ -114,6 +114,6 @@ def line(label: str, measures: dict[str, dict]) -> str:
 
 
 def batches(total: int, size: int) -> Iterator[slice]:
-    """Yields the slices of consecutive batches."""
+    """Yields the slices of consecutive batches of `size` out of `total` images; the last may be smaller."""
     for start in range(0, total, size):
         yield slice(start, start + size)

@@ -58,6 +58,7 @@ class _Group:
                 env=os.environ | _environment(addresses, index, order.threads),
                 stderr=subprocess.PIPE,
                 text=True,
+                errors="replace",  # a line that cannot be read must not stop the reader
                 start_new_session=True,  # Ctrl-C comes once, from here
                 preexec_fn=end_with(os.getpid()),
             )

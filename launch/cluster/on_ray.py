@@ -233,6 +233,7 @@ def _work(work: Mapping[str, Any]) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",  # a line that cannot be read must not stop the reader
         start_new_session=True,
         preexec_fn=_as_a_child(),
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advtf.errors import UsageError, disk_full, first_line
+from advtf.errors import UsageError, disk_full, first_line, quantity
 from advtf.processes import last_lines, signals_received
 from launch.common.live import LiveTable, duration
 from launch.common.runs import Run, was_killed
@@ -242,6 +242,16 @@ def end_by(interrupted: Interrupted, continuation: str) -> None:
     if interrupted.at_once:  # whatever still waits for something, such as a thread of Ray, does not
         os._exit(128 + interrupted.signal)
     sys.exit(128 + interrupted.signal)
+
+
+def exit_if_failed(outcomes: Sequence[Outcome]) -> None:
+    """Says which runs have failed and exits with 1, if any has."""
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if failed:
+        print(f"\n{quantity(len(failed), 'run')} of {len(outcomes)} failed; the same command tries again:")
+        for outcome in failed:
+            print(f"  {outcome.run.name}: {outcome.reason}; {outcome.run.log}")
+        sys.exit(1)
 
 
 def count_states(outcomes: Sequence[Outcome]) -> collections.Counter:

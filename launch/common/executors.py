@@ -14,7 +14,33 @@ from typing import Any
 
 from advtf import processes
 from advtf.runtime import available_cores
+from advtf.settings.fields import Settings, setting, text, whole
 from launch.common.runs import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkOptions(Settings):
+    """Where the processes of a command with many runs work."""
+
+    jobs: int | None = setting(
+        "work", whole(1), "runs at a time; default one for each GPU, else for each core", None
+    )
+    threads: int = setting("work", whole(1), "threads of each run, which its last digits depend on", 1)
+    retries: int = setting("work", whole(0), "how often a run that was killed is continued", 1)
+    cluster: str | None = setting(
+        "work", text(), "Ray cluster: host:port, auto for that of this machine, local to start one", None
+    )
+    gpus: int = setting("work", whole(0), "GPUs that each run asks the cluster for", 0)
+
+    def executor(self) -> "LocalProcesses | RayTasks":
+        """Returns the executor that is chosen.
+
+        Raises:
+            UsageError: there is no such cluster.
+        """
+        if self.cluster is None:
+            return LocalProcesses(self.jobs, self.threads)
+        return RayTasks(self.cluster, self.jobs, self.threads, self.gpus)
 
 
 class LocalProcesses:
@@ -61,21 +87,6 @@ class LocalProcesses:
     def _working(self):
         self._attempts = [attempt for attempt in self._attempts if attempt.code() is None]
         return self._attempts
-
-
-def chosen(cluster: str | None, jobs: int | None, threads: int, gpus: int) -> "LocalProcesses | RayTasks":
-    """Returns the executor that the options of a command choose.
-
-    Args:
-        cluster: address of a Ray cluster; None for this machine.
-        jobs, threads, gpus: as the executors take them.
-
-    Raises:
-        UsageError: there is no such cluster.
-    """
-    if cluster is None:
-        return LocalProcesses(jobs, threads)
-    return RayTasks(cluster, jobs, threads, gpus)
 
 
 @dataclass

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from absl import flags
 
-from advtf.errors import UsageError, quantity
+from advtf.errors import quantity
 from advtf.settings import commands
 from advtf.settings.fields import Settings, choice, setting, switch, text, texts, whole
 from advtf.storage.run_directory import hold
-from launch.common import driver, executors
+from launch.common import driver
+from launch.common.executors import WorkOptions
 from launch.common.live import duration
 from launch.reproduce import cost, ledger, report, verdicts
 from launch.reproduce.entry import Entry
@@ -35,7 +36,7 @@ LEDGER, PAGE = "docs/results/ledger", "docs/results.md"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReproduceOptions(Settings):
-    """What is reproduced, at which scale, and where its processes work."""
+    """What is reproduced, at which scale, and where it is kept."""
 
     list: bool = setting("what", switch(), "print the entries with their cost, and end", False)
     paper: str | None = setting("what", choice(PAPERS), "entries of one paper only", None)
@@ -47,16 +48,6 @@ class ReproduceOptions(Settings):
     report: bool = setting("what", switch(), "only write the page and its figures from --ledger", False)
     dry_run: bool = setting("what", switch(), "print the commands of the runs, and end", False)
 
-    jobs: int | None = setting(
-        "work", whole(1), "runs at a time; default one for each GPU, else for each core", None
-    )
-    threads: int = setting("work", whole(1), "threads of each run, which its last digits depend on", 1)
-    retries: int = setting("work", whole(0), "how often a run that was killed is continued", 1)
-    cluster: str | None = setting(
-        "work", text(), "Ray cluster: host:port, auto for that of this machine, local to start one", None
-    )
-    gpus: int = setting("work", whole(0), "GPUs that each run asks the cluster for", 0)
-
     data_dir: str | None = setting("files", text(), "folder of prepared data of every run", None)
     out_dir: str | None = setting("files", text(), "folder of the runs; default runs/reproduce-<scale>", None)
     ledger: str = setting("files", text(), "folder of the results", LEDGER)
@@ -67,7 +58,9 @@ def main(argv: list[str]) -> None:
     """Carries out what was chosen; exits with 2 for a mistake, 1 where runs have failed, 128 + n by a
     signal."""
     del argv
-    options = ReproduceOptions.of(commands.given_flags(flags.FLAGS, ReproduceOptions))
+    options, work = (
+        cls.of(commands.given_flags(flags.FLAGS, cls)) for cls in (ReproduceOptions, WorkOptions)
+    )
     entries = choose(options.paper, options.only)
     if options.report:
         for path in report.write(Path(options.ledger), Path(options.page), options.scale):
@@ -83,10 +76,12 @@ def main(argv: list[str]) -> None:
     if options.dry_run:
         for planned in plan.needed(one for group in wanted.values() for one in group.values()):
             run = plan.run(planned)
-            print(f"python -m advtf.{run.kind.command} --out_dir={run.path} {shlex.join(run.flags)}")
+            print(
+                f"python -m advtf.{run.kind.command} --out_dir={shlex.quote(run.path)} {shlex.join(run.flags)}"
+            )
         return
     with hold(plan.out_dir):
-        _carry_out(plan, wanted, options)
+        _carry_out(plan, wanted, Path(options.ledger), work)
 
 
 def _planned(plan: Plan, entries: list[Entry], seeds: int) -> dict[tuple[Entry, int], dict[str, Planned]]:
@@ -130,8 +125,8 @@ def _known(plan, entry, folder):
     return quantity(len(found), "seed") + ("" if all(current) else ", outdated")
 
 
-def _carry_out(plan: Plan, wanted: dict, options: ReproduceOptions) -> None:
-    folder, seconds = Path(options.ledger), ledger.Seconds(plan.out_dir)
+def _carry_out(plan: Plan, wanted: dict, folder: Path, work: WorkOptions) -> None:
+    seconds = ledger.Seconds(plan.out_dir)
     runs = [plan.run(one) for one in plan.needed(one for group in wanted.values() for one in group.values())]
     ended = {run.path for run in runs if run.finished()}
     written: set[tuple[Entry, int]] = set()
@@ -151,13 +146,13 @@ def _carry_out(plan: Plan, wanted: dict, options: ReproduceOptions) -> None:
         write_whole()
         return ""
 
-    executor = executors.chosen(options.cluster, options.jobs, options.threads, options.gpus)
+    executor = work.executor()
     print(f"{'scale':<10}{plan.scale.name}, {len(wanted)} pairs of an entry and a seed")
     print(f"{'runs':<10}{len(runs)}, finished before: {len(ended)}\n{'output':<10}{plan.out_dir}")
     print(f"{'work':<10}{executor.describe()}\n", flush=True)
     try:
         write_whole()
-        outcomes = driver.carry_out(runs, executor, retries=options.retries, ended=on_end)
+        outcomes = driver.carry_out(runs, executor, retries=work.retries, ended=on_end)
     except driver.Interrupted as interrupted:
         driver.end_by(interrupted, shlex.join(["python", "-m", "launch.reproduce", *sys.argv[1:]]))
     finally:
@@ -178,16 +173,8 @@ def _conclude(plan, wanted, folder, outcomes):
     print(
         f"\nRuns took {duration(taken)} in all. The page of all results: python -m launch.reproduce --report"
     )
-    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    if failed:
-        print(f"\n{quantity(len(failed), 'run')} of {len(outcomes)} failed; the same command tries again:")
-        for outcome in failed:
-            print(f"  {outcome.run.name}: {outcome.reason}; {outcome.run.log}")
-        sys.exit(1)
+    driver.exit_if_failed(outcomes)
 
 
 if __name__ == "__main__":
-    try:
-        commands.run_command(main, ReproduceOptions)
-    except UsageError as error:  # of declarations, which are made before the command
-        sys.exit(f"error: {error}")
+    commands.run_command(main, ReproduceOptions, WorkOptions)

@@ -1,9 +1,9 @@
 """What runs will cost: estimated, by counting operations, from steps that were measured.
 
-On 2 CPU cores the rate is that of the training steps in docs/results/benchmarks/step.json. For GPUs it is
-that of the only GPU times there are, those of the paper on a V100 (Li & Spratling 2023, Table 1): no GPU was
-at hand. Other GPUs are scaled by their makers' peak rates in float32, so that the numbers for them are good
-for booking hours and for nothing else.
+On 2 CPU cores the rate is that of the training steps in docs/results/benchmarks/step.json. The steps of this
+package have not been timed on a GPU, so there the rate is that of the steps of the paper on a V100 (Li &
+Spratling 2023, Table 1). Other GPUs are scaled by their makers' peak rates in float32, so that the numbers
+for them are good for booking hours and for nothing else.
 
 An operation is a multiplication with its addition. A forward pass has as many as the layers have, a gradient
 in the image costs as many again, and one in the weights as many again.
@@ -35,6 +35,7 @@ READING_SECONDS = {"cifar10": 8, "mnist": 2}  # of a process likewise: the image
 SURVIVORS = 0.4  # of the images of a robust classifier, which every later attack of a suite works on
 HESSIAN_PRODUCTS, PRODUCT = 60, 6  # of 20 eigenvalues; passes worth of operations of each
 INPUT_PRODUCTS = 40
+THEORY_SECONDS = 120  # of the study of linear models, which trains no network
 # A training step relative to plain adversarial training, with PGD-10 and FGSM-N, from docs/results/cost.md
 OBJECTIVES_COST = {
     "igr": (1.08, 1.87),
@@ -112,7 +113,7 @@ def _of_run(plan, run):
         return _training(run.settings)
     trained = plan.needed([run])[0]
     if trained.kind is not TrainingDirectory:
-        return Cost(cpu_seconds=2 * 60.0)  # theory: no network; measured, see docs
+        return Cost(cpu_seconds=THEORY_SECONDS)
     config, settings = trained.settings, run.settings
     analysis = run.kind is AnalysisDirectory
     models = sum(one.kind is TrainingDirectory for one in plan.needed([run]))

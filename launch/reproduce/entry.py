@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from launch.common.runs import Run
 from launch.reproduce.verdicts import Judge
+
+if TYPE_CHECKING:
+    from launch.reproduce.plan import Lab, Planned
 
 DIGITS = 6  # significant ones of what the ledger keeps
 
@@ -81,7 +84,7 @@ class Entry:
         name: such as "table1-mnist"; ``--only=table1`` means all whose names begin with "table1-".
         title: where it stands in the paper, and what of it this entry is.
         runs: makes the runs of one seed from a `launch.reproduce.plan.Lab`, by names of the entry's own.
-        measure: fills a `Record` from those of the runs that are finished.
+        measure: fills a `Record` from those of the runs that are finished, by the same names.
         claims: what the paper says.
         published: name of a value -> mean and standard deviation, or mean and None.
         charts: figures of the report by name.
@@ -92,7 +95,7 @@ class Entry:
     paper: str
     name: str
     title: str
-    runs: Callable[[Any], dict[str, Run]]
+    runs: Callable[["Lab"], dict[str, "Planned"]]
     measure: Callable[[Mapping[str, Run], Record], None]
     claims: tuple[Claim, ...]
     published: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)

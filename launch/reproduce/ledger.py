@@ -14,6 +14,7 @@ from typing import Any
 
 from advtf.errors import UsageError
 from advtf.storage.files import versions, write_json
+from launch.common.runs import Run
 from launch.reproduce.entry import Entry, Record
 from launch.reproduce.plan import Plan, Planned
 from launch.reproduce.verdicts import Measured
@@ -112,10 +113,13 @@ def measured_record(
     }
 
 
-def command_of(plan: Plan, run: Any) -> str:
-    """Returns the command of a run as a reader repeats it, with the paths of the default folder."""
-    words = [word for word in run.flags if not word.startswith(("--data_dir=", "--export_dir="))]
+def command_of(plan: Plan, run: Run) -> str:
+    """Returns the command of a run as a reader repeats it, with the paths of the default folder.
+
+    The commands of an entry name the exports of each other, so that they can be given one after another.
+    """
     folder = f"runs/reproduce-{plan.scale.name}"
+    words = [f"--out_dir={run.path}", *(word for word in run.flags if not word.startswith("--data_dir="))]
     words = [word.replace(f"{plan.out_dir}/", f"{folder}/") for word in words]
     return f"python -m advtf.{run.kind.command} {shlex.join(words)}"
 

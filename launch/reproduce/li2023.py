@@ -198,7 +198,7 @@ def _gap_falls(start):
 
     def judge(measured):
         names = [name for name in measured.names() if name.startswith(start) and name.endswith(":adv_gap")]
-        if len(names) < 3:
+        if len(names) == 2:  # too few orders for a test
             return more(names[0], names[-1], "nats")(measured)
         return rises(names, falls=True)(measured)
 
@@ -785,7 +785,7 @@ def _a3(runs, record):
                 name: dict(zip(each["sizes"], each["largest"], strict=True))
                 for name, each in measures.items()
             }
-            steadier = all(at[name].get(size, 0) < at["hs"][size] for name in ("fgsm", "pgd10"))
+            steadier = all(at[name][size] < at["hs"][size] for name in ("fgsm", "pgd10"))
             record.put("", effectiveness_is_steadier=steadier)
 
 
@@ -802,7 +802,10 @@ A3 = Entry(
         ),
         Claim(
             "The effectiveness of FGSM and PGD10 is steadier than HS over few images.",
-            exact("effectiveness_is_steadier"),
+            exact(
+                "effectiveness_is_steadier",
+                how="Compared are the largest deviations over the random subsets; they have no interval.",
+            ),
         ),
     ),
     charts={"strays": Chart("Means of subsets", "images averaged", "largest deviation (%)", log=True)},

@@ -14,6 +14,7 @@ from launch.reproduce.verdicts import (
     Judge,
     exact,
     higher,
+    last_of,
     lower,
     more,
     positive,
@@ -290,7 +291,7 @@ def _largest_trains(schedule: str) -> Judge:
     """The training with the largest ε has not ended as a constant classifier."""
 
     def judge(measured):
-        return seen_at_most(_levels(measured.names(), "pgd_error", schedule)[-1], TRAINS)(measured)
+        return seen_at_most(last_of(_levels(measured.names(), "pgd_error", schedule)), TRAINS)(measured)
 
     return judge
 
@@ -416,7 +417,7 @@ def _over_epsilon(column: str, *, falls: bool = False) -> Judge:
 
 def _all_train(measured):
     names = [name for name in measured.names() if name.startswith("ε = ") and name.endswith(":pgd_error")]
-    return seen_at_most(names[-1], TRAINS)(measured)
+    return seen_at_most(last_of(names), TRAINS)(measured)
 
 
 def _if_all_train(judge):
@@ -719,8 +720,8 @@ def _small_widths(measured):
 
 
 def _dead(measured):
-    smallest = [name for name in measured.names() if name.endswith(", constant:pgd_error")][-1]
-    width = smallest.partition(",")[0]
+    names = [name for name in measured.names() if name.endswith(", constant:pgd_error")]
+    width = last_of(names).partition(",")[0]
     constant, cosine = f"{width}, constant:dead_units", f"{width}, cosine:dead_units"
     return more(constant, cosine, "% of the units")(measured)
 

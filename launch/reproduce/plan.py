@@ -36,15 +36,13 @@ class Planned:
 
     Attributes:
         name: of its directory.
+        kind: class of its directory, which tells the command.
         settings: of the command; of a training its complete `TrainConfig`.
     """
 
     name: str
     kind: type
     settings: Any
-
-    def __str__(self) -> str:
-        return self.name
 
 
 class Plan:

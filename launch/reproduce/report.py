@@ -282,7 +282,7 @@ def _details(stored: Stored) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     yield f'<details markdown="1"><summary>Seeds {seeds}; runs of {duration(taken)} in all</summary>\n'
     yield "Runs that other entries share count here, too. "
-    yield f"Versions: {versions}. Commands of seed {seeds[0]}:\n"
+    yield f"Versions: {versions}. Commands of seed {next(iter(stored.seeds))}:\n"
     yield "```bash"
     for run in first["runs"]:
         took = "" if run["seconds"] is None else f"  # {duration(run['seconds'])}"

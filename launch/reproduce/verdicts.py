@@ -270,10 +270,13 @@ def rises(names: Sequence[str], *, falls: bool = False) -> Judge:
 
     The effect is the ratio of the last to the first, or of the first to the last where they are to fall. The
     test is exact: the share of all orders of the levels, the same number of seeds each, whose pairs agree
-    with the claimed order as often as those measured. It needs no interval over seeds.
+    with the claimed order as often as those measured. It needs no interval over seeds. Fewer than two levels,
+    such as where runs have failed, leave the claim open.
     """
 
     def judge(measured):
+        if len(names) < 2:
+            raise Missing("two levels to compare")
         table = np.array([measured[name] for name in names])  # (levels, seeds)
         ordered = -table if falls else table
         agreeing, chance = concordance(ordered)
@@ -320,12 +323,28 @@ def concordance(table: np.ndarray) -> tuple[int, float]:
     return found, float(whole[found + most * seeds :].sum())
 
 
-def exact(*names: str) -> Judge:
-    """What a computation without sampling has checked is true: every value is 1."""
+def last_of(names: Sequence[str]) -> str:
+    """Returns the last name, such as that of the largest ε.
+
+    Raises:
+        Missing: there is none, such as where all runs have failed.
+    """
+    if not names:
+        raise Missing("any level")
+    return names[-1]
+
+
+def exact(*names: str, how: str = "Computed in float64, without sampling noise.") -> Judge:
+    """What the runs have checked is true: every value is 1.
+
+    Args:
+        names: of the values.
+        how: a whole sentence that says how it was checked.
+    """
 
     def judge(measured):
         false = [name for name in names if not (measured[name] == 1).all()]
-        told = f"Not true: {', '.join(false)}." if false else "Computed in float64, without sampling noise."
+        told = f"Not true: {', '.join(false)}." if false else how
         return Verdict(FAILS if false else HOLDS, reasons=(told,))
 
     return judge

@@ -19,10 +19,11 @@ from absl import flags
 
 from advtf.errors import UsageError, quantity
 from advtf.settings import commands
-from advtf.settings.fields import Settings, setting, switch, text, whole
+from advtf.settings.fields import Settings, setting, switch, text
 from advtf.storage.files import provenance, write_atomically, write_json
 from advtf.storage.run_directory import hold
-from launch.common import driver, executors
+from launch.common import driver
+from launch.common.executors import WorkOptions
 from launch.sweep import results, table
 from launch.sweep.table import Sweep
 
@@ -31,18 +32,9 @@ RECORD = "sweep.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepOptions(Settings):
-    """What is carried out, and where its processes work."""
+    """Which table is carried out, and with which data."""
 
     table: str | None = setting("sweep", text(), "the table of runs (TOML); its name can be left out", None)
-    jobs: int | None = setting(
-        "sweep", whole(1), "runs at a time; default one for each GPU, else for each core", None
-    )
-    threads: int = setting("sweep", whole(1), "threads of each run, which its last digits depend on", 1)
-    retries: int = setting("sweep", whole(0), "how often a run that was killed is continued", 1)
-    cluster: str | None = setting(
-        "sweep", text(), "Ray cluster: host:port, auto for that of this machine, local to start one", None
-    )
-    gpus: int = setting("sweep", whole(0), "GPUs that each run asks the cluster for", 0)
     data_dir: str | None = setting("sweep", text(), "folder of prepared data of every run", None)
     dry_run: bool = setting("sweep", switch(), "check the table, print the runs and end", False)
 
@@ -50,7 +42,7 @@ class SweepOptions(Settings):
 def main(argv: list[str]) -> None:
     """Carries out a sweep; exits with 2 for a mistake, 1 where runs have failed, 128 + n by signal n."""
     del argv
-    options = SweepOptions.of(commands.given_flags(flags.FLAGS, SweepOptions))
+    options, work = (cls.of(commands.given_flags(flags.FLAGS, cls)) for cls in (SweepOptions, WorkOptions))
     if options.table is None:
         raise UsageError("the table must be given. Received: none. Use python -m launch.sweep TABLE.toml.")
     sweep = table.read(options.table, options.data_dir)
@@ -59,11 +51,11 @@ def main(argv: list[str]) -> None:
             print(f"python -m advtf.main --out_dir={shlex.quote(one.run.path)} {shlex.join(one.run.flags)}")
         return
     with hold(sweep.out_dir):
-        _record(sweep, options.threads)
-        _carry_out(sweep, options)
+        _record(sweep, work.threads)
+        _carry_out(sweep, work)
 
 
-def _carry_out(sweep: Sweep, options: SweepOptions) -> None:
+def _carry_out(sweep: Sweep, work: WorkOptions) -> None:
     states = {one.run.path: "finished" if one.run.finished() else "unfinished" for one in sweep.runs}
     by_path = {one.run.path: one for one in sweep.runs}
 
@@ -73,13 +65,13 @@ def _carry_out(sweep: Sweep, options: SweepOptions) -> None:
         results.write_csv(sweep, states)
         return results.in_words(numbers) if numbers else ""
 
-    executor = executors.chosen(options.cluster, options.jobs, options.threads, options.gpus)
+    executor = work.executor()
     kept = sum(state == "finished" for state in states.values())
     print(f"{'table':<10}{sweep.table}, {quantity(len(states), 'run')}, finished before: {kept}")
     print(f"{'output':<10}{sweep.out_dir}\n{'work':<10}{executor.describe()}\n", flush=True)
     try:
         outcomes = driver.carry_out(
-            [one.run for one in sweep.runs], executor, retries=options.retries, ended=ended
+            [one.run for one in sweep.runs], executor, retries=work.retries, ended=ended
         )
     except driver.Interrupted as interrupted:
         driver.end_by(interrupted, shlex.join(["python", "-m", "launch.sweep", *sys.argv[1:]]))
@@ -112,13 +104,8 @@ def _conclude(sweep, states, outcomes):
     written.append(results.write_hparams(sweep))
     print(f"\nError in %, mean ± standard deviation over seeds\n\n{means}")
     print("\nWrote " + "\n      ".join(map(str, written)))
-    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    if failed:
-        print(f"\n{quantity(len(failed), 'run')} of {len(outcomes)} failed; the same command tries again:")
-        for outcome in failed:
-            print(f"  {outcome.run.name}: {outcome.reason}; {outcome.run.log}")
-        sys.exit(1)
+    driver.exit_if_failed(outcomes)
 
 
 if __name__ == "__main__":
-    commands.run_command(main, SweepOptions, positional="table")
+    commands.run_command(main, SweepOptions, WorkOptions, positional="table")

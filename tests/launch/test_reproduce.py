@@ -31,7 +31,7 @@ from launch.reproduce.entry import Record
 from launch.reproduce.plan import Lab, Plan
 from launch.reproduce.registry import ENTRIES, choose
 from launch.reproduce.scales import SCALES, TASKS
-from launch.reproduce.verdicts import FAILS, HOLDS, OPEN, decide
+from launch.reproduce.verdicts import FAILS, HOLDS, OPEN, Measured, decide
 
 CLASSES = {
     TrainingDirectory: (TrainConfig, RunOptions),
@@ -350,9 +350,9 @@ class Pretending:
 
 
 def carried_out(monkeypatch, executor):
-    monkeypatch.setattr(command.executors, "chosen", lambda *given: executor)
+    monkeypatch.setattr(command.WorkOptions, "executor", lambda work: executor)
     values = flags.FlagValues()
-    define_flags(command.ReproduceOptions, flag_values=values)
+    define_flags(command.ReproduceOptions, command.WorkOptions, flag_values=values)
     parse_flags(["--only=table1-mnist", "--seeds=2", "--out_dir=out", "--ledger=ledger"], values)
     monkeypatch.setattr(command.flags, "FLAGS", values)
     command.main([])
@@ -405,3 +405,8 @@ def test_the_whole_ledger_runs_at_the_smallest_scale_and_repeats_nothing(tmp_pat
     assert {path: path.read_bytes() for path in before} == before
     code, out, error = run("launch.reproduce", tmp_path, "--report", *chosen)
     assert code == 0 and (tmp_path / "page.md").exists(), error
+
+
+def test_runs_that_have_all_failed_leave_every_claim_open():
+    for entry in ENTRIES:
+        assert {decide(claim.judge, Measured({0: {}})).result for claim in entry.claims} == {OPEN}

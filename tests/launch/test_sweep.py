@@ -218,7 +218,7 @@ def sweep_command(*arguments):
     from launch.sweep import __main__ as command
 
     values = flags.FlagValues()
-    define_flags(command.SweepOptions, flag_values=values)
+    define_flags(command.SweepOptions, command.WorkOptions, flag_values=values)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command.flags, "FLAGS", values)
         try:

@@ -157,6 +157,7 @@ def test_values_that_rise_with_the_level():
     assert decide(rises(("a", "b", "c")), up).result == OPEN
     several = measured(a=[1.0, 1.0], b=[2.0, 2.0], c=[4.0, 3.0])
     assert decide(rises(("a", "b", "c")), several).result == HOLDS
+    assert decide(rises(("a",)), up).result == OPEN  # one level is no trend
 
 
 def test_bounds_and_exact_claims():
