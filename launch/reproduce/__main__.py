@@ -58,9 +58,8 @@ def main(argv: list[str]) -> None:
     """Carries out what was chosen; exits with 2 for a mistake, 1 where runs have failed, 128 + n by a
     signal."""
     del argv
-    options, work = (
-        cls.of(commands.given_flags(flags.FLAGS, cls)) for cls in (ReproduceOptions, WorkOptions)
-    )
+    options = ReproduceOptions.of(commands.given_flags(flags.FLAGS, ReproduceOptions))
+    work = WorkOptions.of(commands.given_flags(flags.FLAGS, WorkOptions))
     entries = choose(options.paper, options.only)
     if options.report:
         for path in report.write(Path(options.ledger), Path(options.page), options.scale):
@@ -76,9 +75,8 @@ def main(argv: list[str]) -> None:
     if options.dry_run:
         for planned in plan.needed(one for group in wanted.values() for one in group.values()):
             run = plan.run(planned)
-            print(
-                f"python -m advtf.{run.kind.command} --out_dir={shlex.quote(run.path)} {shlex.join(run.flags)}"
-            )
+            words = [f"--out_dir={run.path}", *run.flags]
+            print(f"python -m advtf.{run.kind.command} {shlex.join(words)}")
         return
     with hold(plan.out_dir):
         _carry_out(plan, wanted, Path(options.ledger), work)

@@ -372,7 +372,10 @@ def test_results_are_written_when_all_runs_of_an_entry_have_ended(tmp_path, monk
     assert stored.seeds[0]["curves"]["robust_error"]["linear"] == {"x": [1], "y": [75]}
     lost = [run["name"] for run in stored.seeds[1]["runs"] if not run["finished"]]
     assert len(lost) == 1 and lost[0].startswith("evaluate-mnist")
-    assert all("--data_dir" not in run["command"] for run in stored.seeds[0]["runs"])
+    words = [word for run in stored.seeds[0]["runs"] for word in run["command"].split()]
+    assert not any(word.startswith("--data_dir") for word in words)
+    attacked = [word for word in words if word.startswith("--model=")]
+    assert attacked and all(f"--export_dir={word[8:].rpartition('/')[0]}" in words for word in attacked)
     again = Pretending()
     carried_out(monkeypatch, again)  # only what has failed
     assert again.started == lost
