@@ -126,12 +126,12 @@ def _wilson(share, count):
 def judged(
     effects: Sequence[float], unit: str, *, least: float = 0.0, within: Interval | None = None
 ) -> Verdict:
-    """Judges an effect that is claimed to be positive.
+    """Judges an effect that is claimed to be positive, or above `least`.
 
     Args:
         effects: (seeds,).
         unit: of the effect.
-        least: the smallest effect that makes the claim true; an interval below it refutes the claim.
+        least: what the whole interval must be above; one that is nowhere above it refutes the claim.
         within: the interval of a single run, for the case that there is one seed only.
     """
     mean = float(np.mean(effects))
@@ -143,24 +143,19 @@ def judged(
         return Verdict(OPEN, mean, unit, None, (*reasons, "Nothing within the run gives an interval either."))
     if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return Verdict(OPEN, mean, unit, None, (*reasons, "The effect is not finite in every run."))
-    if interval.low > 0 and mean >= least:
+    if interval.low > least:
         return Verdict(HOLDS, mean, unit, interval, tuple(reasons))
-    if interval.high < least or interval.high <= 0:
+    if interval.high <= least:
         return Verdict(FAILS, mean, unit, interval, tuple(reasons))
-    if interval.low <= 0:
-        reasons.append(f"The interval contains 0{f' and {least:g}' if least else ''}.")
-    else:
-        reasons.append(f"The effect is below {least:g}, but the whole interval is not.")
-    return Verdict(OPEN, mean, unit, interval, tuple(reasons))
+    return Verdict(OPEN, mean, unit, interval, (*reasons, f"The interval contains {least:g}."))
 
 
-def lower(first: str, second: str, *, images: str | None = None, least: float = 0.0) -> Judge:
+def lower(first: str, second: str, *, images: str | None = None) -> Judge:
     """The error `first` is lower than the error `second`, both in percent.
 
     Args:
         first, second: names of values.
         images: name of the number of test images of either, for the interval of a single run.
-        least: points that make a difference.
     """
 
     def judge(measured):
@@ -168,18 +163,18 @@ def lower(first: str, second: str, *, images: str | None = None, least: float = 
         within = None
         if images and len(ours) == 1:
             within = images_interval(theirs[0], ours[0], measured[images][0])
-        return judged(theirs - ours, "points", least=least, within=within)
+        return judged(theirs - ours, "points", within=within)
 
     return judge
 
 
-def higher(first: str, second: str, *, images: str | None = None, least: float = 0.0) -> Judge:
+def higher(first: str, second: str, *, images: str | None = None) -> Judge:
     """The percentage `first` is higher than the percentage `second`; the arguments are those of `lower`."""
-    return lower(second, first, images=images, least=least)
+    return lower(second, first, images=images)
 
 
 def positive(name: str, unit: str, *, sign: int = 1, least: float = 0.0, over: str = "") -> Judge:
-    """A value is above 0, and at least `least`.
+    """A value is above 0, or above `least`.
 
     A single run may have measured an interval of its own, with the ends ``<name>_low`` and ``<name>_high``.
 
@@ -187,7 +182,7 @@ def positive(name: str, unit: str, *, sign: int = 1, least: float = 0.0, over: s
         name: of the value.
         unit: of the value.
         sign: −1 if it is claimed to be negative.
-        least: the smallest value that makes the claim true.
+        least: what it is claimed to be above.
         over: what the interval of a single run is over, such as "variants of one classifier".
     """
 
@@ -201,7 +196,7 @@ def positive(name: str, unit: str, *, sign: int = 1, least: float = 0.0, over: s
     return judge
 
 
-def more(first: str, second: str, unit: str, *, least: float = 0.0, over: str = OVER_IMAGES) -> Judge:
+def more(first: str, second: str, unit: str, *, over: str = OVER_IMAGES) -> Judge:
     """The value `first` is above `second`.
 
     A single run may have measured standard errors of both, ``<name>_se``; they are taken as independent.
@@ -209,7 +204,6 @@ def more(first: str, second: str, unit: str, *, least: float = 0.0, over: str = 
     Args:
         first, second: names of values.
         unit: of both.
-        least: the smallest difference that makes the claim true.
         over: what the standard errors are over.
     """
 
@@ -219,7 +213,7 @@ def more(first: str, second: str, unit: str, *, least: float = 0.0, over: str = 
         if len(ours) == 1 and f"{first}_se" in measured and f"{second}_se" in measured:
             error = math.hypot(measured[f"{first}_se"][0], measured[f"{second}_se"][0])
             within = _normal(float(ours[0] - theirs[0]), error, over)
-        return judged(ours - theirs, unit, least=least, within=within)
+        return judged(ours - theirs, unit, within=within)
 
     return judge
 

@@ -71,6 +71,7 @@ def test_runs_are_paired_by_seed():
         ((2.0, 2.1, 1.9), 1.0, HOLDS),
         ((0.5, 0.6, 0.4), 1.0, FAILS),  # above 0 for certain, and below 1 for certain
         ((0.9, 1.0, 0.7), 1.0, OPEN),
+        ((0.9, 1.2, 1.6), 1.0, OPEN),  # above 0 for certain, and above 1 on the mean only
         ((-3.0, -2.9, -3.1), 0.0, FAILS),
         ((-3.0, 4.0, 0.1), 0.0, OPEN),
         ((3.0,), 0.0, OPEN),
