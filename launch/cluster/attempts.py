@@ -46,7 +46,8 @@ def continued(given: Sequence[str], run: TrainingDirectory, before: Identity | N
     begun = run.identity()
     if begun is None or (before and begun.id == before.id):
         return list(given)
-    kept = [flag for flag in given if flag.lstrip("-").partition("=")[0] not in ("overwrite", "resume")]
+    dropped = ("--overwrite", "-overwrite", "--resume", "-resume")
+    kept = [flag for flag in given if flag.partition("=")[0] not in dropped]
     return [*kept, "--resume"]
 
 
