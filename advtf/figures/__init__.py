@@ -14,8 +14,7 @@ tells of the data. Then there is one file per kind of result:
 `connectivity`         loss and error along the path between minima
 `input`                slope, curvature and attacks of the loss around images
 `theory`               linear models in closed form
-`capacity`             test error against the width of the network
-`input_experiments`    the experiments of launch/ on the input landscape
+`input_experiments`    noise on the weights, degraded training, steps of PGD, subsets of images
 =====================  ==============================================================================
 
 Nothing here imports TensorFlow or touches pyplot, so that figures can be drawn anywhere.
