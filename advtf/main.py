@@ -70,7 +70,10 @@ def main(argv: list[str]) -> None:
             resume=options.resume,
             overwrite=options.overwrite,
         )
-    lines = describe(config, given) | {"output": f"{run.path}, exports in {run.exports}"}
+    lines = describe(config, given)
+    if options.resume:
+        lines["given"] = f"now {', '.join(given) or 'nothing'}; all settings as {run.config} has them"
+    lines |= {"output": f"{run.path}, exports in {run.exports}"}
     began = time.monotonic()
     with speaking(cluster), run.tell_how_to_continue():
         wanted = config.batch_size, config.val_fraction, config.train_examples

@@ -64,7 +64,7 @@ def read(
         raise UsageError(
             "images=disk needs data that TFDS has prepared as ArrayRecord files. "
             f"Received: {builder.data_path}, files of {builder.info.file_format.value}. Prepare them by "
-            "tfds build --file_format=array_record, or by the script convert_format of TFDS."
+            f"tfds.builder('{name}', data_dir=..., file_format='array_record').download_and_prepare()."
         )
     wanted = tuple(splits[part] for part in parts)
     size = _bytes(builder, shape, wanted)
@@ -183,7 +183,7 @@ def _bytes(builder: Any, shape: tuple[int, int, int], splits: tuple[str, ...]) -
 
 def _require_memory(builder: Any, name: str, shape: tuple[int, int, int], splits: tuple[str, ...]) -> None:
     received = f"dataset={name} at {shape[0]}x{shape[1]}"
-    remedy = "Pass a smaller --image_size, or prepare the data by tfds build --file_format=array_record."
+    remedy = "Pass a smaller --image_size, or prepare the data by TFDS with file_format=array_record."
     require_memory("the data set", _bytes(builder, shape, splits), received, remedy)
 
 

@@ -116,5 +116,7 @@ def _choose_page(out, folders):
             f"out must be free or an earlier report. Received: out={page}, which is something else. "
             "Choose another --out."
         )
+    if not page.parent.is_dir():
+        raise UsageError(f"out must be in a folder that exists. Received: out={page}.")
     require_writable(page.parent, "--out")
     return page

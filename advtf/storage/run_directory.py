@@ -25,6 +25,7 @@ from advtf.storage.files import provenance, require_writable, write_json
 from advtf.storage.identity import Identity, new_id
 from advtf.storage.report_files import REPORT, is_report
 
+STARTED_BY = "ADVTF_STARTED_BY"  # the variable with the command that has started the processes of a run
 LOCK = ".lock"
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
@@ -359,8 +360,9 @@ class RunDirectory:
 
     @property
     def resume_command(self) -> str:
-        """The command that continues the run."""
-        return f"python -m advtf.{self.command} --out_dir={shlex.quote(str(self.path))} --resume"
+        """The command that continues the run; that of the launcher where one has started this process."""
+        command = os.environ.get(STARTED_BY) or f"python -m advtf.{self.command}"
+        return f"{command} --out_dir={shlex.quote(str(self.path))} --resume"
 
     def kept(self) -> str:
         """Returns what an unfinished run need not do again, in a few words; empty if there is nothing."""

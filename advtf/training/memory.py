@@ -37,7 +37,7 @@ def require_training_memory(config: TrainConfig, options: RunOptions) -> None:
     resized = "" if config.image_size is None else f", image_size={config.image_size}"
     in_memory = None if _may_stay_on_disk(config, options) else entry.examples
     to_disk = (
-        ", or prepare the data by tfds build --file_format=array_record"
+        ", or prepare the data by TFDS with file_format=array_record"
         if in_memory and entry.read is None
         else ""
     )

@@ -67,6 +67,7 @@ def main() -> None:
             chosen.max_failures,
             _out_dir(chosen.flags),
             chosen.flags,
+            chosen.cluster,
         )
         if not chosen.cluster:
             sys.exit(here.train(order))

@@ -1,11 +1,14 @@
 """What is asked for when several workers train as one, and what one attempt at it comes to."""
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from advtf.processes import thread_settings
 from advtf.storage.identity import Identity
+from advtf.storage.run_directory import STARTED_BY
 from advtf.training.cluster import LOST
 from advtf.training.directory import TrainingDirectory
 
@@ -25,6 +28,7 @@ class Order:
         max_failures: how often all are started again after one was killed.
         out_dir: the folder of the run, which all of them share.
         flags: of ``advtf.main``.
+        cluster: address of the Ray cluster; None for this machine.
     """
 
     workers: int
@@ -33,6 +37,15 @@ class Order:
     max_failures: int
     out_dir: Path
     flags: Sequence[str]
+    cluster: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of every worker, but for what tells it who it is."""
+        words = ["python", "-m", "launch.cluster", f"--workers={self.workers}", f"--threads={self.threads}"]
+        if self.cluster:
+            words += [f"--cluster={self.cluster}", f"--gpus={self.gpus}"]
+        return thread_settings(self.threads) | {STARTED_BY: f"{shlex.join(words)} --"}
 
 
 def continued(given: Sequence[str], run: TrainingDirectory, before: Identity | None) -> list[str]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from advtf.errors import UsageError
-from advtf.processes import end_with, signals_received, thread_settings
+from advtf.processes import end_with, signals_received
 from advtf.training.directory import TrainingDirectory
 from launch.cluster.attempts import (
     GRACE_SECONDS,
@@ -55,7 +55,7 @@ class _Group:
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "advtf.main", STRATEGY, *given],
-                env=os.environ | _environment(addresses, index, order.threads),
+                env=os.environ | order.environment | _task(addresses, index),
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",  # a line that cannot be read must not stop the reader
@@ -122,6 +122,6 @@ def _free_ports(count: int) -> list[int]:
     raise UsageError(f"{count} ports from {PORTS[0]} to {PORTS[-1]} must be free. Received: {len(found)}.")
 
 
-def _environment(addresses, index, threads):
+def _task(addresses, index):
     task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-    return {"TF_CONFIG": json.dumps(task)} | thread_settings(threads)
+    return {"TF_CONFIG": json.dumps(task)}

@@ -27,7 +27,6 @@ from advtf.processes import (
     is_locked,
     ray_environment,
     signals_received,
-    thread_settings,
 )
 from advtf.runtime import available_cores
 from advtf.storage.run_directory import LOCK
@@ -228,7 +227,7 @@ def _work(work: Mapping[str, Any]) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "advtf.main", STRATEGY, *given],
         cwd=work["folder"],
-        env=environment | thread_settings(order.threads) | {"PYTHONUNBUFFERED": "1"},
+        env=environment | order.environment | {"PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -176,7 +176,7 @@ def test_what_fits_is_read_and_what_does_not_stays_on_the_disk(folder, monkeypat
 
 def test_what_cannot_stay_on_the_disk_is_refused(tmp_path, folder):
     RecordedImages(data_dir=tmp_path).download_and_prepare()
-    with pytest.raises(UsageError, match=r"files of tfrecord\. Prepare them by tfds build"):
+    with pytest.raises(UsageError, match=r"files of tfrecord\. Prepare them by tfds\.builder"):
         load(str(tmp_path), "disk")
     with pytest.raises(UsageError, match=r"images=disk needs data .* Received: dataset=digits"):
         sets.load("digits", images="disk")

@@ -13,6 +13,7 @@ from helpers.run import epoch_values, reached, snapshot_bits
 
 from advtf import processes
 from advtf.errors import UsageError
+from advtf.processes import thread_settings
 from advtf.training.directory import TrainingDirectory
 from launch.cluster import on_ray
 from launch.cluster.attempts import Order
@@ -42,6 +43,18 @@ def test_an_address_that_does_not_answer_is_refused_soon(tmp_path, monkeypatch):
         with pytest.raises(UsageError, match=f"Received: cluster={address} \\(Connection refused"):
             on_ray.train(address, order(tmp_path))
     assert time.monotonic() - began < 10 and not list(tmp_path.iterdir())
+
+
+def test_a_run_is_continued_by_the_command_that_has_started_its_workers(tmp_path, monkeypatch):
+    here, there = order(tmp_path), Order(3, 2, 1, 0, tmp_path / "run", [], "head:6379")
+    for asked, command_line in (
+        (here, "python -m launch.cluster --workers=2 --threads=1 --"),
+        (there, "python -m launch.cluster --workers=3 --threads=2 --cluster=head:6379 --gpus=1 --"),
+    ):
+        (name,) = asked.environment.keys() - thread_settings(1).keys()
+        monkeypatch.setenv(name, asked.environment[name])
+        told = TrainingDirectory(tmp_path / "run").resume_command
+        assert told == f"{command_line} --out_dir={tmp_path / 'run'} --resume"
 
 
 def test_an_address_where_something_else_listens_is_refused_soon(monkeypatch):

@@ -81,7 +81,7 @@ def test_images_that_stay_on_the_disk_do_not_count(monkeypatch, tmp_path):
     with pytest.raises(UsageError, match="a training step must fit"):
         require(monkeypatch, step - 1, {"images": "disk"}, **settings)
     for place in ("auto", "memory"):
-        with pytest.raises(UsageError, match=r"at least 200 GB\. .* tfds build --file_format=array_record\."):
+        with pytest.raises(UsageError, match=r"at least 200 GB\. .* with file_format=array_record\."):
             require(monkeypatch, 200_376_000_000 - 10**7, here | {"images": place}, **settings)
     # Where the data are prepared, their description tells that they can stay on the disk.
     folder = tmp_path / "imagenet2012" / "5.1.0"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers import command
 
-from launch.cluster.here import _environment, _free_ports
+from advtf.processes import thread_settings
+from launch.cluster.here import _free_ports, _task
 
 CASES = {
     "igr": {"objective": "igr"},
@@ -64,8 +65,8 @@ def folder(tmp_path_factory):
             text=True,
         )
 
-    two = [start("two", "multi_worker", _environment(addresses, index, 1)) for index in (0, 1)]
-    threads = {name: value for name, value in _environment(addresses, 0, 1).items() if name != "TF_CONFIG"}
+    two = [start("two", "multi_worker", thread_settings(1) | _task(addresses, index)) for index in (0, 1)]
+    threads = thread_settings(1)
     for process in (*two, start("one", "none", threads)):
         code, _, error = command.finish(process)
         assert code == 0, error[-3000:]
