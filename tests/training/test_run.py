@@ -70,7 +70,7 @@ def test_loss_on_a_held_batch_falls(name, awp, teachers):
     (x, y), second_view = next(iter(data)), None
     if trainer.objective.views == 2:
         x, second_view = x
-    held = trainer._attack_batch(x, second_view, y, tf.constant([0, 0], tf.int64))
+    held, _ = trainer._attack_batch(x, second_view, y, tf.constant([0, 0], tf.int64))
 
     def loss():  # eager: once before and once after is not worth a graph
         return tf.reduce_mean(trainer.objective.losses(trainer._logits_in_training, held)[0])
