@@ -204,7 +204,7 @@ def computed_in(runtime: Runtime, reference: Reference) -> Computed:
     validation = trainer.evaluate(batches, verbose=0, return_dict=True)
     with runtime.training():
         logits, gradient = compiled(logits_and_gradient)(x, y)
-        x_adv = compiled(lambda x, y: trainer._attack_batch(x, None, y, seed).x_adv)(x, y)
+        x_adv = compiled(lambda x, y: trainer._attack_batch(x, None, y, seed)[0].x_adv)(x, y)
         trainer.reset_metrics()
         trainer.make_train_function()
         logs = trainer.train_function(iter(batches))
