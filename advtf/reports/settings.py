@@ -116,7 +116,7 @@ def _choose_page(out, folders):
             f"out must be free or an earlier report. Received: out={page}, which is something else. "
             "Choose another --out."
         )
-    if not page.parent.is_dir():
+    if not page.parent.exists():
         raise UsageError(f"out must be in a folder that exists. Received: out={page}.")
     require_writable(page.parent, "--out")
     return page
