@@ -304,8 +304,8 @@ MINI = Scale(
         "evaluations": ({},),
         # With a warmed-up ε all of them train, so that their ends can be compared.
         "landscape schedule": ("cosine",),
-        "mnist connectivity eps": ("0", "0.1", "0.3"),
-        "cifar10 connectivity eps": ("0", "4/255", "8/255"),
+        "mnist connectivity eps": ("0", "0.1", "0.2", "0.3"),
+        "cifar10 connectivity eps": ("0", "2/255", "4/255", "8/255"),
     },
 )
 
