@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from advtf.data.registry import require_train_examples
-from advtf.data.stored import StoredImages
+from advtf.data.stored import StoredImages, UnreadImages
 from advtf.errors import UsageError, quantity
 
 
@@ -103,7 +103,7 @@ def stratified(labels: np.ndarray, count: int) -> np.ndarray:
 
 def _images(name: str, values: np.ndarray) -> np.ndarray:
     """Returns images (N, H, W, C), uint8 or float32 in [0, 1]; errors call them `name`."""
-    if isinstance(values, StoredImages) and len(values) and values.dtype == np.uint8:
+    if isinstance(values, StoredImages | UnreadImages) and len(values) and values.dtype == np.uint8:
         return values
     images = np.asarray(values)
     if images.ndim != 4 or images.size == 0:

@@ -1,14 +1,14 @@
 """Image data sets, loaded by name or made from arrays, and checked."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from advtf.data import arrays, tfds
 from advtf.data.registry import DATASETS, require_order
-from advtf.data.stored import StoredImages
+from advtf.data.stored import StoredImages, UnreadImages
 from advtf.errors import UsageError
 from advtf.storage.cache import array_header
 
@@ -18,11 +18,12 @@ class Split:
     """Images with their labels.
 
     Attributes:
-        images: (N, H, W, C), uint8 in 0..255 or float32 in [0, 1]; an array, or images that stay on the disk.
+        images: (N, H, W, C), uint8 in 0..255 or float32 in [0, 1]; an array, or images that stay on the
+            disk, or, while a data set is loaded, some that have not been read yet.
         labels: classes, int32 (N,).
     """
 
-    images: np.ndarray | StoredImages
+    images: np.ndarray | StoredImages | UnreadImages
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -30,8 +31,13 @@ class Split:
 
     def select(self, which: np.ndarray | slice) -> "Split":
         """Returns the examples at these positions, as indices, a mask or a slice."""
-        stored = isinstance(self.images, StoredImages)
-        return Split(self.images.take(which) if stored else self.images[which], self.labels[which])
+        images = self.images[which] if isinstance(self.images, np.ndarray) else self.images.take(which)
+        return Split(images, self.labels[which])
+
+    def read(self) -> "Split":
+        """Returns the examples with their images in memory, unless these are to stay on the disk."""
+        unread = isinstance(self.images, UnreadImages)
+        return Split(self.images.read(), self.labels) if unread else self
 
     def record(self) -> dict[str, Any]:
         """Returns which images these are, as result files tell it: their number and their SHA-256."""
@@ -116,7 +122,9 @@ def load(
     """
     _require_fraction(val_fraction)
     found = _read(name, data_dir, image_size, order, images=images)
-    return from_arrays(**found, val_fraction=val_fraction, train_examples=train_examples, name=name)
+    data = from_arrays(**found, val_fraction=val_fraction, train_examples=train_examples, name=name)
+    held_out = data.validation.read() if data.validation else None
+    return replace(data, train=data.train.read(), validation=held_out, test=data.test.read())
 
 
 def load_test(
@@ -141,7 +149,7 @@ def load_test(
     found = _read(name, data_dir, image_size, order, parts=("test",), first=first)
     test = Split(*arrays.checked("test", found["x_test"], found["y_test"]))
     labels = [test.labels, *(found[part] for part in ("y_train",) if part in found)]
-    return test.select(slice(first)), arrays.class_count(labels, found.get("num_classes"))
+    return test.select(slice(first)).read(), arrays.class_count(labels, found.get("num_classes"))
 
 
 def _read(name, data_dir, image_size, order, **wanted):

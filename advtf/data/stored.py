@@ -1,10 +1,14 @@
-"""Images that stay on the disk: ArrayRecord files of TFDS, from which any example is read when it is needed.
+"""Images that are in record files of TFDS, while they are not in memory.
 
-A data set larger than memory is trained on through them. `StoredImages` takes the place of the array of
-images in `advtf.data.sets.Split`; what reads batches asks it for theirs. The bytes are decoded and resized by
-the operations that also read a set into memory, so the images have the same bits.
+`StoredImages` stay on the disk: any example of an ArrayRecord file is read when it is needed. A data set
+larger than memory is trained on through them; they take the place of the array of images in
+`advtf.data.sets.Split`, and what reads batches asks them for theirs. `UnreadImages` are read into memory, in
+one pass through the files, once it is known which of them are used: to decode all images of CIFAR-10 takes
+longer than a short training on a few of them. Both decode and resize by the same operations, so the images
+have the same bits.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +18,73 @@ import tensorflow as tf
 from advtf.data import augmentation
 
 CHUNK = 256  # records read at a time where many are wanted
+TFDS_CYCLE, TFDS_BLOCK = (
+    16,
+    16,
+)  # TFDS takes 16 examples in turn from each of 16 files unless their order is fixed
+
+
+class UnreadImages:
+    """Images in files that are read from the first record to the last; `read` makes an array of them.
+
+    Args:
+        records: the serialized examples, a dataset of string scalars.
+        decode: a serialized example, a string tensor -> its image (H, W, C).
+        shape: (H, W, C) of every image.
+        dtype: of the images.
+        rows: int64 (N,), which of the records these are.
+        failed: what went wrong while reading -> the error to raise.
+
+    Attributes:
+        shape: (N, H, W, C).
+        dtype: of the images, a NumPy type.
+    """
+
+    def __init__(
+        self,
+        records: tf.data.Dataset,
+        decode: Callable[[tf.Tensor], tf.Tensor],
+        shape: tuple[int, int, int],
+        dtype: Any,
+        rows: np.ndarray,
+        failed: Callable[[Exception], Exception],
+    ):
+        self._records, self._decode, self._rows, self._failed = records, decode, rows, failed
+        self.shape, self.dtype = (len(rows), *shape), np.dtype(dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, which: np.ndarray | slice) -> "UnreadImages":
+        """Returns the images at these positions, as indices, a mask or a slice, without reading them."""
+        rows = self._rows[which]
+        return UnreadImages(self._records, self._decode, self.shape[1:], self.dtype, rows, self._failed)
+
+    def read(self) -> np.ndarray:
+        """Returns the images (N, H, W, C). Records that are not among them are passed over undecoded.
+
+        Raises:
+            the error that `failed` makes of missing, truncated or foreign files.
+        """
+        rows, places = np.unique(self._rows, return_inverse=True)
+        wanted = np.zeros(rows[-1] + 1 if len(rows) else 0, bool)
+        wanted[rows] = True
+        masks = tf.data.Dataset.from_tensor_slices(wanted).batch(CHUNK)
+        batches = tf.data.Dataset.zip(self._records.take(len(wanted)).batch(CHUNK), masks)
+        chosen = batches.map(tf.boolean_mask).unbatch()
+        images = chosen.map(self._decode, tf.data.AUTOTUNE).batch(CHUNK).prefetch(1)
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        filled = 0
+        try:
+            for part in images.as_numpy_iterator():
+                found[filled : filled + len(part)] = part
+                filled += len(part)
+        except Exception as error:  # files that are missing, truncated or foreign: the remedy is the same
+            raise self._failed(error) from error
+        return found if np.array_equal(places, np.arange(len(rows))) else found[places]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.read().astype(dtype or self.dtype, copy=False)
 
 
 class StoredImages:
@@ -102,19 +173,81 @@ def open_split(
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     image_key, label_key = keys
-    features = builder.info.features
-    stored = features[image_key]
     records = ArrayRecordDataSource(builder.info.splits[split].file_instructions)
-
-    def decode(serialized):
-        image = features.deserialize_example(serialized)[image_key]
-        return augmentation.resize(image, shape[0], crop) if stored.shape != shape else image
-
-    images = StoredImages(records, decode, shape, stored.np_dtype)
-    # Only the label is taken out of a record: decoding the images would take a hundred times as long.
-    wanted = {label_key: tf.io.FixedLenFeature((), tf.int64)}
+    dtype = builder.info.features[image_key].np_dtype
+    images = StoredImages(records, _decoder(builder, image_key, shape, crop), shape, dtype)
     labels = np.empty(len(records), np.int32)
     for start in range(0, len(records), CHUNK):
         rows = list(range(start, min(start + CHUNK, len(records))))
-        labels[rows] = tf.io.parse_example(records.__getitems__(rows), wanted)[label_key].numpy()
+        labels[rows] = _feature_of(records.__getitems__(rows), label_key, tf.int64)
     return images, labels
+
+
+def scan_split(
+    builder: Any,
+    split: str,
+    keys: tuple[str, str],
+    shape: tuple[int, int, int],
+    crop: float | None,
+    failed: Callable[[Exception], Exception],
+    number: str | None = None,
+) -> tuple[UnreadImages, np.ndarray, np.ndarray | None]:
+    """Reads the labels of a split that TFDS has prepared in any format, and leaves the images unread.
+
+    Args:
+        builder, split, keys, shape, crop: as for `open_split`.
+        failed: as for `UnreadImages`.
+        number: name of a text feature that numbers the examples, which is read with the labels.
+
+    Returns:
+        The images in the order in which TFDS gives them, the labels int32 (N,), and what `number` holds as
+        bytes (N,), None where no name is given.
+
+    Raises:
+        the error that `failed` makes of missing, truncated or foreign files.
+    """
+    image_key, label_key = keys
+    records, count = _in_order(builder, split), builder.info.splits[split].num_examples
+    labels, numbers = np.empty(count, np.int32), None if number is None else np.empty(count, object)
+    filled = 0
+    try:
+        for part in records.batch(CHUNK).prefetch(1):
+            rows = slice(filled, filled + len(part))
+            labels[rows] = _feature_of(part, label_key, tf.int64)
+            if numbers is not None:
+                numbers[rows] = _feature_of(part, number, tf.string)
+            filled += len(part)
+        if filled != count:
+            raise ValueError(f"{filled} of {count} examples")
+    except Exception as error:
+        raise failed(error) from error
+    decode, dtype = _decoder(builder, image_key, shape, crop), builder.info.features[image_key].np_dtype
+    return UnreadImages(records, decode, shape, dtype, np.arange(count), failed), labels, numbers
+
+
+def _in_order(builder, split):
+    """Returns the serialized examples in the order of ``builder.as_dataset(split, shuffle_files=False)``."""
+    from tensorflow_datasets.core.file_adapters import ADAPTER_FOR_FORMAT
+
+    files = [os.fspath(part.filename) for part in builder.info.splits[split].file_instructions]
+    opened = ADAPTER_FOR_FORMAT[builder.info.file_format].make_tf_data
+    cycle = 1 if builder.info.disable_shuffling else TFDS_CYCLE
+    return tf.data.Dataset.from_tensor_slices(files).interleave(
+        opened, cycle_length=cycle, block_length=TFDS_BLOCK
+    )
+
+
+def _decoder(builder, image_key, shape, crop):
+    features = builder.info.features
+    resized = features[image_key].shape != shape
+
+    def decode(serialized):
+        image = features.deserialize_example(serialized)[image_key]
+        return augmentation.resize(image, shape[0], crop) if resized else image
+
+    return decode
+
+
+def _feature_of(serialized, name, dtype):
+    """Returns a scalar feature of examples: decoding the images would take a hundred times as long."""
+    return tf.io.parse_example(serialized, {name: tf.io.FixedLenFeature((), dtype)})[name].numpy()

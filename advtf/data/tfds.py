@@ -1,4 +1,4 @@
-"""Image-classification sets of TensorFlow Datasets as NumPy arrays: prepared data first, else a download."""
+"""Image-classification sets of TensorFlow Datasets: prepared data first, else a download."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from advtf.data.registry import (
     require_order,
     tfds_directory,
 )
-from advtf.data.stored import StoredImages, open_split
+from advtf.data.stored import StoredImages, UnreadImages, open_split, scan_split
 from advtf.errors import UsageError
 from advtf.settings.memory import machine_memory, require_memory
 
@@ -43,8 +43,9 @@ def read(
         images: one of `advtf.data.registry.PLACES`. Only ArrayRecord files can stay on the disk.
 
     Returns:
-        x_train, y_train, x_test, y_test (NumPy), or those of `parts`, and num_classes (None if the set does
-        not say). A set without a test split is tested on its validation split.
+        x_train, y_train, x_test, y_test, or those of `parts`, and num_classes (None if the set does not say).
+        Labels are NumPy arrays; images, too, unless they stay on the disk or are not read yet. A set without
+        a test split is tested on its validation split.
 
     Raises:
         UsageError: unknown name, no prepared data and no network, damaged data, no images with labels, or no
@@ -90,7 +91,7 @@ def read(
                     "the data anew with TFDS."
                 )
         else:
-            x, labels, _ = _read_split(builder, splits[part], keys, shape, entry.crop)
+            x, labels, _ = _scan(builder, splits[part], keys, shape, entry.crop)
         found |= {f"x_{part}": x, f"y_{part}": labels}
     return found
 
@@ -198,8 +199,8 @@ def _read_published(
     require_order(name, order="published")
     how = published_order(name)
     stored = builder.info.features[keys[0]].shape  # the pixels are checked before they are resized
-    images, labels, numbers = _read_split(builder, split, keys, stored, None, how.feature)
-    checked = len(labels)
+    unread, labels, numbers = _scan(builder, split, keys, stored, None, how.feature)
+    images, checked = unread.read(), len(labels)
     if how.restore:
         images, labels, checked = how.restore(split, images, labels, numbers)
     if shape != stored:
@@ -208,43 +209,20 @@ def _read_published(
     return images, labels, checked
 
 
-def _read_split(
+def _scan(
     builder: Any,
     split: str,
     keys: tuple[str, str],
     shape: tuple[int, int, int],
     crop: float | None,
     number: str | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[UnreadImages, np.ndarray, np.ndarray | None]:
     """Returns images, labels, and the feature that numbers the examples if one is named."""
-    image_key, label_key = keys
-    feature = builder.info.features[image_key]
-    count = builder.info.splits[split].num_examples
-    images = np.empty((count, *shape), feature.np_dtype)
-    labels = np.empty(count, np.int32)
-    numbers = np.empty(count, object)
-    filled = 0
-    try:
-        once = prepared.import_tfds().ReadConfig(try_autocache=False)
-        examples = builder.as_dataset(split=split, shuffle_files=False, read_config=once)
-        # Other features are left out before batching: they may differ in size.
-        kept = (image_key, label_key, *([number] if number else []))
-        examples = examples.map(lambda example: tuple(example[key] for key in kept))
-        if feature.shape != shape:
-            examples = examples.map(
-                lambda x, *others: (augmentation.resize(x, shape[0], crop), *others), tf.data.AUTOTUNE
-            )
-        for x, y, *others in examples.batch(1024).prefetch(1).as_numpy_iterator():
-            rows = slice(filled, filled + len(y))
-            images[rows], labels[rows] = x, y
-            if others:
-                numbers[rows] = others[0]
-            filled += len(y)
-    except Exception as error:  # missing, truncated or foreign files: the remedy is the same
-        raise _damaged(builder, split, prepared.reason_of(error)) from error
-    if filled != count:
-        raise _damaged(builder, split, f"{filled} of {count} examples")
-    return images, labels, numbers
+
+    def failed(error):
+        return _damaged(builder, split, prepared.reason_of(error))
+
+    return scan_split(builder, split, keys, shape, crop, failed, number)
 
 
 def _damaged(builder: Any, split: str, what: str) -> UsageError:

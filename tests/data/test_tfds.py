@@ -10,9 +10,11 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from advtf.data import prepared as prepared_data
 from advtf.data import sets as data
+from advtf.data import tfds as reader
 from advtf.errors import UsageError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -25,7 +27,9 @@ def examples(count, shape=(9, 9, 3), varying=False, seed=0):
         yield {"image": rng.integers(0, 256, size, np.uint8), "label": i % 4, "note": "x" * i}
 
 
-def prepare(folder, name, train=None, test=None, *, shape=(9, 9, 3), labels=4, splits=("train", "test")):
+def prepare(
+    folder, name, train=None, test=None, *, shape=(9, 9, 3), labels=4, splits=("train", "test"), **how
+):
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=shape),
@@ -36,7 +40,7 @@ def prepare(folder, name, train=None, test=None, *, shape=(9, 9, 3), labels=4, s
     contents = (train or examples(30), test or examples(10, seed=1))
     contents = {split: list(enumerate(part)) for split, part in zip(splits, contents, strict=False)}
     return tfds.dataset_builders.store_as_tfds_dataset(
-        name=name, version="1.0.0", features=features, data_dir=str(folder), split_datasets=contents
+        name=name, version="1.0.0", features=features, data_dir=str(folder), split_datasets=contents, **how
     )
 
 
@@ -89,7 +93,23 @@ def test_images_of_different_sizes_need_a_size(tmp_path):
         data.load("varying", str(tmp_path), image_size=10**6)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "metadata"])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_the_examples_of_several_files_have_the_order_of_tfds(tmp_path, ordered):
+    how = dict(download_config=tfds.download.DownloadConfig(num_shards=3), disable_shuffling=ordered)
+    prepare(tmp_path, "several", examples(100), **how)
+    builder = tfds.builder("several", data_dir=str(tmp_path))
+    assert len(builder.info.splits["train"].file_instructions) == 3
+    expected = list(builder.as_dataset(split="train", shuffle_files=False).as_numpy_iterator())
+    images = np.stack([example["image"] for example in expected])
+    train = data.load("several", str(tmp_path)).train
+    np.testing.assert_array_equal(train.images, images)
+    np.testing.assert_array_equal(train.labels, [example["label"] for example in expected])
+    unread = reader.read("several", str(tmp_path))["x_train"]
+    for which in (np.array([7, 3, 99, 3]), np.arange(100) % 5 == 1, slice(90, None), slice(0)):
+        np.testing.assert_array_equal(unread.take(which).read(), images[which])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "metadata", "image"])
 def test_damaged_data_are_named(tmp_path, damage):
     prepare(tmp_path, "damaged")
     folder = tmp_path / "damaged" / "1.0.0"
@@ -98,6 +118,11 @@ def test_damaged_data_are_named(tmp_path, damage):
         shard.write_bytes(shard.read_bytes()[:-100])
     elif damage == "missing":
         shard.unlink()
+    elif damage == "image":
+        records = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
+        with tf.io.TFRecordWriter(str(shard)) as writer:
+            for record in records:
+                writer.write(record.replace(b"IDAT", b"LOST"))
     else:
         (folder / "dataset_info.json").write_text("{ not json")
     with pytest.raises(UsageError, match=str(tmp_path)) as raised:
