@@ -209,8 +209,15 @@ def speaking(cluster: Cluster | None) -> Iterator[None]:
     if cluster is None or cluster.chief:
         yield
         return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
+    sys.stdout.flush()
+    descriptor = os.dup(1)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            os.dup2(nowhere.fileno(), 1)  # what a signal is answered with does not go through sys.stdout
+            yield
+    finally:
+        os.dup2(descriptor, 1)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """Who the workers of a training are: TF_CONFIG read and refused before TensorFlow is imported."""
 
 import json
+import os
+import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,8 @@ from helpers import command
 from tensorflow import errors
 
 from advtf.errors import UsageError
-from advtf.training.cluster import Cluster, WorkerLost
+from advtf.training.checkpoint import TrainingInterrupted, stop_on_signals
+from advtf.training.cluster import Cluster, WorkerLost, speaking
 from advtf.training.settings import TrainConfig
 
 TWO = {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}
@@ -111,6 +114,17 @@ def test_a_worker_with_other_settings_ends_all_of_them_with_the_same_line(monkey
     assert said.startswith(
         "all workers must have the same settings. Received: seed=4 in worker 2 and 3 in"
     ) == (len(set(seeds)) > 1)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_only_the_chief_says_that_a_signal_stops_the_training(index, capfd):
+    with pytest.raises(TrainingInterrupted), speaking(Cluster(("a:1", "a:2"), index)), stop_on_signals():
+        print("a line of Python's")
+        signal.raise_signal(signal.SIGINT)
+    print("all")
+    os.write(1, b"ended\n")
+    said = "a line of Python's\n\nSIGINT: saving a checkpoint, then stopping.\n" if index == 0 else ""
+    assert sorted(capfd.readouterr().out.split("\n")) == sorted(f"{said}all\nended\n".split("\n"))
 
 
 def test_other_errors_are_not_taken_for_a_lost_worker():
