@@ -27,7 +27,7 @@ def test_library_example(tmp_path, monkeypatch, capsys, epochs, most_errors):
     clean, robust = map(float, shown.groups())
     assert clean < most_errors[0] and clean < robust < most_errors[1]
     assert names["robust"](names["data"].test.images[:2]).shape == (2, 10)
-    assert (tmp_path / "snapshots" / "best.npz").exists()
+    assert (tmp_path / "runs" / "mine" / "snapshots" / "best.npz").exists()
 
 
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "guides" / "start.md"], ids=lambda page: page.name)
