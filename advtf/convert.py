@@ -17,10 +17,17 @@ import numpy as np
 from absl import flags
 
 from advtf.classifiers.manifest import require_replaceable
-from advtf.classifiers.pytorch import SMALLEST_IMAGE, AmbiguousNetwork, converted, entry_of, read_checkpoint
+from advtf.classifiers.pytorch import (
+    CONVERTIBLE,
+    SMALLEST_IMAGE,
+    AmbiguousNetwork,
+    converted,
+    entry_of,
+    read_checkpoint,
+)
 from advtf.classifiers.reference_logits import read_reference
 from advtf.errors import UsageError
-from advtf.models import ACTIVATIONS, MODELS, VARIANTS
+from advtf.models import ACTIVATIONS, VARIANTS
 from advtf.settings import commands
 from advtf.settings.fields import Parser, Settings, choice, number, setting, switch, text, whole
 from advtf.settings.memory import require_memory
@@ -53,7 +60,7 @@ class ConvertOptions(Settings):
     checkpoint: str | None = setting("convert", text(), "file of torch.save or numpy.savez", None)
     out_dir: str | None = setting("convert", text(), "SavedModel to write", None)
     model: str | None = setting(
-        "convert", choice(MODELS), "expected model; default recognised by names", None
+        "convert", choice(CONVERTIBLE), "expected model; default recognised by names", None
     )
     entry: str | None = setting("convert", text(), "state dict in the file, if it has several", None)
     activation: str = setting("convert", choice(ACTIVATIONS), "activation function", "relu")

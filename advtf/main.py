@@ -17,7 +17,7 @@ from absl import flags
 
 from advtf.classifiers import manifest
 from advtf.classifiers.manifest import require_saved_model
-from advtf.data.registry import require_available, require_known
+from advtf.data.registry import require_available, require_known, require_place
 from advtf.settings import commands
 from advtf.training.cluster import Cluster, speaking, together
 from advtf.training.directory import TrainingDirectory
@@ -78,6 +78,7 @@ def main(argv: list[str]) -> None:
     with speaking(cluster), run.tell_how_to_continue():
         wanted = config.batch_size, config.val_fraction, config.train_examples
         require_available(config.dataset, options.data_dir, *wanted)
+        require_place(config.dataset, options.data_dir, options.images)
         print(commands.plan_table(lines), flush=True)
         if cluster:
             print(f"{'workers':<10}waiting for {', '.join(cluster.addresses)}", flush=True)

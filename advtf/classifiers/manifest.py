@@ -34,6 +34,7 @@ TRAINING = {  # what is read of the training's settings in the entry "config", w
     **dict.fromkeys(("image_size", "train_examples", "width", "depth"), int | None),
 }
 EXPORTS = Path("saved_models")
+SHOWN_EXPORTS = 8  # in a message
 PARTS = re.compile(  # the files of an export
     r"(saved_model|fingerprint)\.pb|manifest\.json|variables/variables\..+|assets/.+"
 )
@@ -167,19 +168,31 @@ def require_saved_model(path: str | os.PathLike, name: str = "model") -> None:
         name: the name of the setting, for the message.
 
     Raises:
-        UsageError: there is none; the message names those beside it.
+        UsageError: there is none; the message names some that are there.
     """
     folder = Path(path)
     if any(folder.glob("saved_model.pb*")):
         return
     there = folder if folder.is_dir() else folder.parent
-    found = sorted(file.parent.name for file in there.glob("*/saved_model.pb*"))
-    neighbours = [neighbour for neighbour in found if not neighbour.startswith(".")]
-    listed = f" {there} has {', '.join(neighbours[:8])}." if neighbours else ""
+    found = _exports_in(there) or _exports_in(EXPORTS)
+    names = [path.name for path in found if path.parent == there]
+    more = " and others" if len(found) > SHOWN_EXPORTS else ""
+    listed = f" There are {', '.join(map(str, found[:SHOWN_EXPORTS]))}{more}." if found else ""
     raise UsageError(
         f"{name} must be the folder of a SavedModel. "
-        f"Received: {name}={path}.{listed}{nearest(folder.name, neighbours)}"
+        f"Received: {name}={path}.{listed}{nearest(folder.name, names)}"
     )
+
+
+def _exports_in(folder: Path) -> list[Path]:
+    """Returns the SavedModels in a folder, or else in the folders inside it, as those of several runs are;
+    the last ones of trainings first."""
+    for pattern in ("*/saved_model.pb*", "*/*/saved_model.pb*"):
+        paths = {file.parent for file in folder.glob(pattern)}
+        found = [path for path in paths if not path.name.startswith(".")]  # unfinished ones
+        if found:
+            return sorted(found, key=lambda path: (path.name != "last", path))
+    return []
 
 
 def weights_digest(path: str | os.PathLike) -> str:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from advtf.classifiers.pytorch_layouts import Layout
 
 PREFIX = re.compile(r"^(?:(?:module|model|_orig_mod|net|normalize|normalizer)\.)+")
+# The models of which published networks are known; the layouts themselves stand where TensorFlow is imported.
+CONVERTIBLE = ("lenet", "vgg", "resnet18", "resnet50", "preact_resnet18", "wide_resnet")
 SMALLEST_IMAGE = 4  # side in pixels; the networks halve it at least twice
 BUFFERS = (("mu", "sigma"), ("mean", "std"))  # of the normalisation in published networks
 SUFFIXES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
@@ -38,7 +40,7 @@ def load_torch(path: str | os.PathLike, model: str | None = None, **settings: An
 
     Args:
         path: file of `torch.save`, read with ``weights_only=True``, or of `numpy.savez` (needs no torch).
-        model: expected key of `advtf.models.MODELS`; None recognises it by the parameters' names.
+        model: the expected one of `CONVERTIBLE`; None recognises it by the parameters' names.
         **settings: as in `convert_state_dict`.
 
     Raises:
@@ -64,7 +66,7 @@ def convert_state_dict(
 
     Args:
         state: parameter name -> torch tensor or NumPy array; prefixes such as ``module.`` are ignored.
-        model: expected key of `advtf.models.MODELS`; None recognises it by the names.
+        model: the expected one of `CONVERTIBLE`; None recognises it by the names.
         entry: the state dict inside `state`, where that is a checkpoint with several, such as "last".
         image_size: side of the images; None takes 32, or what LeNet's dense layer fits.
         activation: the network's, one of `advtf.models.ACTIVATIONS`; a state dict does not tell.

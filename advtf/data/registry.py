@@ -322,15 +322,18 @@ def require_known(name: str, data_dir: str | None = None) -> None:
         data_dir: as for `tfds_directory`.
 
     Raises:
-        UsageError: it is none of these; the message has the nearest name.
+        UsageError: it is none of these; the message has the nearest name. Or it is registered, and its data
+            cannot be there.
     """
+    _require_name(name, data_dir)
+    entry_of(name.split("/")[0]).require(data_dir)
+
+
+def _require_name(name, data_dir):
     base = name.split("/")[0].split(":")[0]
     directory = tfds_directory(data_dir)
     prepared.require_version(name)
-    if base in DATASETS:
-        DATASETS[base].require(data_dir)
-        return
-    if os.path.isdir(os.path.join(directory, base)):
+    if base in DATASETS or os.path.isdir(os.path.join(directory, base)):
         return
     known = tfds_names()
     if base not in known:
@@ -346,6 +349,8 @@ def require_available(
     batch_size: int = 1,
     held_out: float = 0.0,
     train_examples: int | None = None,
+    *,
+    there: bool = True,
 ) -> None:
     """Checks without TensorFlow, as far as that can be told, that a data set can be read or downloaded.
 
@@ -354,21 +359,67 @@ def require_available(
         batch_size: the number of training images that must be there.
         held_out: the share of the training images that are held out for validation.
         train_examples: how many of the others are trained on; None for all.
+        there: whether the data must be there or within reach. Without it only the name is checked, and the
+            numbers where they are known.
 
     Raises:
         UsageError: the data set is not known, not prepared and out of reach, or has fewer training images.
     """
-    require_known(name, data_dir)
+    (require_known if there else _require_name)(name, data_dir)
     entry, directory = DATASETS.get(name, DataSet()), tfds_directory(data_dir)
     count = entry.training_examples
     if entry.read is None:
-        prepared.require(name, directory)
+        if there:
+            prepared.require(name, directory)
         count = prepared.examples(name, directory, "train")
     if count is not None:
         count -= math.floor(count * held_out)
         if train_examples is not None:
             require_train_examples(train_examples, count)
         require_batch_size(batch_size, train_examples or count)
+
+
+def require_place(name: str, data_dir: str | None, images: str) -> None:
+    """Checks without TensorFlow, as far as that can be told, that the images of a data set can stay there.
+
+    Args:
+        name, data_dir: as for `require_known`.
+        images: one of `PLACES`.
+
+    Raises:
+        UsageError: they are to stay on the disk, and are not in ArrayRecord files.
+    """
+    if images != "disk":
+        return
+    base, directory = name.split("/")[0].split(":")[0], tfds_directory(data_dir)
+    if entry_of(base).read and not os.path.isdir(os.path.join(directory, base)):
+        raise not_on_disk(name)
+    stored = prepared.file_format(name, directory)
+    if stored not in (None, "array_record"):
+        raise not_in_records(name, directory, stored)
+
+
+def not_on_disk(name: str) -> UsageError:
+    """Returns the refusal of ``images=disk`` for a data set that TFDS does not read."""
+    return UsageError(
+        f"images=disk needs data that TFDS has prepared as ArrayRecord files. Received: dataset={name}, "
+        "which is read into memory. Use --images=auto."
+    )
+
+
+def not_in_records(name: str, folder: object, stored: str) -> UsageError:
+    """Returns the refusal of ``images=disk`` for files of another format.
+
+    Args:
+        name: of the data set.
+        folder: where its files are.
+        stored: their format.
+    """
+    return UsageError(
+        f"images=disk needs data that TFDS has prepared as ArrayRecord files. Received: {folder}, files of "
+        f"{stored} for dataset={name}. Prepare them by "
+        f"tfds.builder('{name}', data_dir=..., file_format='array_record').download_and_prepare()."
+    )
 
 
 def require_train_examples(count: int, examples: int) -> None:

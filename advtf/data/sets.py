@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from advtf.data import arrays, tfds
-from advtf.data.registry import DATASETS, require_order
+from advtf.data.registry import DATASETS, not_on_disk, require_order
 from advtf.data.stored import StoredImages, UnreadImages
 from advtf.errors import UsageError
 from advtf.storage.cache import array_header
@@ -160,10 +160,7 @@ def _read(name, data_dir, image_size, order, **wanted):
     read = DATASETS[name].read if name in DATASETS else None
     found = read(data_dir, image_size) if read else None
     if found and wanted.get("images") == "disk":
-        raise UsageError(
-            f"images=disk needs data that TFDS has prepared as ArrayRecord files. Received: dataset={name}, "
-            "which is read into memory. Use --images=auto."
-        )
+        raise not_on_disk(name)
     return found or tfds.read(name, data_dir, image_size, order, **wanted)
 
 

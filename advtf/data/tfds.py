@@ -9,6 +9,7 @@ from advtf.data import augmentation, prepared
 from advtf.data.registry import (
     DataSet,
     entry_of,
+    not_in_records,
     published_order,
     require_known,
     require_order,
@@ -62,11 +63,7 @@ def read(
     splits = {"train": "train", "test": entry.test_split or _test_split(builder, name)}
     recorded = _is_array_record(builder)
     if images == "disk" and not recorded:
-        raise UsageError(
-            "images=disk needs data that TFDS has prepared as ArrayRecord files. "
-            f"Received: {builder.data_path}, files of {builder.info.file_format.value}. Prepare them by "
-            f"tfds.builder('{name}', data_dir=..., file_format='array_record').download_and_prepare()."
-        )
+        raise not_in_records(name, builder.data_path, builder.info.file_format.value)
     wanted = tuple(splits[part] for part in parts)
     size = _bytes(builder, shape, wanted)
     on_disk = recorded and (images == "disk" or (images == "auto" and size > machine_memory() / 2))

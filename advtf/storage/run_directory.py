@@ -27,6 +27,7 @@ from advtf.storage.report_files import REPORT, is_report
 
 STARTED_BY = "ADVTF_STARTED_BY"  # the variable with the command that has started the processes of a run
 LOCK = ".lock"
+SHOWN_RUNS = 8  # in a message
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
@@ -141,10 +142,7 @@ class RunDirectory:
                 )
         if resume:
             if state in ("new", "foreign"):
-                raise UsageError(
-                    f"--resume requires an out_dir with a run of advtf. Received: {self.path} ({state}). "
-                    "Leave out --resume to start one."
-                )
+                raise self._nothing_to_resume(state)
         elif state == "foreign":
             raise UsageError(
                 f"out_dir must be empty, new or a run of advtf. Received: {self.path}, which holds other "
@@ -157,6 +155,22 @@ class RunDirectory:
             raise UsageError(
                 f"out_dir must be free. Received: {self.path}, which holds a run ({state}). Add {remedy}."
             )
+
+    def _nothing_to_resume(self, state: str) -> UsageError:
+        """Says what was expected at the path, what is there, and which runs are in folders inside."""
+        there = "which does not exist" if not self.path.exists() else "which is empty"
+        begin = "without --resume a new one begins there"
+        if state == "foreign":
+            there = f"which holds other files and no {self.config.name}"
+            begin = "to begin a new one, choose an empty folder without --resume"
+        folders = sorted(entry for entry in self.path.glob("*") if entry.is_dir())
+        found = [str(folder) for folder in folders if type(self)(folder).found() == self.kind]
+        more = " and others" if len(found) > SHOWN_RUNS else ""
+        inside = f" There are runs in {', '.join(found[:SHOWN_RUNS])}{more}." if found else ""
+        return UsageError(
+            f"--resume requires an out_dir with a run of advtf.{self.command} and its {self.config.name}. "
+            f"Received: {self.path}, {there}.{inside} Give the --out_dir of the run; {begin}."
+        )
 
     @classmethod
     def _next_free(cls, default: Path, taken: Callable[[Path], bool]) -> Self:

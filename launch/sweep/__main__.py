@@ -1,7 +1,7 @@
 """Carries out a table of trainings, several at a time, and compares what they have found.
 
 python -m launch.sweep TABLE.toml                      on this machine: a run for each core or GPU at a time
-python -m launch.sweep TABLE.toml --dry_run            only check the table and print the runs
+python -m launch.sweep TABLE.toml --dry_run            check the table, not the data, and print the runs
 python -m launch.sweep TABLE.toml --cluster=HOST:6379  on a Ray cluster
 
 Every run is ``python -m advtf.main`` in a directory of its own, which is its state: the same command finishes
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     options, work = (cls.of(commands.given_flags(flags.FLAGS, cls)) for cls in (SweepOptions, WorkOptions))
     if options.table is None:
         raise UsageError("the table must be given. Received: none. Use python -m launch.sweep TABLE.toml.")
-    sweep = table.read(options.table, options.data_dir)
+    sweep = table.read(options.table, options.data_dir, there=not options.dry_run)
     if options.dry_run:
         for one in sweep.runs:
             print(f"python -m advtf.main --out_dir={shlex.quote(one.run.path)} {shlex.join(one.run.flags)}")

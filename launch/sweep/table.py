@@ -31,7 +31,7 @@ from pathlib import Path
 from absl import flags
 
 from advtf.classifiers.manifest import EXPORTS, require_saved_model
-from advtf.data.registry import require_available
+from advtf.data.registry import require_available, require_place
 from advtf.errors import UsageError, nearest
 from advtf.settings.commands import define_flags, given_flags, parse_flags
 from advtf.settings.fields import show
@@ -78,12 +78,13 @@ class Sweep:
     runs: tuple[SweepRun, ...]
 
 
-def read(path: str, data_dir: str | None = None) -> Sweep:
+def read(path: str, data_dir: str | None = None, *, there: bool = True) -> Sweep:
     """Reads a table, and checks the settings of every run of it as the run itself would.
 
     Args:
         path: of the TOML file.
         data_dir: the folder of prepared data of every run; None leaves it to the table.
+        there: whether the data must be there or within reach, as they must before a run starts.
 
     Raises:
         UsageError: the file cannot be read; an unknown entry or flag, a bad value, an empty axis, two runs in
@@ -109,7 +110,7 @@ def read(path: str, data_dir: str | None = None) -> Sweep:
             name = _name(table.get("name"), values, seed, path)
             made.append(_run(name, values, seed, out_dir, base, fixed | chosen, path))
     _require_apart(made, path)
-    _require_data(made)
+    _require_data(made, there)
     return Sweep(Path(path), out_dir, tuple(made))
 
 
@@ -238,7 +239,9 @@ def _run(name, axes, seed, out_dir, base, chosen, path):
         define_flags(TrainConfig, RunOptions, flag_values=values)
         parse_flags([*words, f"--out_dir={out_dir / name}"], values, recipes=True)
         config = TrainConfig.of(given_flags(values, TrainConfig))
-        require_training_memory(config, RunOptions.of(given_flags(values, RunOptions)))
+        options = RunOptions.of(given_flags(values, RunOptions))
+        require_training_memory(config, options)
+        require_place(config.dataset, options.data_dir, options.images)
         for teacher in config.teachers:
             require_saved_model(teacher, "teachers")
         run = Run(str(out_dir / name), tuple(words), epochs=config.epochs)
@@ -281,7 +284,7 @@ def _require_apart(made, path):
             )
 
 
-def _require_data(made):
+def _require_data(made, there):
     """Asks for the data of each data set once."""
     asked = set()
     for one in made:
@@ -290,4 +293,4 @@ def _require_data(made):
         key = one.config.dataset, folder, *wanted
         if key not in asked:
             asked.add(key)
-            require_available(one.config.dataset, folder.partition("=")[2] or None, *wanted)
+            require_available(one.config.dataset, folder.partition("=")[2] or None, *wanted, there=there)

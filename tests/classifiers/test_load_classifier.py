@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from helpers.export import SHAPE, batch, image_to_image, network, two_outputs
 
 from advtf.classifiers.export import export_classifier, load_classifier
+from advtf.classifiers.manifest import require_saved_model
 from advtf.errors import UsageError
 
 
@@ -94,10 +96,28 @@ def test_savedmodels_that_are_no_classifier_are_refused(build, tmp_path):
         load_classifier(tmp_path / "foreign")
 
 
+def test_a_missing_path_names_exports_of_several_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"saved_models/{run}/{name}" for run in "ba" for name in ("best", "ensemble", "last", "period1")]
+    for name in (*names, "saved_models/b/.last-0.partial"):
+        Path(name).mkdir(parents=True)
+        Path(name, "saved_model.pb").touch()
+    shown = [f"saved_models/{name}" for name in ("a/last", "b/last", "a/best", "a/ensemble", "a/period1")]
+    for given in ("saved_models", "saved_models/x", "x", "saved_models/x/last"):
+        with pytest.raises(UsageError, match=rf"Received: model={given}\. There are {', '.join(shown)}, "):
+            require_saved_model(given)
+    with pytest.raises(UsageError, match=r"There are saved_models/b/last, saved_models/b/best, "):
+        require_saved_model("saved_models/b")
+    Path("saved_models/c/last").mkdir(parents=True)
+    Path("saved_models/c/last/saved_model.pb").touch()
+    with pytest.raises(UsageError, match=r"saved_models/b/ensemble and others\.$"):
+        require_saved_model("saved_models")
+
+
 def test_a_missing_path_names_its_neighbours(exported):
-    with pytest.raises(UsageError, match=r"has best\. Did you mean 'best'"):
+    with pytest.raises(UsageError, match=r"There are \S*best\. Did you mean 'best'"):
         load_classifier(exported.parent / "bets")
-    with pytest.raises(UsageError, match=r"has best\."):
+    with pytest.raises(UsageError, match=r"There are \S*best\."):
         load_classifier(exported.parent)
     with pytest.raises(UsageError, match="must be the folder of a SavedModel"):
         load_classifier("/nonexistent/folder/x")

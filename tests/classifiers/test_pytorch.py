@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from advtf.classifiers.pytorch import AmbiguousNetwork, convert_state_dict, load_torch
+from advtf.classifiers.pytorch import CONVERTIBLE, AmbiguousNetwork, convert_state_dict, load_torch
+from advtf.classifiers.pytorch_layouts import SIGNATURES
 from advtf.errors import UsageError
 from advtf.models import parameter_count
 
@@ -576,6 +577,10 @@ def test_what_does_not_fit_is_refused(state, settings, message):
     with pytest.raises(UsageError, match=message) as caught:
         convert_state_dict(state, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_the_models_that_are_offered_are_those_with_a_layout():
+    assert set(CONVERTIBLE) == {layout[0] for layout in SIGNATURES}
 
 
 def test_files_that_are_refused(tmp_path, monkeypatch):

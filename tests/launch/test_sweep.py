@@ -248,6 +248,22 @@ def test_the_command_without_a_table_and_a_dry_run(inside, capsys):
     assert not Path("runs").exists()
 
 
+def test_a_dry_run_needs_no_data_and_finds_the_other_mistakes(inside, monkeypatch, capsys):
+    monkeypatch.setattr("advtf.data.prepared.reachable", lambda url: False)
+    Path("t.toml").write_text("[axes]\ndataset = ['tiny_imagenet', 'cifar10']")
+    assert sweep_command("--table=t.toml", "--data_dir=nothing") == 2
+    assert "tiny_imagenet must lie in nothing" in capsys.readouterr().err
+    assert sweep_command("--table=t.toml", "--data_dir=nothing", "--dry_run") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    for axis, mistake in (
+        ("dataset = ['digist']", "Did you mean 'digits'?"),
+        ("train_examples = [1439]", "train_examples must be between 1 and"),
+        ("images = ['disk']", "images=disk needs data that TFDS"),
+    ):
+        Path("t.toml").write_text(f"[axes]\n{axis}")
+        assert sweep_command("--table=t.toml", "--dry_run") == 2 and mistake in capsys.readouterr().err
+
+
 SMALL = """
 seeds = [0, 1]
 [flags]

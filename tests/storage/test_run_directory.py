@@ -106,9 +106,17 @@ def test_a_file_is_no_directory(tmp_path):
         ("finished", {}, "--overwrite to replace it.$"),
         ("foreign", {}, "holds other files"),
         ("foreign", {"overwrite": True}, "holds other files"),
-        ("foreign", {"resume": True}, "foreign"),
-        ("missing", {"resume": True}, "new"),
-        ("locked", {"resume": True}, "new"),
+        (
+            "foreign",
+            {"resume": True},
+            "which holds other files and no config.json. Give the --out_dir of the run",
+        ),
+        (
+            "missing",
+            {"resume": True},
+            "run of advtf.main and its config.json. .*which does not exist. Give the --out_dir of the run",
+        ),
+        ("locked", {"resume": True}, "which is empty. Give the --out_dir of the run; without --resume a new"),
     ],
 )
 def test_refusals_name_the_folder_and_write_nothing(tmp_path, content, flags, message):
@@ -117,6 +125,16 @@ def test_refusals_name_the_folder_and_write_nothing(tmp_path, content, flags, me
     with pytest.raises(UsageError, match=message) as refused:
         pick(path, **flags)
     assert str(path) in str(refused.value) and tree(tmp_path) == before
+
+
+def test_what_cannot_be_resumed_tells_of_the_runs_inside(tmp_path):
+    for name, state in (("b", "unfinished"), ("a", "finished"), ("thesis", "foreign")):
+        make(tmp_path / name, state)
+    make(tmp_path / "x", "unfinished").joinpath("config.json").write_text(
+        json.dumps(OURS | {"kind": EvaluationDirectory.kind})
+    )
+    with pytest.raises(UsageError, match=rf"There are runs in {tmp_path}/a, {tmp_path}/b\. Give"):
+        pick(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
