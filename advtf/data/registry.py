@@ -417,7 +417,7 @@ def not_in_records(name: str, folder: object, stored: str) -> UsageError:
     """
     return UsageError(
         f"images=disk needs data that TFDS has prepared as ArrayRecord files. Received: {folder}, files of "
-        f"{stored} for dataset={name}. Prepare them by "
+        f"{stored}. Prepare them by "
         f"tfds.builder('{name}', data_dir=..., file_format='array_record').download_and_prepare()."
     )
 

@@ -16,6 +16,7 @@ from helpers.run import snapshot_bits
 from advtf.data import batches, registry, sets, stored
 from advtf.data import tfds as reader
 from advtf.data.arrays import to_unit_float
+from advtf.data.registry import require_place
 from advtf.errors import UsageError
 from advtf.training.callbacks import WeightStatistics
 from advtf.training.directory import TrainingDirectory
@@ -178,6 +179,9 @@ def test_what_cannot_stay_on_the_disk_is_refused(tmp_path, folder):
     RecordedImages(data_dir=tmp_path).download_and_prepare()
     with pytest.raises(UsageError, match=r"files of tfrecord\. Prepare them by tfds\.builder"):
         load(str(tmp_path), "disk")
+    with pytest.raises(UsageError, match=r"files of tfrecord\. Prepare them by tfds\.builder"):
+        require_place("recorded_images", str(tmp_path), "disk")  # without TensorFlow
+    require_place("recorded_images", folder, "disk")
     with pytest.raises(UsageError, match=r"images=disk needs data .* Received: dataset=digits"):
         sets.load("digits", images="disk")
     with pytest.raises(UsageError, match="order=published needs"):
