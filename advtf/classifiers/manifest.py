@@ -177,7 +177,7 @@ def require_saved_model(path: str | os.PathLike, name: str = "model") -> None:
     found = _exports_in(there) or _exports_in(EXPORTS)
     names = [path.name for path in found if path.parent == there]
     more = " and others" if len(found) > SHOWN_EXPORTS else ""
-    listed = f" There are {', '.join(map(str, found[:SHOWN_EXPORTS]))}{more}." if found else ""
+    listed = f" SavedModels there: {', '.join(map(str, found[:SHOWN_EXPORTS]))}{more}." if found else ""
     raise UsageError(
         f"{name} must be the folder of a SavedModel. "
         f"Received: {name}={path}.{listed}{nearest(folder.name, names)}"

@@ -166,7 +166,7 @@ class RunDirectory:
         folders = sorted(entry for entry in self.path.glob("*") if entry.is_dir())
         found = [str(folder) for folder in folders if type(self)(folder).found() == self.kind]
         more = " and others" if len(found) > SHOWN_RUNS else ""
-        inside = f" There are runs in {', '.join(found[:SHOWN_RUNS])}{more}." if found else ""
+        inside = f" Runs inside: {', '.join(found[:SHOWN_RUNS])}{more}." if found else ""
         return UsageError(
             f"--resume requires an out_dir with a run of advtf.{self.command} and its {self.config.name}. "
             f"Received: {self.path}, {there}.{inside} Give the --out_dir of the run; {begin}."

@@ -104,9 +104,11 @@ def test_a_missing_path_names_exports_of_several_runs(tmp_path, monkeypatch):
         Path(name, "saved_model.pb").touch()
     shown = [f"saved_models/{name}" for name in ("a/last", "b/last", "a/best", "a/ensemble", "a/period1")]
     for given in ("saved_models", "saved_models/x", "x", "saved_models/x/last"):
-        with pytest.raises(UsageError, match=rf"Received: model={given}\. There are {', '.join(shown)}, "):
+        with pytest.raises(
+            UsageError, match=rf"Received: model={given}\. SavedModels there: {', '.join(shown)}, "
+        ):
             require_saved_model(given)
-    with pytest.raises(UsageError, match=r"There are saved_models/b/last, saved_models/b/best, "):
+    with pytest.raises(UsageError, match=r"SavedModels there: saved_models/b/last, saved_models/b/best, "):
         require_saved_model("saved_models/b")
     Path("saved_models/c/last").mkdir(parents=True)
     Path("saved_models/c/last/saved_model.pb").touch()
@@ -115,9 +117,9 @@ def test_a_missing_path_names_exports_of_several_runs(tmp_path, monkeypatch):
 
 
 def test_a_missing_path_names_its_neighbours(exported):
-    with pytest.raises(UsageError, match=r"There are \S*best\. Did you mean 'best'"):
+    with pytest.raises(UsageError, match=r"SavedModels there: \S*best\. Did you mean 'best'"):
         load_classifier(exported.parent / "bets")
-    with pytest.raises(UsageError, match=r"There are \S*best\."):
+    with pytest.raises(UsageError, match=r"SavedModels there: \S*best\."):
         load_classifier(exported.parent)
     with pytest.raises(UsageError, match="must be the folder of a SavedModel"):
         load_classifier("/nonexistent/folder/x")

@@ -219,8 +219,8 @@ MAIN = [
 EVALUATE = [
     ([], "model must be given. Received: no --model"),
     (["--model=missing"], "model must be the folder of a SavedModel. Received: model=missing"),
-    (["--model=exports"], "model must be the folder of a SavedModel.*There are .*exports/good, "),
-    (["--model=."], "model must be the folder of a SavedModel.*There are .*exports/good, "),
+    (["--model=exports"], "model must be the folder of a SavedModel.*SavedModels there: .*exports/good, "),
+    (["--model=."], "model must be the folder of a SavedModel.*SavedModels there: .*exports/good, "),
     (["--model=exports/goood"], r"Did you mean 'good'\?"),
     (["--model=foreign/thesis.tex"], "model must be the folder of a SavedModel"),
     (["--model="], "model must be a non-empty text"),

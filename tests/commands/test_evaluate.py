@@ -78,8 +78,12 @@ def test_a_radius_is_one_of_the_norm_of_the_training(inside, tmp_path):
     ("settings", "options", "message"),
     [
         ({"attacks": ("sqare",)}, {}, "Did you mean 'square'"),
-        ({}, {"model": "saved_models/digits-run/lst"}, "has last. Did you mean 'last'"),
-        ({}, {"model": "saved_models/digits-run"}, "has last"),
+        (
+            {},
+            {"model": "saved_models/digits-run/lst"},
+            "there: saved_models/digits-run/last. Did you mean 'last'",
+        ),
+        ({}, {"model": "saved_models/digits-run"}, "there: saved_models/digits-run/last"),
         ({}, {"model": None}, "model must be given"),
         ({}, {"dataset": "cifr10"}, "Did you mean 'cifar10'"),
         ({}, {"dataset": "svhn_cropped", "order": "published"}, "Use --order=stored"),

@@ -133,7 +133,7 @@ def test_what_cannot_be_resumed_tells_of_the_runs_inside(tmp_path):
     make(tmp_path / "x", "unfinished").joinpath("config.json").write_text(
         json.dumps(OURS | {"kind": EvaluationDirectory.kind})
     )
-    with pytest.raises(UsageError, match=rf"There are runs in {tmp_path}/a, {tmp_path}/b\. Give"):
+    with pytest.raises(UsageError, match=rf"Runs inside: {tmp_path}/a, {tmp_path}/b\. Give"):
         pick(tmp_path, resume=True)
 
 

@@ -105,7 +105,11 @@ def test_some_studies_need_no_model(inside):
             {},
             "Use --eigen_method=lanczos",
         ),
-        ({"study": "hessian", "model": "saved_models/r/lst"}, {}, "has last, period1. Did you mean 'last'"),
+        (
+            {"study": "hessian", "model": "saved_models/r/lst"},
+            {},
+            "there: saved_models/r/last, saved_models/r/period1. Did you mean 'last'",
+        ),
         ({"study": "hessian", "model": f"{LAST},nowhere"}, {}, "Received: model=nowhere"),
         ({"study": "hessian", "model": FOREIGN}, {}, "dataset must be given, as saved_models/foreign/last"),
         ({"study": "hessian", "model": LAST, "dataset": "mnits"}, {}, "Did you mean 'mnist'"),
