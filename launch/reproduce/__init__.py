@@ -10,6 +10,7 @@ liu2020   the entries of Liu et al. 2020
 li2023    the entries of Li & Spratling 2023
 readings  what entries read from the files of their runs
 verdicts  whether a claim holds: pure functions of what was measured, by seed
+columns   what the values are called in tables and sentences, with their units
 ledger    the results, a small JSON file for each entry and scale
 report    the page of all results and its figures, from these files only
 cost      what an entry will cost, estimated from measured steps

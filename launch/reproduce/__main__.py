@@ -8,17 +8,19 @@ python -m launch.reproduce --report                       the page of all result
 
 A run is one command of advtf with a directory of its own in --out_dir, which is its state: what is finished
 is not repeated, and the same command continues what was stopped or killed. Entries share runs with equal
-settings. Results are kept in --ledger, as soon as all runs of an entry with a seed have ended.
+settings. Results are kept in --ledger, as soon as all runs of an entry with a seed have ended; those of
+smoke, whose numbers say nothing, stay in --out_dir.
 """
 
 import dataclasses
 import shlex
 import sys
+import traceback
 from pathlib import Path
 
 from absl import flags
 
-from advtf.errors import quantity
+from advtf.errors import DiskFull, UsageError, first_line, quantity
 from advtf.settings import commands
 from advtf.settings.fields import Settings, choice, setting, switch, text, texts, whole
 from advtf.storage.run_directory import hold
@@ -31,7 +33,7 @@ from launch.reproduce.plan import Plan, Planned
 from launch.reproduce.registry import ENTRIES, PAPERS, choose
 from launch.reproduce.scales import SCALES
 
-LEDGER, PAGE = "docs/results/ledger", "docs/results.md"
+DOCUMENTED = Path("docs/results/ledger"), Path("docs/results.md")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,8 +52,38 @@ class ReproduceOptions(Settings):
 
     data_dir: str | None = setting("files", text(), "folder of prepared data of every run", None)
     out_dir: str | None = setting("files", text(), "folder of the runs; default runs/reproduce-<scale>", None)
-    ledger: str = setting("files", text(), "folder of the results", LEDGER)
-    page: str = setting("files", text(), "page that --report writes", PAGE)
+    ledger: str | None = setting(
+        "files", text(), "folder of the results; default docs/results/ledger, of smoke <out_dir>/ledger", None
+    )
+    page: str | None = setting(
+        "files",
+        text(),
+        "page that --report writes; default docs/results.md, of smoke <out_dir>/results.md",
+        None,
+    )
+
+    def places(self) -> tuple[Path, Path]:
+        """Returns the folder of the results and the page, by default those of the documentation.
+
+        A scale that the page does not show, which is smoke, has its own beside its runs.
+        """
+        ledger, page = DOCUMENTED
+        if self.scale and self.scale not in report.SHOWN:
+            folder = Path(self.folder())
+            ledger, page = folder / "ledger", folder / "results.md"
+        return Path(self.ledger or ledger), Path(self.page or page)
+
+    def folder(self) -> str:
+        """Returns the folder of the runs."""
+        return self.out_dir or f"runs/reproduce-{self.scale or 'mini'}"
+
+    def to_report(self) -> str:
+        """Returns the command that writes the page of these results."""
+        names = ("ledger", "page")
+        if self.scale and self.scale not in report.SHOWN:
+            names = ("scale", "out_dir", *names)
+        given = [f"--{name}={getattr(self, name)}" for name in names if getattr(self, name)]
+        return shlex.join(["python", "-m", "launch.reproduce", "--report", *given])
 
 
 def main(argv: list[str]) -> None:
@@ -61,15 +93,16 @@ def main(argv: list[str]) -> None:
     options = ReproduceOptions.of(commands.given_flags(flags.FLAGS, ReproduceOptions))
     work = WorkOptions.of(commands.given_flags(flags.FLAGS, WorkOptions))
     entries = choose(options.paper, options.only)
+    folder, page = options.places()
     if options.report:
-        for path in report.write(Path(options.ledger), Path(options.page), options.scale):
+        for path in report.write(folder, page, options.scale):
             print(path)
         return
     scale = SCALES[options.scale or "mini"]
-    plan = Plan(scale, options.out_dir or f"runs/reproduce-{scale.name}", options.data_dir)
+    plan = Plan(scale, options.folder(), options.data_dir)
     wanted = _planned(plan, entries, options.seeds)
     if options.list:
-        for line in _listed(plan, entries, options.seeds, Path(options.ledger)):
+        for line in _listed(plan, entries, options.seeds, folder):
             print(line)
         return
     if options.dry_run:
@@ -79,7 +112,13 @@ def main(argv: list[str]) -> None:
             print(f"python -m advtf.{run.kind.command} {shlex.join(words)}")
         return
     with hold(plan.out_dir):
-        _carry_out(plan, wanted, Path(options.ledger), work)
+        outcomes, damaged = _carry_out(plan, wanted, folder, work)
+        _conclude(plan, wanted, folder, outcomes, options.to_report())
+        if damaged:
+            _say_damage(damaged)
+        driver.exit_if_failed(outcomes)
+        if damaged:
+            sys.exit(1)
 
 
 def _planned(plan: Plan, entries: list[Entry], seeds: int) -> dict[tuple[Entry, int], dict[str, Planned]]:
@@ -123,42 +162,70 @@ def _known(plan, entry, folder):
     return quantity(len(found), "seed") + ("" if all(current) else ", outdated")
 
 
-def _carry_out(plan: Plan, wanted: dict, folder: Path, work: WorkOptions) -> None:
-    seconds = ledger.Seconds(plan.out_dir)
+def _carry_out(plan: Plan, wanted: dict, folder: Path, work: WorkOptions):
+    """Returns the outcomes of the runs, and (entry, seed) -> why it could not be measured."""
+    notes = ledger.Notes(plan.out_dir)
+    for entry, _ in wanted:
+        ledger.read(folder, plan.scale.name, entry)  # a damaged file is refused before hours of work
     runs = [plan.run(one) for one in plan.needed(one for group in wanted.values() for one in group.values())]
     ended = {run.path for run in runs if run.finished()}
     written: set[tuple[Entry, int]] = set()
+    damaged: dict[tuple[Entry, int], Exception] = {}
 
     def write_whole():
-        """Writes every entry whose runs have all ended."""
+        """Writes every entry whose runs have all ended; returns what could not be measured, in words."""
+        told = []
         for (entry, seed), group in wanted.items():
             paths = {plan.path(one.name) for one in group.values()}
-            if (entry, seed) not in written and paths <= ended:
-                record = ledger.measured_record(plan, entry, group, seconds.by_run())
+            if (entry, seed) in written or not paths <= ended:
+                continue
+            written.add((entry, seed))
+            try:
+                record = ledger.measured_record(plan, entry, group, notes)
+            except DiskFull:
+                raise
+            except Exception as error:  # a damaged file of one run must not end the work of others
+                damaged[entry, seed] = error
+                told.append(f"{entry.key}, seed {seed}, cannot be measured: {first_line(error)}")
+            else:
                 ledger.update(folder, plan, entry, seed, record)
-                written.add((entry, seed))
+        return "; ".join(told)
 
     def on_end(outcome):
         ended.add(outcome.run.path)
-        seconds.add(outcome.run.name, outcome.seconds)
-        write_whole()
-        return ""
+        notes.add_seconds(outcome.run.name, outcome.seconds)
+        return write_whole()
 
     executor = work.executor()
     print(f"{'scale':<10}{plan.scale.name}, {len(wanted)} pairs of an entry and a seed")
     print(f"{'runs':<10}{len(runs)}, finished before: {len(ended)}\n{'output':<10}{plan.out_dir}")
-    print(f"{'work':<10}{executor.describe()}\n", flush=True)
+    print(f"{'work':<10}{executor.describe()}")
+    _tell_threads(notes, [run for run in runs if run.path in ended], work.threads)
+    print(flush=True)
+    notes.add_threads([run for run in runs if run.path not in ended and not run.in_use()], work.threads)
     try:
-        write_whole()
+        if told := write_whole():
+            print(told, flush=True)
         outcomes = driver.carry_out(runs, executor, retries=work.retries, ended=on_end)
     except driver.Interrupted as interrupted:
         driver.end_by(interrupted, shlex.join(["python", "-m", "launch.reproduce", *sys.argv[1:]]))
     finally:
         executor.close()
-    _conclude(plan, wanted, folder, outcomes)
+    return outcomes, damaged
 
 
-def _conclude(plan, wanted, folder, outcomes):
+def _tell_threads(notes, finished, threads):
+    others = [found for run in finished if (found := notes.threads(run)) not in ([], [threads])]
+    if others:
+        numbers = sorted({number for found in others for number in found})
+        print(
+            f"{'threads':<10}{quantity(len(others), 'finished run')} had {' or '.join(map(str, numbers))}, "
+            f"the others get {threads}: the last digits depend on it. To have all alike, choose "
+            "--threads as before, or another --out_dir"
+        )
+
+
+def _conclude(plan, wanted, folder, outcomes, to_report):
     for entry in dict.fromkeys(entry for entry, _ in wanted):
         print(f"\n{entry.title} ({entry.key})")
         measured = ledger.read(folder, plan.scale.name, entry).measured
@@ -168,10 +235,22 @@ def _conclude(plan, wanted, folder, outcomes):
             for reason in found.reasons:
                 print(f"      {reason}")
     taken = sum(outcome.seconds for outcome in outcomes)
-    print(
-        f"\nRuns took {duration(taken)} in all. The page of all results: python -m launch.reproduce --report"
-    )
-    driver.exit_if_failed(outcomes)
+    print(f"\nRuns took {duration(taken)} in all. The page of all results: {to_report}")
+
+
+def _say_damage(damaged):
+    """Says which entries could not be measured, and why."""
+    pairs = quantity(len(damaged), "pair")
+    print(f"\n{pairs} of an entry and a seed could not be measured; the ledger keeps what it had:")
+    for (entry, seed), error in damaged.items():
+        if isinstance(error, UsageError):
+            print(f"  {entry.key}, seed {seed}: {error}")
+        else:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            print(
+                f"  {entry.key}, seed {seed}: {type(error).__name__}: {error} ({Path(last.filename).name}, "
+                f"line {last.lineno}). A file of its runs must hold something else than it should."
+            )
 
 
 if __name__ == "__main__":

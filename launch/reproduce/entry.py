@@ -61,6 +61,15 @@ class Record:
         for column, value in columns.items():
             self.values[f"{row}:{column}" if row else column] = rounded(value)
 
+    def expect(self, rows: Iterable[str], *columns: str) -> None:
+        """Notes numbers that are to be measured: they are None until they are put.
+
+        Claims about all rows, such as all levels of ε, learn in this way of a row whose run has failed.
+        """
+        for row in rows:
+            for column in columns:
+                self.values.setdefault(f"{row}:{column}", None)
+
     def curve(self, chart: str, label: str, x: Iterable, y: Iterable) -> None:
         """Adds a curve to a chart."""
         points = {"x": [rounded(value) for value in x], "y": [rounded(value) for value in y]}

@@ -6,15 +6,19 @@ its figure 1 is figure 5; from figure 8 on the two agree.
 
 import functools
 import itertools
+from dataclasses import replace
 
 from launch.reproduce import readings
 from launch.reproduce.entry import Chart, Claim, Entry, published_row
 from launch.reproduce.scales import MNIST, RESNET18, VGG
 from launch.reproduce.verdicts import (
+    OPEN,
     Judge,
+    Measured,
+    Missing,
+    Verdict,
     exact,
     higher,
-    last_of,
     lower,
     more,
     positive,
@@ -28,10 +32,12 @@ from launch.reproduce.verdicts import (
 
 PAPER = "liu2020"
 SCHEDULES = ("constant", "cosine", "linear")
+ERRORS = ("clean_error", "pgd_error", "examples")  # of a training, see `readings.trained`
+UPDATES = ("gradient_norm", "distance")  # what is read of the log of the updates
 WARM = SCHEDULES[1:]
 TRAINS = 80.0  # percent; the error of ten classes guessed is 90
 NOT_TRAINED = "With a constant ε the network does not train here, so that there is nothing to compare with."
-ATTACKS = ("apgd_ce", "apgd_dlr", "square")
+ATTACKS = {"apgd_ce": "APGD-CE", "apgd_dlr": "APGD-DLR", "square": "Square"}
 NAMES = {MNIST: "LeNet on MNIST", VGG: "VGG on CIFAR-10", RESNET18: "ResNet18 on CIFAR-10"}
 
 
@@ -100,14 +106,18 @@ def _table1_claims(periods):
     few = {"images": "constant:attacked_images"}
     claims.append(
         Claim(
-            "So it is for stronger attacks: APGD-CE, APGD-DLR and Square, with both schedules.",
+            "Both schedules also give lower errors than a constant ε against stronger attacks: APGD-CE, "
+            "APGD-DLR and Square.",
             constant_trains(
                 together(
                     *(
                         lower(f"{schedule}:{attack}", f"constant:{attack}", **few)
-                        for schedule in WARM
-                        for attack in ATTACKS
-                    )
+                        for schedule, attack in itertools.product(WARM, ATTACKS)
+                    ),
+                    names=[
+                        f"{ATTACKS[attack]} with a {schedule} ε"
+                        for schedule, attack in itertools.product(WARM, ATTACKS)
+                    ],
                 )
             ),
         )
@@ -133,7 +143,8 @@ def _table1_claims(periods):
                                 **images,
                             )
                             for schedule in SCHEDULES
-                        )
+                        ),
+                        names=[f"a {schedule} ε" for schedule in SCHEDULES],
                     )
                 ),
             )
@@ -260,6 +271,8 @@ def _by_epsilon(lab, task, data):
 
 
 def _gradients(runs, record):
+    updates = (f"{name}_{when}" for when in ("first", "last") for name in UPDATES)
+    record.expect(runs, *ERRORS, *updates)
     for row, run in runs.items():
         readings.trained(record, row, run)
         log = readings.updates(run)
@@ -267,36 +280,62 @@ def _gradients(runs, record):
             continue
         for window in ("first", "last"):
             means = log[window]
-            record.put(row, **{f"{name}_{window}": means[name] for name in ("gradient_norm", "distance")})
+            record.put(row, **{f"{name}_{window}": means[name] for name in UPDATES})
             record.curve(f"gradient_{window}", row, means["steps"], means["norms"])
 
 
-def _levels(measured_names, column, schedule):
-    """Returns the names of a column's values in the order in which the levels of ε were put."""
-    start, end = f"{schedule}, ε = ", f":{column}"
-    return [name for name in measured_names if name.startswith(start) and name.endswith(end)]
+def _levels(measured: Measured, column: str, start: str) -> list[str]:
+    """Returns the names of a column's values, one for each ε, in the order in which these were planned.
+
+    Those of runs that have failed are among them.
+    """
+    return [name for name in measured.names() if name.startswith(start) and name.endswith(f":{column}")]
 
 
-def _with_epsilon(column: str, schedule: str, *, falls: bool = False) -> Judge:
-    """The values of a column rise with ε, over whatever levels the scale has."""
+def _stuck(measured: Measured, start: str) -> str:
+    """Returns at which ε a training has ended as a constant classifier, with how many of the seeds."""
+    found = []
+    for name in _levels(measured, "pgd_error", start):
+        if name in measured:
+            errors = measured[name]
+            seeds = int((errors > TRAINS).sum())
+            of = f" ({seeds} of {len(errors)} seeds)" if len(errors) > 1 else ""
+            found += [f"{name.partition('ε = ')[2].partition(':')[0]}{of}"] if seeds else []
+    return ", ".join(found)
+
+
+def _with_epsilon(column: str, start: str, *, falls: bool = False) -> Judge:
+    """The values of a column rise with ε over all levels of the scale; those that ended stuck are told.
+
+    A level whose run has failed leaves the claim open: it may have failed because of its ε.
+    """
 
     def judge(measured):
-        names = _levels(measured.names(), column, schedule)
-        return rises(names, falls=falls)(measured)
+        found = rises(_levels(measured, column, start), falls=falls)(measured)
+        stuck = _stuck(measured, start)
+        told = (f"Trained to a constant classifier: ε = {stuck}.",) if stuck else ()
+        return replace(found, reasons=(*found.reasons, *told))
 
     return judge
 
 
-def _largest_trains(schedule: str) -> Judge:
-    """The training with the largest ε has not ended as a constant classifier."""
+def _if_all_train(start: str, judge: Judge) -> Judge:
+    """Judges only where the trainings with every ε and seed have left the constant classifier.
 
-    def judge(measured):
-        return seen_at_most(last_of(_levels(measured.names(), "pgd_error", schedule)), TRAINS)(measured)
+    One that has not has neither gradients nor curvature at its end, whatever its ε.
+    """
 
-    return judge
+    def whole(measured):
+        for name in _levels(measured, "pgd_error", start):
+            measured[name]  # one that is missing leaves the claim open, too
+        stuck = _stuck(measured, start)
+        return Verdict(OPEN, reasons=(f"{STUCK} ε = {stuck}.",)) if stuck else judge(measured)
+
+    return whole
 
 
-STUCK = "With the largest ε training has not left the constant classifier, so that it has no end to look at."
+CONSTANT, COSINE, ALONE = "constant, ε = ", "cosine, ε = ", "ε = "  # how the rows of levels begin
+STUCK = "Training has not left the constant classifier, so that it has no end to look at:"
 
 
 def _gradients_entry(number, task, data):
@@ -310,19 +349,19 @@ def _gradients_entry(number, task, data):
         (
             Claim(
                 f"With a constant ε the gradients {first} are the smaller, the larger ε is.",
-                _with_epsilon("gradient_norm_first", "constant", falls=True),
+                _with_epsilon("gradient_norm_first", CONSTANT, falls=True),
             ),
             Claim(
                 f"With a constant ε the weights move the less {first}, the larger ε is.",
-                _with_epsilon("distance_first", "constant", falls=True),
+                _with_epsilon("distance_first", CONSTANT, falls=True),
             ),
             Claim(
                 "With a constant ε the gradients in the last updates are the larger, the larger ε is.",
-                provided(_largest_trains("constant"), STUCK, _with_epsilon("gradient_norm_last", "constant")),
+                _if_all_train(CONSTANT, _with_epsilon("gradient_norm_last", CONSTANT)),
             ),
             Claim(
                 "With a warmed-up ε the gradients in the last updates are the larger, the larger ε is.",
-                provided(_largest_trains("cosine"), STUCK, _with_epsilon("gradient_norm_last", "cosine")),
+                _if_all_train(COSINE, _with_epsilon("gradient_norm_last", COSINE)),
             ),
         ),
         charts={
@@ -335,7 +374,9 @@ def _gradients_entry(number, task, data):
 
 
 def _losses(runs, record):
+    record.expect(runs, *ERRORS, "loss_range")
     for row, run in runs.items():
+        readings.trained(record, row, run)
         epochs, losses = readings.column(readings.epochs(run), "loss")
         if losses:
             record.put(row, loss_first=losses[0], loss_last=losses[-1], loss_range=max(losses) - min(losses))
@@ -356,7 +397,7 @@ def _losses_entry(name, task):
         (
             Claim(
                 "The loss runs through a smaller range during training, the larger ε is.",
-                _with_epsilon("loss_range", "constant", falls=True),
+                _with_epsilon("loss_range", CONSTANT, falls=True),
             ),
         ),
         charts={"loss": Chart("Training loss", "epoch", "mean loss of the epoch (nats)")},
@@ -393,6 +434,8 @@ def _pairs(runs, study):
 
 
 def _spectra(runs, record):
+    rows = [row for row, *_ in _pairs(runs, "hessian")]
+    record.expect(rows, *ERRORS, "lambda_1", "lambda_last", "lambda_1_normalised", "random_loss")
     for row, model, analysis in _pairs(runs, "hessian"):
         readings.trained(record, row, model)
         found = readings.study(analysis, "hessian")
@@ -403,25 +446,8 @@ def _spectra(runs, record):
             record.put(row, lambda_1_normalised=values[0] / scale, random_loss=scale)
             record.curve("spectrum", row, range(1, len(values) + 1), values)
     scales = [value for name, value in record.values.items() if name.endswith(":random_loss")]
-    if scales:
-        record.put("", random_loss_ratio=max(scales) / min(scales))
-
-
-def _over_epsilon(column: str, *, falls: bool = False) -> Judge:
-    def judge(measured):
-        names = [name for name in measured.names() if name.startswith("ε = ") and name.endswith(f":{column}")]
-        return rises(names, falls=falls)(measured)
-
-    return judge
-
-
-def _all_train(measured):
-    names = [name for name in measured.names() if name.startswith("ε = ") and name.endswith(":pgd_error")]
-    return seen_at_most(last_of(names), TRAINS)(measured)
-
-
-def _if_all_train(judge):
-    return provided(_all_train, STUCK, judge)
+    whole = bool(scales) and None not in scales
+    record.put("", random_loss_ratio=max(scales) / min(scales) if whole else None)
 
 
 RANDOM_LOSS = {
@@ -439,14 +465,16 @@ def _spectra_entry(number, task, data):
         functools.partial(_studied, study="hessian", task=task, data=data),
         _spectra,
         (
-            Claim("The largest eigenvalue grows with ε.", _if_all_train(_over_epsilon("lambda_1"))),
             Claim(
-                "So it does divided by the loss at random weights.",
-                _if_all_train(_over_epsilon("lambda_1_normalised")),
+                "The largest eigenvalue grows with ε.", _if_all_train(ALONE, _with_epsilon("lambda_1", ALONE))
+            ),
+            Claim(
+                "Divided by the loss at random weights, the largest eigenvalue grows with ε, too.",
+                _if_all_train(ALONE, _with_epsilon("lambda_1_normalised", ALONE)),
             ),
             Claim(
                 "The last of the largest eigenvalues grows with ε, too.",
-                _if_all_train(_over_epsilon("lambda_last")),
+                _if_all_train(ALONE, _with_epsilon("lambda_last", ALONE)),
             ),
             Claim(
                 "The loss at random weights hardly depends on ε: the largest is at most 1.1 times the "
@@ -459,7 +487,14 @@ def _spectra_entry(number, task, data):
     )
 
 
+SIMILARITY = (
+    *(*ERRORS, "images", "cosine_random", "cosine_difference", "error_rise_random"),
+    *("error_end_eigenvector", "error_end_random", "largest_variance"),
+)
+
+
 def _similarity(runs, record):
+    record.expect([row for row, _, analysis in _pairs(runs, "similarity") if analysis], *SIMILARITY)
     for row, model, analysis in _pairs(runs, "similarity"):
         readings.trained(record, row, model)
         if analysis is None or readings.study(analysis, "similarity") is None:
@@ -489,7 +524,8 @@ def _similarity(runs, record):
 
 
 def _at_every_epsilon(make):
-    """The claim holds at every ε for which it was measured; `make` gets the row."""
+    """The claim holds at every ε; `make` gets the row. One whose run has failed leaves it open, unless
+    another ε refutes it."""
 
     def judge(measured):
         rows = [name.partition(":")[0] for name in measured.names() if name.endswith(":cosine_random")]
@@ -497,7 +533,7 @@ def _at_every_epsilon(make):
             provided(seen_at_most(f"{row}:pgd_error", TRAINS), f"{row}: {NOT_LEFT}", make(row))
             for row in rows
         ]
-        return together(*trained)(measured)
+        return together(*trained, names=rows)(measured)
 
     return judge
 
@@ -550,6 +586,7 @@ def _similarity_entry(number, task, data):
 
 
 def _surfaces(runs, record):
+    record.expect([row for row, *_ in _pairs(runs, "surface")], *ERRORS, "loss_rise")
     for row, model, analysis in _pairs(runs, "surface"):
         readings.trained(record, row, model)
         if readings.study(analysis, "surface") is None:
@@ -572,7 +609,7 @@ def _surfaces_entry(name, task):
         (
             Claim(
                 "The loss rises by more around the weights, along the two top eigenvectors, the larger ε is.",
-                _if_all_train(_over_epsilon("loss_rise")),
+                _if_all_train(ALONE, _with_epsilon("loss_rise", ALONE)),
             ),
         ),
         charts={"section": Chart("Loss along the top eigenvector", "a", "adversarial loss (nats)")},
@@ -592,18 +629,21 @@ def _rates_runs(lab):
 
 def _rates(runs, record):
     by_schedule = {}
+    record.expect(runs, *ERRORS)
     for row, run in runs.items():
         readings.trained(record, row, run)
-        error = record.values.get(f"{row}:pgd_error")
         schedule, _, rate = row.partition(", rate ")
-        if error is not None:
-            by_schedule.setdefault(schedule, {})[float(rate)] = error
-    examples = [value for name, value in record.values.items() if name.endswith(":examples")]
+        by_schedule.setdefault(schedule, {})[float(rate)] = record.values[f"{row}:pgd_error"]
+    record.expect(by_schedule, "examples", "mean_over_rates", "best", "worst")
+    examples = [value for name, value in record.values.items() if name.endswith(":examples") and value]
     for schedule, errors in by_schedule.items():
-        record.put(schedule, examples=examples[0])
-        record.put(schedule, mean_over_rates=sum(errors.values()) / len(errors), worst=max(errors.values()))
-        record.put(schedule, best=min(errors.values()))
-        record.curve("rates", schedule, sorted(errors), [errors[rate] for rate in sorted(errors)])
+        known = {rate: errors[rate] for rate in sorted(errors) if errors[rate] is not None}
+        if known:
+            record.put(schedule, examples=examples[0])
+            record.curve("rates", schedule, known.keys(), known.values())
+        if len(known) == len(errors):  # without the rate that has failed, a mean is of something else
+            found = known.values()
+            record.put(schedule, mean_over_rates=sum(found) / len(found), best=min(found), worst=max(found))
 
 
 FIGURE5 = Entry(
@@ -635,17 +675,20 @@ def _warmup_runs(lab):
 
 
 def _warmup(runs, record):
+    record.expect(runs, *ERRORS)
     for row, run in runs.items():
         readings.trained(record, row, run)
         rows = readings.epochs(run)
         record.curve("error", row, *_errors(rows, "val_robust_accuracy"))
-    found = {row: record.values.get(f"{row}:pgd_error") for row in runs}
-    warmed = [error for row, error in found.items() if row.startswith("learning") and error is not None]
-    scheduled = [found[schedule] for schedule in WARM if found[schedule] is not None]
-    if warmed and scheduled:
-        examples = next(value for name, value in record.values.items() if name.endswith(":examples"))
-        record.put("best learning-rate warm-up", pgd_error=min(warmed), examples=examples)
-        record.put("best ε warm-up", pgd_error=min(scheduled), examples=examples)
+    bests = {
+        "best learning-rate warm-up": [row for row in runs if row not in WARM],
+        "best ε warm-up": list(WARM),
+    }
+    record.expect(bests, "pgd_error", "examples")
+    for best, rows in bests.items():
+        errors = [record.values[f"{row}:pgd_error"] for row in rows]
+        if None not in errors:  # the one that has failed may be the best
+            record.put(best, pgd_error=min(errors), examples=record.values[f"{rows[0]}:examples"])
 
 
 FIGURE13 = Entry(
@@ -682,10 +725,11 @@ def _capacity_runs(lab):
 
 
 def _capacity(runs, record):
+    record.expect([row for row, *_ in _pairs(runs, "units")], *ERRORS, "dead_units")
     for row, model, analysis in _pairs(runs, "units"):
         readings.trained(record, row, model)
         width, _, schedule = row.removeprefix("w = ").partition(", ")
-        error = record.values.get(f"{row}:pgd_error")
+        error = record.values[f"{row}:pgd_error"]
         if error is not None:
             known = record.curves.get("capacity", {}).get(schedule, {"x": [], "y": []})
             record.curve("capacity", schedule, [*known["x"], int(width)], [*known["y"], error])
@@ -698,30 +742,39 @@ def _capacity(runs, record):
 
 
 def _by_width(make):
-    """The claim holds at every width; `make` gets the beginning of the row."""
+    """The claim holds at every width; `make` gets the beginning of the row. A width whose run has failed
+    leaves it open, unless another refutes it."""
 
     def judge(measured):
-        rows = [name for name in measured.names() if name.endswith(", constant:pgd_error")]
-        return together(*(make(name.partition(",")[0]) for name in rows))(measured)
+        widths = _widths(measured)
+        return together(*map(make, widths), names=widths)(measured)
 
     return judge
 
 
+def _widths(measured):
+    """Returns the beginnings of the rows, from the largest width to the smallest, also of failed runs."""
+    names = [name for name in measured.names() if name.endswith(", constant:pgd_error")]
+    return [name.partition(",")[0] for name in names]
+
+
 def _small_widths(measured):
     """At the two smallest widths a constant ε fails and both warm-ups train."""
-    names = [name for name in measured.names() if name.endswith(", constant:pgd_error")][-2:]
-    small = [name.partition(",")[0] for name in names]
-    fails = [seen_at_least(f"{width}, constant:pgd_error", TRAINS) for width in small]
+    small = _widths(measured)[-2:]
+    fails = [seen_at_least(f"{width}, constant:pgd_error", TRAINS, "%") for width in small]
     trains = [
         seen_at_most(f"{width}, {schedule}:pgd_error", TRAINS)
         for width, schedule in itertools.product(small, WARM)
     ]
-    return together(*fails, *trains)(measured)
+    names = [f"{width}, {schedule} ε" for width, schedule in itertools.product(small, WARM)]
+    return together(*fails, *trains, names=[*(f"{width}, constant ε" for width in small), *names])(measured)
 
 
 def _dead(measured):
-    names = [name for name in measured.names() if name.endswith(", constant:pgd_error")]
-    width = last_of(names).partition(",")[0]
+    widths = _widths(measured)
+    if not widths:
+        raise Missing("Not measured at this scale: any width.")
+    width = widths[-1]
     constant, cosine = f"{width}, constant:dead_units", f"{width}, cosine:dead_units"
     return more(constant, cosine, "% of the units")(measured)
 
@@ -775,6 +828,8 @@ def _connectivity_runs(lab, task, order):
 
 
 def _connectivity(runs, record):
+    rows = [row.removesuffix(", curve") for row in runs if row.endswith(", curve")]
+    record.expect(rows, *ERRORS, "curve_barrier")
     for row, analysis in runs.items():
         if not row.endswith(", curve"):
             continue
@@ -806,7 +861,7 @@ def _connectivity_entry(name, task, order):
             ),
             Claim(
                 "The larger ε is, the higher is the barrier that is left on the trained curve.",
-                _if_all_train(_over_epsilon("curve_barrier")),
+                _if_all_train(ALONE, _with_epsilon("curve_barrier", ALONE)),
             ),
         ),
         charts={"curve": Chart("Loss along the trained curve", "position t", "training loss (nats)")},

@@ -1,11 +1,18 @@
-"""What entries read from the files of their runs. A run that is not finished, or has failed, adds nothing."""
+"""What entries read from the files of their runs. A run that is not finished, or has failed, adds nothing.
 
+A file that is damaged is a `UsageError` that names the file, its run, and what to remove.
+"""
+
+import contextlib
 import json
 import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from advtf.errors import UsageError, first_line
 from advtf.storage import jsonl
 from launch.common.runs import Run
 from launch.reproduce.entry import Record
@@ -41,7 +48,10 @@ def overfitting(record: Record, row: str, run: Run, export: str = "last") -> Non
 
 def epochs(run: Run) -> list[dict[str, Any]]:
     """Returns the record of every epoch of a finished training; none of another."""
-    return jsonl.read(run.files.metrics) if run.finished() else []
+    if not run.finished():
+        return []
+    with whole(run, run.files.metrics):
+        return jsonl.read(run.files.metrics)
 
 
 def column(rows: list[dict[str, Any]], name: str) -> tuple[list, list]:
@@ -54,12 +64,13 @@ def study(run: Run, name: str) -> dict[str, Any] | None:
     """Returns the result of a study of a finished analysis; None of another."""
     if not run.finished():
         return None
-    return json.loads((run.files.path / name / f"{name}.json").read_text(encoding="utf-8"))
+    return _json(run, run.files.path / name / f"{name}.json")
 
 
 def arrays(run: Run, name: str) -> dict[str, np.ndarray]:
     """Returns the arrays of a study of a finished analysis."""
-    with np.load(run.files.path / name / f"{name}.npz", allow_pickle=False) as file:
+    path = run.files.path / name / f"{name}.npz"
+    with whole(run, path), np.load(path, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
 
 
@@ -106,7 +117,8 @@ def updates(run: Run) -> dict[str, dict[str, Any]] | None:
 
     if not (run.finished() and run.files.dynamics.exists()):
         return None
-    log = read_dynamics(run.files.dynamics)
+    with whole(run, run.files.dynamics):
+        log = read_dynamics(run.files.dynamics)
     found = {}
     for window, chosen in zip(("first", "last"), windows(log), strict=True):
         norms, steps = log["gradient_norm"][chosen], log["step"][chosen]
@@ -128,5 +140,37 @@ def with_interval(record: Record, row: str, name: str, samples: np.ndarray) -> N
         record.put(row, **{f"{name}_low": interval.low, f"{name}_high": interval.high})
 
 
+@contextlib.contextmanager
+def whole(run: Run, path: Path) -> Iterator[None]:
+    """Turns whatever goes wrong while a file of a run is read into a `UsageError` that says what to do."""
+    try:
+        yield
+    except Exception as error:  # damage shows as almost any exception of zipfile, zlib, json and NumPy
+        reason = str(error) if isinstance(error, UsageError) else first_line(error)
+        raise UsageError(
+            f"{path} must be what the run {run.name} has written. Received: {reason.rstrip('.')}. "
+            f"{_remedy(run, path)}"
+        ) from error
+
+
+def _remedy(run, path):
+    if path == run.files.results:
+        return "Remove this file, and the same command writes it anew."
+    folders = [run.path, *(word.partition("=")[2] for word in run.flags if word.startswith("--export_dir="))]
+    return f"Remove {' and '.join(folders)}, and the same command repeats the run."
+
+
 def _content(run):
-    return json.loads(run.files.results.read_text(encoding="utf-8"))
+    found = _json(run, run.files.results)
+    with whole(run, run.files.results):
+        if not isinstance(found.get(run.files.own_result), dict | list):
+            raise ValueError(f"JSON without an entry {run.files.own_result!r}")
+    return found
+
+
+def _json(run, path):
+    with whole(run, path):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+        return found

@@ -8,9 +8,11 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from advtf.errors import quantity
 from advtf.storage.files import write_atomically
 from launch.common.live import duration
 from launch.reproduce import ledger
+from launch.reproduce.columns import YES_OR_NO, heading
 from launch.reproduce.entry import Chart, Entry
 from launch.reproduce.ledger import Stored
 from launch.reproduce.registry import ENTRIES, PAPERS
@@ -21,52 +23,6 @@ FIGURES = "figures/ledger"
 WHOLE = ("epoch", "update", "number")  # axes of whole numbers
 SHOWN = ("full", "mini")  # scales of the page; smoke says nothing
 SHORT = {HOLDS: "holds", FAILS: "does not hold", OPEN: "cannot be judged"}
-COLUMNS = {  # of tables, by the names of values
-    "clean_error": "clean error (%)",
-    "pgd_error": "PGD error (%)",
-    "pgd": "PGD (%)",
-    "pgd100": "PGD-100 (%)",
-    "apgd_ce": "APGD-CE (%)",
-    "apgd_dlr": "APGD-DLR (%)",
-    "square": "Square (%)",
-    "autoattack": "AutoAttack (%)",
-    "evaluated_clean_error": "clean, attacked images (%)",
-    "examples": "test images",
-    "attacked_images": "attacked images",
-    "gap": "best − end against PGD (points)",
-    "clean_best": "clean accuracy, best (%)",
-    "clean_end": "clean accuracy, end (%)",
-    "robust_best": "robust accuracy, best (%)",
-    "robust_end": "robust accuracy, end (%)",
-    "robust_gap": "best − end (points)",
-    "ig": "IG",
-    "hs": "HS",
-    "ig_train": "IG, training",
-    "ig_test": "IG, test",
-    "hs_train": "HS, training",
-    "hs_test": "HS, test",
-    "av_train": "AV, training",
-    "av_test": "AV, test",
-    "av_gap": "AV, test − training",
-    "adv_gap": "adversarial loss, test − training",
-    "effectiveness_train": "effectiveness, training",
-    "effectiveness_test": "effectiveness, test",
-    "gradient_norm_first": "first gradient norms",
-    "gradient_norm_last": "last gradient norms",
-    "distance_first": "first distance from the start",
-    "distance_last": "last distance from the start",
-    "lambda_1": "λ₁",
-    "lambda_last": "last λ",
-    "lambda_1_normalised": "λ₁, normalised",
-    "random_loss": "loss at random θ",
-    "robust_apgd": "robust accuracy, APGD-CE (%)",
-    "step_ratio": "step relative to the baseline",
-    "rho": "Spearman's ρ",
-    "rho_ig": "ρ with IG",
-    "rho_hs": "ρ with HS",
-    "fgsm": "effectiveness of FGSM",
-    "pgd10": "effectiveness of PGD-10",
-}
 NOT_MEASURED = "not measured"
 HIDDEN = ("_se", "_low", "_high")  # of intervals within a run, which stand beside the verdicts
 TITLE = """# Both papers, claim by claim
@@ -78,13 +34,20 @@ verdict is a function of what was measured:
 
 - **holds**: the whole 95 % interval of the effect lies on the side that is claimed;
 - **does not hold**: the interval excludes the effect that is claimed;
-- **cannot be judged** at this scale: the interval contains both, or the phenomenon that the claim is about
-  was not seen, which is said in each case.
+- **cannot be judged** at this scale: the interval contains both, nothing gives an interval, or the phenomenon
+  that the claim is about was not seen. The reason is told in each case.
 
-Over several seeds the interval is Student's t of the differences of runs with the same seed. Of one seed
+An effect is positive in the direction that is claimed, and its interval follows in brackets, with what it is
+an interval over. Differences of errors and accuracies are in points, those of losses in nats; × is a ratio,
+for a trend that of the values at its two ends. Where a claim names a bound, the effect is the value that was
+measured, and the reason names the bound.
+
+Over several seeds the interval is Student's t of the differences of runs with the same seed. With one seed
 there is none; where an error of one run is compared, its interval over the test images is used and named,
-which does not know how far another seed would stray. Trends over levels such as ε are tested exactly, by all
-orders of the levels. Effects are positive in the direction that is claimed.
+which does not know how far another seed would stray. A trend over levels such as ε is tested exactly, by all
+orders of the levels: it holds where p < 0.05, one-sided, and it does not hold where the opposite trend has
+such a p. One seed needs four levels in perfect order for that (p = 1/24). A claim about all levels, methods
+or widths is not judged where the run of one of them has failed.
 """
 
 
@@ -146,11 +109,15 @@ def _summary(results: Results) -> Iterator[str]:
     for scale, found in results.items():
         judged = [v for entry in ENTRIES if entry.key in found for v in _verdicts(entry, found[entry.key])]
         total = sum(len(entry.claims) for entry in ENTRIES)
-        counted = {SHORT[result]: sum(v.result == result for v in judged) for result in SHORT}
-        counted[NOT_MEASURED] = total - len(judged)
-        yield f"{scale}, {total} claims: {', '.join(f'{n} {word}' for word, n in counted.items() if n)}.\n"
+        held, failed, opened = (sum(v.result == result for v in judged) for result in (HOLDS, FAILS, OPEN))
+        rest = total - len(judged)
+        yield (
+            f"At {scale}, of {total} claims {held} {'holds' if held == 1 else 'hold'}, {failed} "
+            f"{'does' if failed == 1 else 'do'} not hold, {opened} cannot be judged, and {rest} "
+            f"{'has' if rest == 1 else 'have'} not been measured.\n"
+        )
     heads = "".join(f" {scale} | effect | seeds |" for scale in results)
-    yield f"| | claim |{heads}"
+    yield f"| where | claim |{heads}"
     yield "|---|---|" + "---|---|---|" * len(results)
     for entry in ENTRIES:
         found = {scale: _verdicts(entry, stored.get(entry.key)) for scale, stored in results.items()}
@@ -167,8 +134,15 @@ def _summary(results: Results) -> Iterator[str]:
 
 def _link(entry):
     paper = {"liu2020": "Liu", "li2023": "Li"}[entry.paper]
-    number, _, rest = entry.title.partition(", ")
-    return f"[{paper}, {number}](#{entry.key}){f', {rest}' if number == 'Table 1' else ''}"
+    place, rest = _place(entry)
+    alike = [other for other in ENTRIES if other.paper == entry.paper and _place(other)[0] == place]
+    return f"[{paper}, {place}](#{entry.key}){f', {rest}' if len(alike) > 1 else ''}"
+
+
+def _place(entry):
+    """Returns where an entry stands in its paper, and what of it the entry is."""
+    place, _, rest = entry.title.partition(", ")
+    return place, rest
 
 
 def _bold(verdict):
@@ -213,7 +187,8 @@ def _measured(entry: Entry, scale: str, stored: Stored) -> Iterator[str]:
             yield f"![{entry.charts[chart].title}]({FIGURES}/{_picture(scale, entry, chart)})\n"
     missing = sum(not run["finished"] for record in stored.seeds.values() for run in record["runs"])
     if missing:
-        yield f"{missing} of the runs have failed; their numbers are missing.\n"
+        verb, their = ("has", "its") if missing == 1 else ("have", "their")
+        yield f"{quantity(missing, 'run')} {verb} failed, so that {their} numbers are missing.\n"
     yield from _details(stored)
 
 
@@ -239,13 +214,12 @@ def _table(entry: Entry, measured: Measured) -> Iterator[str]:
             joined = group | joined
         groups.append(joined)
     if groups:
-        published = " (published)" if entry.published else ""
         several = ", mean ± standard deviation over seeds" if len(measured.by_seed) > 1 else ""
-        yield f"Ours{several}{published}:\n"
+        published = "; published numbers in brackets" if entry.published else ""
+        yield f"Measured{several}{published}:\n"
     for group in groups:
         columns = list(dict.fromkeys(column for own in group.values() for column in own))
-        headings = (COLUMNS.get(column, column.replace("_", " ")) for column in columns)
-        yield f"| | {' | '.join(headings)} |"
+        yield f"| | {' | '.join(map(heading, columns))} |"
         yield "|---" + "|---:" * len(columns) + "|"
         for row in group:
             cells = (_cell(entry, measured, f"{row}:{column}" if row else column) for column in columns)
@@ -254,7 +228,10 @@ def _table(entry: Entry, measured: Measured) -> Iterator[str]:
 
 
 def _cell(entry: Entry, measured: Measured, name: str) -> str:
-    ours = _spread([values.get(name) for values in measured.by_seed.values()])
+    values = [values.get(name) for values in measured.by_seed.values()]
+    if name.rpartition(":")[2] in YES_OR_NO:
+        return ", ".join(dict.fromkeys("" if value is None else ("no", "yes")[value] for value in values))
+    ours = _spread(values)
     if name not in entry.published:
         return ours
     mean, deviation = entry.published[name]
@@ -263,31 +240,49 @@ def _cell(entry: Entry, measured: Measured, name: str) -> str:
 
 
 def _spread(values: list) -> str:
+    """Returns ``8.33 ± 0.41``, the second with as many decimals as the first unless it would be 0."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
-    mean = _plain(statistics.mean(known))
-    return f"{mean} ± {_plain(statistics.stdev(known))}" if len(known) > 1 else mean
+    deviation = statistics.stdev(known) if len(known) > 1 else 0.0
+    if not deviation:
+        return _plain(known[0])
+    mean = number(statistics.mean(known))
+    rounded = f"{deviation:.{len(mean.partition('.')[2])}f}"
+    return f"{mean} ± {rounded if 'e' not in mean and float(rounded) else number(deviation)}"
 
 
 def _plain(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) or float(value).is_integer() else number(value)
+    return f"{int(value):,}" if float(value).is_integer() else number(value)
 
 
 def _details(stored: Stored) -> Iterator[str]:
     """Yields the commands of the first seed, and what all seeds took."""
     first = next(iter(stored.seeds.values()))
-    taken = sum(run["seconds"] or 0.0 for record in stored.seeds.values() for run in record["runs"])
+    runs = [run for record in stored.seeds.values() for run in record["runs"]]
+    taken = duration(sum(run["seconds"] or 0.0 for run in runs))
     seeds = ", ".join(str(seed) for seed in stored.seeds)
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    yield f'<details markdown="1"><summary>Seeds {seeds}; runs of {duration(taken)} in all</summary>\n'
-    yield "Runs that other entries share count here, too. "
-    yield f"Versions: {versions}. Commands of seed {next(iter(stored.seeds))}:\n"
+    counted = "Seed" if len(stored.seeds) == 1 else "Seeds"
+    yield f'<details markdown="1"><summary>{counted} {seeds}; {_threads(runs)}; {taken} in all</summary>\n'
+    yield "The time includes runs that other entries share."
+    yield f"Versions: {versions}. The commands of seed {next(iter(stored.seeds))} are:\n"
     yield "```bash"
     for run in first["runs"]:
         took = "" if run["seconds"] is None else f"  # {duration(run['seconds'])}"
         yield f"{run['command']}{took}"
     yield "```\n\n</details>\n"
+
+
+def _threads(runs: list[Mapping]) -> str:
+    """Returns with how many threads the runs were made; files of earlier versions do not tell."""
+    told = [run.get("threads") or [] for run in runs]
+    numbers = sorted({number for each in told for number in each})
+    if not numbers:
+        return "number of threads not recorded"
+    shown = f"{' or '.join(map(str, numbers))} {'thread' if numbers == [1] else 'threads'} each"
+    unknown = sum(not each for each in told)
+    return f"{shown} (not recorded of {quantity(unknown, 'run')})" if unknown else shown
 
 
 def _draw(results: Results, folder: Path) -> Iterator[Path]:

@@ -18,13 +18,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from advtf.errors import quantity
+from launch.reproduce.columns import in_words
+
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be judged at this scale"
 CONFIDENCE = 0.95
+ONE_SIDED = 0.05  # of the exact test of a trend, in either direction
 OVER_IMAGES = "the images of one run each"
 
 
 class Missing(Exception):
-    """A claim needs a value that was not measured at this scale; its text is the name of the value."""
+    """A claim needs a value that was not measured; its text is a whole sentence that says which."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Measured:
 
     Attributes:
         by_seed: seed -> name -> value; None stands for a value that is not defined, such as a loss that is
-            not finite.
+            not finite, or that was to be measured by a run which has failed.
     """
 
     by_seed: Mapping[int, Mapping[str, float | None]]
@@ -74,8 +78,15 @@ class Measured:
         """
         found = [values.get(name) for values in self.by_seed.values()]
         if not found or None in found:
-            raise Missing(name)
+            raise Missing(self._why_missing(name))
         return np.array(found, np.float64)
+
+    def _why_missing(self, name: str) -> str:
+        lacking = [seed for seed, values in self.by_seed.items() if values.get(name) is None]
+        if name not in self.names():
+            return f"Not measured at this scale: {in_words(name)}."
+        seeds = "" if len(lacking) == len(self.by_seed) else f" with seed {', '.join(map(str, lacking))}"
+        return f"There is no {in_words(name)}{seeds}: its run has failed, or the value is not finite."
 
     def __contains__(self, name: str) -> bool:
         return bool(self.by_seed) and all(values.get(name) is not None for values in self.by_seed.values())
@@ -264,29 +275,49 @@ def rises(names: Sequence[str], *, falls: bool = False) -> Judge:
 
     The effect is the ratio of the last to the first, or of the first to the last where they are to fall. The
     test is exact: the share of all orders of the levels, the same number of seeds each, whose pairs agree
-    with the claimed order as often as those measured. It needs no interval over seeds. Fewer than two levels,
-    such as where runs have failed, leave the claim open.
+    with the claimed order at least as often as those measured. The claim holds where that share is below 5 %,
+    and it does not hold where the share for the opposite order is: one-sided each way, because the claim has
+    a direction. It needs no interval over seeds. Fewer than two levels leave the claim open, and so do levels
+    and seeds of which no order at all is that rare, such as three levels of one seed.
     """
 
     def judge(measured):
         if len(names) < 2:
-            raise Missing("two levels to compare")
+            raise Missing("A trend needs two levels to compare, and there are fewer.")
         table = np.array([measured[name] for name in names])  # (levels, seeds)
         ordered = -table if falls else table
         agreeing, chance = concordance(ordered)
-        pairs = math.comb(len(names), 2) * table.shape[1]
-        told = f"{(agreeing + pairs) // 2} of {pairs} pairs of levels are in the order that is claimed"
-        told += f" (exact one-sided p = {chance:.2g})."
+        against = concordance(-ordered)[1]
         first, last = (table[-1], table[0]) if falls else (table[0], table[-1])
         positive = (first > 0).all() and (last > 0).all()
         effect = float(np.exp(np.mean(np.log(last / first)))) if positive else None
         interval = seeds_interval(np.log(last / first)) if positive else None
         if interval:
             interval = Interval(math.exp(interval.low), math.exp(interval.high), interval.over)
-        result = HOLDS if chance < 1 - CONFIDENCE else FAILS if agreeing <= 0 else OPEN
-        return Verdict(result, effect, "×" if positive else "", interval, (told,))
+        result = HOLDS if chance < ONE_SIDED else FAILS if against < ONE_SIDED else OPEN
+        reasons = (_pairs_in_words(agreeing, chance, against, table.shape), *_too_few(table.shape))
+        return Verdict(result, effect, "×" if positive else "", interval, reasons)
 
     return judge
+
+
+def _pairs_in_words(agreeing, chance, against, shape):
+    pairs = math.comb(shape[0], 2) * shape[1]
+    told = f"{(agreeing + pairs) // 2} of {pairs} pairs of levels are in the order that is claimed"
+    opposite = f"; the opposite order: p = {against:.2g}" if agreeing < 0 else ""
+    return f"{told} (exact one-sided p = {chance:.2g}{opposite})."
+
+
+def _too_few(shape):
+    levels, seeds = shape
+    least = math.factorial(levels) ** -seeds
+    if least < ONE_SIDED:
+        return ()
+    counted = quantity(levels, "level")
+    return (
+        f"No order of {counted} with {quantity(seeds, 'seed')} could be significant: the least p is "
+        f"{least:.2g}, and it must be below {ONE_SIDED:g}.",
+    )
 
 
 def concordance(table: np.ndarray) -> tuple[int, float]:
@@ -317,17 +348,6 @@ def concordance(table: np.ndarray) -> tuple[int, float]:
     return found, float(whole[found + most * seeds :].sum())
 
 
-def last_of(names: Sequence[str]) -> str:
-    """Returns the last name, such as that of the largest ε.
-
-    Raises:
-        Missing: there is none, such as where all runs have failed.
-    """
-    if not names:
-        raise Missing("any level")
-    return names[-1]
-
-
 def exact(*names: str, how: str = "Computed in float64, without sampling noise.") -> Judge:
     """What the runs have checked is true: every value is 1.
 
@@ -355,21 +375,28 @@ def within_bound(name: str, bound: float, unit: str) -> Judge:
     return judge
 
 
-def together(*judges: Judge) -> Judge:
-    """All parts of a claim hold. The effect shown is that of the part that decides, the first of its kind."""
+def together(*judges: Judge, names: Sequence[str] = ()) -> Judge:
+    """All parts of a claim hold. The effect shown is that of the part that decides, the first of its kind.
+
+    A part that was not measured is open, so that it refutes nothing, and all parts together do not hold.
+
+    Args:
+        *judges: of the parts.
+        names: what each part is about, such as "cosine, Square". Defaults to the numbers of the parts.
+    """
 
     def judge(measured):
-        found = [part(measured) for part in judges]
+        found = [_or_open(part, measured) for part in judges]
         if not found:
             return Verdict(OPEN, reasons=("Nothing that the claim is about was measured at this scale.",))
-        for result in (FAILS, OPEN):
-            places = [place for place, part in enumerate(found, 1) if part.result == result]
-            if places:
-                told = f"Of {len(found)} parts of the claim {len(places)} have this verdict"
-                told += f"; shown is part {places[0]}."
-                deciding = found[places[0] - 1]
-                return replace(deciding, reasons=(*deciding.reasons, told))
-        return found[0]
+        result = next(each for each in (FAILS, OPEN, HOLDS) if any(part.result == each for part in found))
+        places = [place for place, part in enumerate(found) if part.result == result]
+        deciding = found[places[0]]
+        if len(found) == 1:
+            return deciding
+        shown = names[places[0]] if names else f"part {places[0] + 1}"
+        told = f"{len(places)} of {len(found)} parts of the claim have this verdict; shown is {shown}."
+        return replace(deciding, reasons=(*deciding.reasons, told))
 
     return judge
 
@@ -386,29 +413,39 @@ def provided(condition: Judge, otherwise: str, judge: Judge) -> Judge:
     def whole(measured):
         seen = condition(measured)
         if seen.result == HOLDS:
-            return judge(measured)
+            found = judge(measured)
+            return replace(found, reasons=(*found.reasons, *seen.reasons))
         shown = "" if seen.effect is None else f" It is {describe(seen)}."
-        return Verdict(OPEN, reasons=(f"{otherwise}{shown}",))
+        return Verdict(OPEN, reasons=(f"{otherwise}{shown}", *seen.reasons))
 
     return whole
 
 
-def seen_at_least(name: str, bound: float) -> Judge:
-    """The mean of the values over the seeds is at least a bound: a phenomenon that claims are about."""
+def seen_at_least(name: str, bound: float, unit: str = "points") -> Judge:
+    """The mean of the values over the seeds is at least a bound: a phenomenon that claims are about.
 
+    Where seeds differ, it is told how many are on the other side.
+    """
+    return _seen(name, bound, unit, 1)
+
+
+def seen_at_most(name: str, bound: float, unit: str = "%") -> Judge:
+    """The mean of the values over the seeds is at most a bound; otherwise as `seen_at_least`."""
+    return _seen(name, bound, unit, -1)
+
+
+def _seen(name, bound, unit, sign):
     def judge(measured):
-        mean = float(measured[name].mean())
-        return Verdict(HOLDS if mean >= bound else FAILS, mean, "points", seeds_interval(measured[name]))
-
-    return judge
-
-
-def seen_at_most(name: str, bound: float) -> Judge:
-    """The mean of the values over the seeds is at most a bound."""
-
-    def judge(measured):
-        mean = float(measured[name].mean())
-        return Verdict(HOLDS if mean <= bound else FAILS, mean, "%", seeds_interval(measured[name]))
+        values = measured[name]
+        mean = float(values.mean())
+        result = HOLDS if sign * mean >= sign * bound else FAILS
+        strays = int((sign * values < sign * bound).sum())
+        reasons = ()
+        if 0 < strays < len(values):
+            side = "below" if sign > 0 else "above"
+            told = f"the {in_words(name)} is {side} {bound:g} {unit}."
+            reasons = (f"With {strays} of {len(values)} seeds {told}",)
+        return Verdict(result, mean, unit, seeds_interval(values), reasons)
 
     return judge
 
@@ -417,10 +454,14 @@ def decide(judge: Judge, measured: Measured) -> Verdict:
     """Returns the verdict; what was not measured at this scale leaves the claim open."""
     if not measured.by_seed:
         return Verdict(OPEN, reasons=("Nothing has been measured yet.",))
+    return _or_open(judge, measured)
+
+
+def _or_open(judge, measured):
     try:
         return judge(measured)
     except Missing as missing:
-        return Verdict(OPEN, reasons=(f"Not measured at this scale: {missing}.",))
+        return Verdict(OPEN, reasons=(str(missing),))
 
 
 def describe(verdict: Verdict) -> str:

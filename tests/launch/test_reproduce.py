@@ -235,12 +235,35 @@ def test_the_page_has_every_claim_with_its_verdict_and_both_numbers(stored):
         found = decide(claim.judge, measured)
         row = next(line for line in text.splitlines() if claim.text in line and f"#{entry.key}" in line)
         assert f"| {shown[found.result]} |" in row and row.endswith("| 3 |")
-    assert "1.57 ± 0.0100 (1.56 ± 0.17)" in text  # clean error of constant ε: ours, published
+    assert (
+        "1.57 ± 0.01 (1.56 ± 0.17)" in text and "| 1,000 |" in text
+    )  # clean error of constant ε: ours, published
     assert all(f"{{ #{each.key} }}" in text for each in ENTRIES)
+    assert "<summary>Seeds 0, 1, 2; number of threads not recorded; " in text  # files of earlier versions
     (figure,) = figures
     assert figure.exists() and f"]({figure.relative_to(page.parent)})" in text
     again = report.write(folder / "ledger", folder / "again" / "results.md")
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in (page, *figures)]
+
+
+def test_the_page_tells_the_threads_of_the_runs():
+    one, both, unknown = ({"threads": each} for each in ([1], [1, 2], []))
+    assert report._threads([one, one]) == "1 thread each"
+    assert report._threads([one, both]) == "1 or 2 threads each"
+    assert report._threads([one, unknown]) == "1 thread each (not recorded of 1 run)"
+    assert report._threads([unknown, {}]) == "number of threads not recorded"
+
+
+def test_means_have_the_decimals_of_their_deviations():
+    spreads = {
+        (2000, 2000): "2,000",
+        (50.0, 52.0): "51.0 ± 1.4",
+        (4.85, 4.95): "4.90 ± 0.07",
+        (1.0, 1.0001): "1.00 ± 7.07e-05",
+        (0.5,): "0.500",
+    }
+    assert {values: report._spread(list(values)) for values in spreads} == spreads
+    assert report._spread([None, 3.0]) == "3" and report._spread([None]) == ""
 
 
 def test_the_page_in_the_documentation_is_that_of_the_stored_results(tmp_path, monkeypatch):
@@ -304,11 +327,28 @@ def test_first_and_last_updates_are_read(tmp_path):
 
 
 def test_seconds_add_up_over_starts(tmp_path):
-    ledger.Seconds(tmp_path).add("a", 2.0)
-    seconds = ledger.Seconds(tmp_path)
-    seconds.add("a", 3.04)
-    seconds.add("b", 0.0)
-    assert seconds.by_run() == {"a": 5.0}
+    ledger.Notes(tmp_path).add_seconds("a", 2.0)
+    notes = ledger.Notes(tmp_path)
+    notes.add_seconds("a", 3.04)
+    notes.add_seconds("b", 0.0)
+    assert notes.seconds() == ledger.Notes(tmp_path).seconds() == {"a": 5.0}
+    (tmp_path / "seconds.json").write_text("{")
+    with pytest.raises(UsageError, match=r"seconds\.json must be what launch\.reproduce has noted"):
+        ledger.Notes(tmp_path)
+
+
+def test_threads_are_those_of_the_start_and_of_every_continuation(tmp_path):
+    new, begun = Run(str(tmp_path / "new"), ()), Run(str(tmp_path / "begun"), ())
+    old, analysis = Run(str(tmp_path / "old"), ()), Run(str(tmp_path / "an"), (), AnalysisDirectory)
+    ledger.Notes(tmp_path).add_threads([new, begun], 1)
+    for made, more in ((begun, {}), (old, {"threads": {"intra_op": 4, "inter_op": 4}}), (analysis, {})):
+        made.files.path.mkdir()
+        made.files.write_config(TrainConfig.of({}), RunOptions(), **more)
+    notes = ledger.Notes(tmp_path)
+    assert [notes.threads(each) for each in (new, begun, old, analysis)] == [[1], [1], [4], []]
+    notes.add_threads([new, begun, old], 2)  # the first one was never begun
+    notes = ledger.Notes(tmp_path)
+    assert [notes.threads(each) for each in (new, begun, old)] == [[2], [1, 2], [2, 4]]
 
 
 OF_MORE_IMAGES = {"Not measured at this scale: hs:largest_deviation_2000."}
@@ -335,7 +375,7 @@ class Pretending:
         failed = bool(self.bad) and self.bad in made.name
         if not failed:
             settings = (TrainConfig.of({}), RunOptions())
-            made.files.path.mkdir(parents=True)
+            made.files.path.mkdir(parents=True, exist_ok=True)
             made.files.write_config(*settings)
             made.files.results.write_text(json.dumps(self.results(len(self.started))))
             (made.files.path / "metrics.jsonl").write_text('{"epoch": 1, "val_robust_accuracy": 0.25}\n')
@@ -349,11 +389,11 @@ class Pretending:
         return {"results": {"last": errors}, "robust_overfitting": {}} | evaluation
 
 
-def carried_out(monkeypatch, executor):
+def carried_out(monkeypatch, executor, *more):
     monkeypatch.setattr(command.WorkOptions, "executor", lambda work: executor)
     values = flags.FlagValues()
     define_flags(command.ReproduceOptions, command.WorkOptions, flag_values=values)
-    parse_flags(["--only=table1-mnist", "--seeds=2", "--out_dir=out", "--ledger=ledger"], values)
+    parse_flags(["--only=table1-mnist", "--seeds=2", "--out_dir=out", "--ledger=ledger", *more], values)
     monkeypatch.setattr(command.flags, "FLAGS", values)
     command.main([])
 
@@ -377,14 +417,107 @@ def test_results_are_written_when_all_runs_of_an_entry_have_ended(tmp_path, monk
     attacked = [word for word in words if word.startswith("--model=")]
     assert attacked and all(f"--export_dir={word[8:].rpartition('/')[0]}" in words for word in attacked)
     again = Pretending()
-    carried_out(monkeypatch, again)  # only what has failed
+    carried_out(monkeypatch, again, "--threads=2")  # only what has failed
     assert again.started == lost
+    said = capsys.readouterr().out
+    assert "11 finished runs had 1, the others get 2" in said
     stored = ledger.read(tmp_path / "ledger", "mini", entry)
     assert all(run["finished"] for record in stored.seeds.values() for run in record["runs"])
-    assert all(claim.text in capsys.readouterr().out for claim in entry.claims[:1])
+    assert all(claim.text in said for claim in entry.claims)
+    threads = {run["name"]: run["threads"] for each in stored.seeds.values() for run in each["runs"]}
+    assert {name: found for name, found in threads.items() if found != [1]} == {lost[0]: [2]}
     last = Pretending()
     carried_out(monkeypatch, last)
     assert last.started == []
+
+
+def test_a_damaged_file_of_one_run_stops_no_other(tmp_path, monkeypatch, capsys):
+    """Seed 1 has a table of errors that ends in its middle; seed 0 and all other runs know nothing of it."""
+    monkeypatch.chdir(tmp_path)
+    (entry,) = choose("liu2020", ("table1-mnist",))
+    torn = "mnist-lenet_w8-linear-at-pgd-seed1"
+
+    class Tearing(Pretending):
+        def start(self, made, command):
+            attempt = super().start(made, command)
+            if made.name.startswith(torn):
+                made.files.results.write_text(made.files.results.read_text()[:40])
+            return attempt
+
+    first = Tearing()
+    with pytest.raises(SystemExit, match="1"):
+        carried_out(monkeypatch, first)
+    said = capsys.readouterr().out
+    (path,) = Path("out/runs").glob(f"{torn}*/evaluation.json")
+    assert len(first.started) == 12 and "1 pair of an entry and a seed could not be measured" in said
+    assert f"{path} must be what the run {path.parent.name} has written. Received: " in said
+    assert "Remove this file, and the same command writes it anew." in said
+    assert list(ledger.read(tmp_path / "ledger", "mini", entry).seeds) == [0]
+    path.unlink()
+    again = Pretending()
+    carried_out(monkeypatch, again)
+    assert again.started == [path.parent.name]
+    assert list(ledger.read(tmp_path / "ledger", "mini", entry).seeds) == [0, 1]
+
+
+DAMAGED = {
+    "evaluation.json": "Remove this file, and the same command writes it anew.",
+    "metrics.jsonl": "Remove a/run and a/exports, and the same command repeats the run.",
+    "dynamics.npz": "Remove a/run and a/exports, and the same command repeats the run.",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named_with_its_run_and_the_remedy(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    made = Run("a/run", ("--export_dir=a/exports",))
+    write_run(Path(made.path), scale=2.0)
+    made.files.write_config(TrainConfig.of({}), RunOptions())
+    for file, text in (("evaluation.json", "{}"), ("metrics.jsonl", "torn\n{}\n")):
+        Path(made.path, file).write_text(text)  # JSON without results is damage, too
+    path = Path(made.path, "dynamics.npz")
+    path.write_bytes(path.read_bytes()[:200])
+    reading = {
+        "evaluation.json": lambda: readings.trained(Record(), "row", made),
+        "metrics.jsonl": lambda: readings.epochs(made),
+        "dynamics.npz": lambda: readings.updates(made),
+    }
+    with pytest.raises(UsageError) as found:
+        reading[name]()
+    assert str(found.value).startswith(f"a/run/{name} must be what the run run has written. Received: ")
+    assert str(found.value).endswith(DAMAGED[name])
+
+
+def test_a_damaged_ledger_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("ledger/mini/liu2020-table1-mnist.json")
+    path.parent.mkdir(parents=True)
+    path.write_text('{"format": 1, "seeds": {"0": {"values": {}}}}')
+    idle = Pretending()
+    with pytest.raises(UsageError, match=r"table1-mnist\.json must be results.*no curves, runs, versions"):
+        carried_out(monkeypatch, idle)
+    assert idle.started == []
+
+
+@pytest.mark.parametrize(
+    ("given", "ledger_and_page"),
+    [
+        ({}, ("docs/results/ledger", "docs/results.md")),
+        ({"scale": "mini", "out_dir": "x"}, ("docs/results/ledger", "docs/results.md")),
+        ({"scale": "smoke"}, ("runs/reproduce-smoke/ledger", "runs/reproduce-smoke/results.md")),
+        ({"scale": "smoke", "out_dir": "x"}, ("x/ledger", "x/results.md")),
+        ({"scale": "smoke", "ledger": "l", "page": "p.md"}, ("l", "p.md")),
+    ],
+)
+def test_what_says_nothing_stays_beside_its_runs(given, ledger_and_page):
+    options = command.ReproduceOptions.of(given)
+    assert options.places() == tuple(map(Path, ledger_and_page))
+    told = options.to_report().split()
+    values = flags.FlagValues()
+    define_flags(command.ReproduceOptions, flag_values=values)
+    parse_flags(told[3:], values)
+    repeated = command.ReproduceOptions.of(given_flags(values, command.ReproduceOptions))
+    assert repeated.report and repeated.places() == options.places()
 
 
 @pytest.mark.slow
@@ -408,6 +541,128 @@ def test_the_whole_ledger_runs_at_the_smallest_scale_and_repeats_nothing(tmp_pat
     assert {path: path.read_bytes() for path in before} == before
     code, out, error = run("launch.reproduce", tmp_path, "--report", *chosen)
     assert code == 0 and (tmp_path / "page.md").exists(), error
+
+
+def level_runs(folder, entry, errors):
+    """Finished trainings of an entry's rows with these PGD errors; None is a run that has failed."""
+    runs = {}
+    for number, (row, error) in enumerate(errors.items()):
+        path = folder / f"{entry.name}-{number}"
+        runs[row] = Run(str(path), ())
+        if error is not None:
+            write_run(path, scale=1.0 + number, losses=(9.0 - number, 1.0))
+            runs[row].files.write_config(TrainConfig.of({}), RunOptions())
+            found = {"clean_error": 1.0, "pgd_error": error, "examples": 500}
+            runs[row].files.results.write_text(json.dumps({"results": {"last": found}}))
+    return runs
+
+
+LEVELS = ("0", "0.1", "0.2", "0.3")
+RANGE = "The loss runs through a smaller range during training, the larger ε is."
+
+
+@pytest.mark.parametrize(
+    ("errors", "result", "reason"),
+    [
+        ((10.0, 20.0, 30.0, 40.0), HOLDS, "6 of 6 pairs"),
+        (
+            (10.0, 20.0, None, 40.0),
+            OPEN,
+            "There is no range of the loss of constant, ε = 0.2: its run has failed",
+        ),
+        ((10.0, 20.0, 30.0, 90.0), HOLDS, "Trained to a constant classifier: ε = 0.3."),
+    ],
+)
+def test_a_level_that_has_failed_or_is_stuck_is_told(tmp_path, errors, result, reason):
+    (entry,) = choose("liu2020", ("figure11-mnist",))
+    record = Record()
+    rows = {f"constant, ε = {eps}": error for eps, error in zip(LEVELS, errors, strict=True)}
+    entry.measure(level_runs(tmp_path, entry, rows), record)
+    (claim,) = entry.claims
+    found = decide(claim.judge, Measured({0: record.values}))
+    assert claim.text == RANGE and found.result == result
+    assert any(each.startswith(reason) for each in found.reasons), found.reasons
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        ((10.0, 20.0, 30.0, 40.0), "12 of 12 pairs"),
+        ((10.0, 20.0, 90.0, 40.0), "Training has not left the constant classifier, so that it has no end"),
+        ((10.0, None, 30.0, 40.0), "There is no PGD error of ε = 0.1 with seed 1: its run has failed"),
+    ],
+)
+def test_ends_are_compared_only_where_every_level_and_seed_has_trained(second, reason):
+    """One seed in the middle of the levels decides: the last level alone, or the mean, would not see it."""
+    (entry,) = choose("liu2020", ("figure9",))
+    claim = next(each for each in entry.claims if each.text == "The largest eigenvalue grows with ε.")
+    by_seed = {}
+    for seed, errors in enumerate([(10.0, 20.0, 30.0, 40.0), second]):
+        by_seed[seed] = {f"ε = {eps}:pgd_error": error for eps, error in zip(LEVELS, errors, strict=True)}
+        by_seed[seed] |= {f"ε = {eps}:lambda_1": 2.0**n for n, eps in enumerate(LEVELS)}
+    found = decide(claim.judge, Measured(by_seed))
+    assert found.reasons[0].startswith(reason), found.reasons
+    assert found.result == (HOLDS if "pairs" in reason else OPEN)
+    if "left" in reason:
+        assert found.reasons[0].endswith(" ε = 0.2 (1 of 2 seeds).")
+
+
+def test_the_smallest_widths_are_those_of_the_plan_not_of_the_runs_that_ended():
+    (entry,) = choose("liu2020", ("figure14",))
+    claim = next(each for each in entry.claims if "two smallest widths" in each.text)
+    errors = {8: (20.0, 15.0, 15.0), 4: (90.0, 30.0, 30.0), 2: (90.0, 40.0, 40.0)}
+    values = {
+        f"w = {width}, {schedule}:pgd_error": error
+        for width, found in errors.items()
+        for schedule, error in zip(("constant", "cosine", "linear"), found, strict=True)
+    }
+    assert decide(claim.judge, Measured({0: values})).result == HOLDS
+    failed = values | {"w = 2, constant:pgd_error": None}
+    found = decide(claim.judge, Measured({0: failed}))
+    assert found.result == OPEN and "PGD error of w = 2, constant" in found.reasons[0]
+
+
+def test_the_best_of_several_rates_needs_all_of_them(tmp_path):
+    (entry,) = choose("liu2020", ("figure13",))
+    rows = {f"learning rate warmed up to {rate}": 50.0 for rate in ("2e-4", "5e-4")}
+    for missing, result in (({}, HOLDS), ({"learning rate warmed up to 2e-3": None}, OPEN)):
+        record = Record()
+        runs = level_runs(tmp_path / result, entry, rows | missing | {"cosine": 10.0, "linear": 11.0})
+        entry.measure(runs, record)
+        assert decide(entry.claims[0].judge, Measured({0: record.values})).result == result
+
+
+def speeds(tmp_path, **by_row):
+    """What the entry about cost makes of epochs with these images per second."""
+    (entry,) = choose("li2023", ("cost",))
+    runs = {}
+    for row, found in by_row.items():
+        path = tmp_path / row
+        write_run(path)
+        runs[row] = Run(str(path), ())
+        runs[row].files.write_config(TrainConfig.of({}), RunOptions())
+        runs[row].files.results.write_text("{}")
+        lines = [json.dumps({"epoch": n, "images_per_second": each}) for n, each in enumerate(found)]
+        runs[row].files.metrics.write_text("\n".join(lines) + "\n")
+    record = Record()
+    entry.measure(runs, record)
+    return entry, record.values
+
+
+def test_the_cost_of_a_step_is_judged_only_where_the_speed_was_steady(tmp_path):
+    steady = {"FGSM-N AT": [100.0, 101.0, 102.0], "FGSM-N AT + AdvLC": [90.0, 91.0, 92.0]}
+    entry, values = speeds(tmp_path / "a", **steady)
+    assert values["FGSM-N AT + AdvLC:step_ratio"] == pytest.approx(101.8 / 91.8, rel=1e-5)
+    assert values["FGSM-N AT + AdvLC:step_ratio_high"] == pytest.approx(101.8 / 90.2, rel=1e-5)
+    claim = entry.claims[0]
+    one = decide(claim.judge, Measured({0: values}))
+    assert one.result == OPEN and "One run of each is too few." in one.reasons
+    two = decide(claim.judge, Measured({0: values, 1: values}))
+    assert two.result == HOLDS and "not timed in turn" in two.reasons[0]
+    disturbed = steady | {"FGSM-N AT + AdvLC": [30.0, 60.0, 92.0]}
+    _, slow = speeds(tmp_path / "b", **disturbed)
+    found = decide(claim.judge, Measured({0: values, 1: slow}))
+    assert found.result == OPEN and found.reasons[-1] == "The range contains 1.2."
 
 
 def test_runs_that_have_all_failed_leave_every_claim_open():

@@ -154,11 +154,27 @@ def test_values_that_rise_with_the_level():
     assert decide(rises(("d", "c", "b", "a")), up).result == FAILS
     down = decide(rises(("d", "c", "b", "a"), falls=True), up)
     assert down.result == HOLDS and down.effect == pytest.approx(8)
-    # Three levels of one seed have six orders only, so that nothing is certain.
-    assert decide(rises(("a", "b", "c")), up).result == OPEN
+    # Three levels of one seed have six orders only, so that nothing is certain, in either direction.
+    for names in (("a", "b", "c"), ("c", "b", "a")):
+        few = decide(rises(names), up)
+        assert few.result == OPEN and few.reasons[-1] == (
+            "No order of 3 levels with 1 seed could be significant: the least p is 0.17, and it must be "
+            "below 0.05."
+        )
     several = measured(a=[1.0, 1.0], b=[2.0, 2.0], c=[4.0, 3.0])
     assert decide(rises(("a", "b", "c")), several).result == HOLDS
     assert decide(rises(("a",)), up).result == OPEN  # one level is no trend
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+def test_a_trend_of_one_seed_is_decided_by_the_two_extreme_orders_alone(order):
+    """Of 24 orders of four levels one has p = 1/24 < 5 %; the next ones have 4/24. So it is downwards."""
+    values = measured(**{name: [float(rank + 1)] for name, rank in zip("abcd", order, strict=True)})
+    found = decide(rises(("a", "b", "c", "d")), values)
+    up = stats.kendalltau(range(4), order, alternative="greater", method="exact").pvalue
+    down = stats.kendalltau(range(4), order, alternative="less", method="exact").pvalue
+    assert found.result == (HOLDS if up < 0.05 else FAILS if down < 0.05 else OPEN)
+    assert (found.result == OPEN) == (list(order) not in ([0, 1, 2, 3], [3, 2, 1, 0]))
 
 
 def test_bounds_and_exact_claims():
@@ -206,10 +222,33 @@ def test_a_precondition_leaves_the_claim_open():
 
 def test_all_parts_of_a_claim_must_hold():
     values = measured(a=[1.0, 1.1], b=[2.0, 2.1], c=[3.0, 3.1])
-    assert decide(together(lower("a", "b"), lower("b", "c")), values).result == HOLDS
+    both = decide(together(lower("a", "b"), lower("b", "c"), names=("first", "second")), values)
+    assert both.result == HOLDS
+    assert both.reasons == ("2 of 2 parts of the claim have this verdict; shown is first.",)
+    assert decide(together(lower("a", "b")), values).reasons == ()
     found = decide(together(lower("a", "b"), lower("c", "b"), lower("b", "c")), values)
     assert found.result == FAILS and found.reasons == (
-        "Of 3 parts of the claim 1 have this verdict; shown is part 2.",
+        "1 of 3 parts of the claim have this verdict; shown is part 2.",
+    )
+
+
+def test_a_part_that_is_missing_refutes_nothing_and_hides_no_refutation():
+    values = measured(a=[1.0, 1.1], b=[2.0, 2.1], lost=[None, 1.0])
+    missing = decide(together(lower("a", "b"), lower("a", "lost")), values)
+    assert missing.result == OPEN
+    assert missing.reasons[0] == (
+        "There is no lost with seed 0: its run has failed, or the value is not finite."
+    )
+    assert decide(together(lower("a", "lost"), lower("b", "a")), values).result == FAILS
+
+
+def test_a_phenomenon_that_some_seeds_lack_is_told():
+    trains = provided(seen_at_most("row:error", 80.0), "It does not train.", lower("a", "b"))
+    values = Measured({n: {"row:error": e, "a": 1.0, "b": 2.0 + n} for n, e in enumerate((10.0, 10.0, 90.0))})
+    found = decide(trains, values)
+    assert found.reasons[-1] == "With 1 of 3 seeds the error of row is above 80 %."
+    assert decide(seen_at_least("row:error", 80.0), values).reasons == (
+        "With 2 of 3 seeds the error of row is below 80 points.",
     )
 
 

@@ -1,0 +1,85 @@
+"""What the values of the entries are called, with their units: the headings of the tables of the report."""
+
+COLUMNS = {
+    "all_true": "all true",
+    "effectiveness_is_steadier": "effectiveness is steadier",
+    "mean_over_rates": "mean PGD error over learning rates (%)",
+    "best": "lowest PGD error (%)",
+    "worst": "highest PGD error (%)",
+    "dead_units": "dead units (%)",
+    "curve_barrier": "barrier on the curve (nats)",
+    "line_barrier": "barrier on the line (nats)",
+    "curve_largest": "largest loss on the curve (nats)",
+    "error_largest": "largest test error on the curve (%)",
+    "accuracy_50": "robust accuracy, 50 steps (%)",
+    "accuracy_most": "robust accuracy, most steps (%)",
+    "accuracy_lost": "accuracy lost beyond 50 steps (points)",
+    "av_rise": "rise of AV beyond 50 steps (%)",
+    "drop_difference": "drop of FGSM less that of PGD-10",
+    "train_effectiveness": "effectiveness while training",
+    "clean_error": "clean error (%)",
+    "pgd_error": "PGD error (%)",
+    "pgd": "PGD (%)",
+    "pgd100": "PGD-100 (%)",
+    "apgd_ce": "APGD-CE (%)",
+    "apgd_dlr": "APGD-DLR (%)",
+    "square": "Square (%)",
+    "autoattack": "AutoAttack (%)",
+    "evaluated_clean_error": "clean, attacked images (%)",
+    "examples": "test images",
+    "images": "attacked images",
+    "attacked_images": "attacked images",
+    "gap": "best − end against PGD (points)",
+    "clean_best": "clean accuracy, best (%)",
+    "clean_end": "clean accuracy, end (%)",
+    "robust_best": "robust accuracy, best (%)",
+    "robust_end": "robust accuracy, end (%)",
+    "robust_gap": "best − end (points)",
+    "ig": "IG",
+    "hs": "HS",
+    "ig_train": "IG, training",
+    "ig_test": "IG, test",
+    "hs_train": "HS, training",
+    "hs_test": "HS, test",
+    "av_train": "AV, training",
+    "av_test": "AV, test",
+    "av_gap": "AV, test − training",
+    "adv_gap": "adversarial loss, test − training",
+    "effectiveness_train": "effectiveness, training",
+    "effectiveness_test": "effectiveness, test",
+    "gradient_norm_first": "first gradient norms",
+    "gradient_norm_last": "last gradient norms",
+    "distance_first": "first distance from the start",
+    "distance_last": "last distance from the start",
+    "lambda_1": "λ₁",
+    "lambda_last": "last λ",
+    "lambda_1_normalised": "λ₁, normalised",
+    "random_loss_ratio": "largest loss at random θ divided by the smallest",
+    "loss_first": "loss of the first epoch (nats)",
+    "loss_last": "loss of the last epoch (nats)",
+    "loss_range": "range of the loss (nats)",
+    "loss_rise": "rise of the loss around the weights (nats)",
+    "random_loss": "loss at random θ",
+    "robust_apgd": "robust accuracy, APGD-CE (%)",
+    "images_per_second": "images per second",
+    "step_ratio": "step relative to the baseline (×)",
+    "step_of_advlc": "step of AdvLC relative to this one (×)",
+    "rho": "Spearman's ρ",
+    "rho_ig": "ρ with IG",
+    "rho_hs": "ρ with HS",
+    "fgsm": "effectiveness of FGSM",
+    "pgd10": "effectiveness of PGD-10",
+}
+YES_OR_NO = ("all_true", "effectiveness_is_steadier")  # values that are 1 or 0
+
+
+def heading(column: str) -> str:
+    """Returns the heading of a column of a table."""
+    return COLUMNS.get(column, column.replace("_", " "))
+
+
+def in_words(name: str) -> str:
+    """Returns the name of a value as a reader says it, such as ``PGD error of constant, ε = 0.3``."""
+    row, _, column = name.rpartition(":")
+    called = heading(column).partition(" (")[0]
+    return f"{called} of {row}" if row else called
