@@ -204,6 +204,8 @@ MAIN = [
     (["--out_dir=" + LONG], r"out_dir must be .*x+"),
     (["--out_dir=training"], "--overwrite to replace it or --resume"),
     (["--out_dir=training", "--resume", "--epochs=7"], "epochs=6. Received: epochs=7"),
+    (["--out_dir=training", "--resume", "--periods=0.5"], "periods=3,5. Received: periods=3."),
+    (["--out_dir=partial", "--resume"], "TrainConfig needs every setting"),
     (["--out_dir=damaged", "--resume"], "damaged/config.json must be"),
     (["--out_dir=a_list", "--resume"], "a_list/config.json must be"),
     (["--out_dir=evaluation"], "evaluation"),
@@ -420,6 +422,7 @@ def prepared(folder):
     for name, (settings, options) in runs.items():
         record = {"config": settings.to_json(), "options": options.to_json(), "versions": {"advtf": "0.1.0"}}
         write(f"{name}/config.json", json.dumps({"kind": name, **record}))
+    write("partial/config.json", json.dumps({"versions": {"advtf": "0.1.0"}, "config": {}, "options": {}}))
     write("damaged/config.json", "{")
     write("a_list/config.json", "[]")
     write("binary.flags", b"\xff\xfe--eps=0.1")
