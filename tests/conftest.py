@@ -13,8 +13,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     runtime.import_tensorflow()
 
-# Graphs are many small objects that live long. Looking for cycles among them as often as Python does by itself
-# takes a twentieth of the time.
+# Graphs are many small objects that live long. To look for cycles among them as often as Python does by
+# itself takes a twentieth of the time.
 gc.set_threshold(10_000, 10, 10)
 
 # A shell that starts the tests in the background lets them, and all that they start, ignore Ctrl-C.
