@@ -28,20 +28,6 @@ def crop_and_flip(x: tf.Tensor, top: tf.Tensor, left: tf.Tensor, flip: tf.Tensor
     return tf.ensure_shape(windows, x.shape)
 
 
-def augment_batch(x: tf.Tensor, seed: tf.Tensor, padding: int = 4) -> tf.Tensor:
-    """Crops and flips each image at random, after zero padding; a pure function of `seed`.
-
-    Args:
-        x: images (B, H, W, C), uint8 or float.
-        seed: two integers, of shape (2,).
-        padding: the number of zero pixels on each side before the crop back to (H, W).
-
-    Returns:
-        Images of the same shape and type.
-    """
-    return crop_and_flip(x, *draw_windows(tf.shape(x)[0], seed, padding), padding)
-
-
 def draw_windows(
     batch: int | tf.Tensor, seed: tf.Tensor, padding: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

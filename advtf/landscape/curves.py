@@ -105,18 +105,6 @@ class Curve:
             total += coefficient * point.astype(np.float64)
         return total.astype(self.points.dtype)
 
-    def control_gradient(self, t: float, gradient: np.ndarray) -> np.ndarray:
-        """Returns the gradients of the control points by the chain rule, ∂L(B(t))/∂θ_i = c_i(t) ∇L(B(t)).
-
-        Args:
-            t: in [0, 1].
-            gradient: ∇L at B(t), (P,).
-
-        Returns:
-            (n + 1, P), one row per control point.
-        """
-        return np.multiply.outer(self.coefficients(t), np.asarray(gradient))
-
     def length(self) -> float:
         """Returns the l2 length ∫₀¹ ‖B'(t)‖₂ dt.
 

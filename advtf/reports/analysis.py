@@ -46,7 +46,7 @@ def chapter(run: AnalysisDirectory, pictures: Pictures) -> Chapter:
 
 
 def _images(run):
-    record = read_record(run.results, "the analysis.json of an analysis")
+    record = run.read_results()
     used = {record.get("split"): record.get("images"), "test": record.get("test_images")}
     used = {name: part for name, part in used.items() if part}
     return parts.images_table(used) if used else None

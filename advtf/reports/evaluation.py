@@ -8,7 +8,7 @@ from advtf.evaluation.attacks import NAMES
 from advtf.evaluation.report import EvaluationDirectory
 from advtf.evaluation.settings import AttackSettings
 from advtf.figures import evaluation as figures
-from advtf.figures.results import read_arrays, read_record
+from advtf.figures.results import read_arrays
 from advtf.reports import parts
 from advtf.reports.chapter import Chapter, Row
 from advtf.reports.html import Html, element, fold, join, notice, number, table
@@ -40,22 +40,13 @@ def chapter(run: EvaluationDirectory, pictures: Pictures) -> Chapter:
     return told
 
 
-def results(run: EvaluationDirectory) -> dict[str, Any]:
-    """Returns the content of evaluation.json.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    return read_record(run.results, "an evaluation.json of advtf.evaluate")
-
-
 def labels(record: Mapping[str, Any]) -> dict[str, str]:
     """Returns the labels of the attacks by their names; that of an attack of one's own is its name."""
     return {name: NAMES[name].label if name in NAMES else name for name in record["attacks"]}
 
 
 def _found(told, run, pictures):
-    record = results(run)
+    record = run.read_results()
     clean, worst = record["clean"]["error"], record["worst_case"]["error"]
     where = parts.ball(record["norm"], record["epsilon"])
     dataset = record.get("dataset")

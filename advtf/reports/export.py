@@ -66,7 +66,7 @@ def _evaluations(told: Chapter, folder: Path, evaluations) -> list[dict]:
     digest = weights_digest(folder) if evaluations else None
     for run in evaluations:
         if run.state() == "finished" and run.read_config().get("weights") == digest:
-            told.attempt(lambda run=run: found.append(evaluation.results(run)), run.results)
+            told.attempt(lambda run=run: found.append(run.read_results()), run.results)
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from advtf.errors import UsageError, quantity
 from advtf.figures import training as figures
-from advtf.figures.results import read_arrays, read_record
+from advtf.figures.results import read_arrays
 from advtf.reports import parts
 from advtf.reports.chapter import Chapter, Row
 from advtf.reports.html import Html, element, fold, join, notice, number, table
@@ -59,7 +59,7 @@ def results_of(told: Chapter, run: TrainingDirectory) -> dict | None:
     kept = {}
 
     def read():
-        kept.update(read_record(run.results, "the evaluation.json of a training"))
+        kept.update(run.read_results())
 
     damage = told.attempt(read, run.results)
     if damage:

@@ -119,7 +119,7 @@ class RunDirectory:
             run = cls(Path(out_dir or default))
             run._require_allowed(resume, overwrite)
         if resume and run.state() == "finished":  # its results may be read from anywhere
-            run._require_results()
+            run.read_results()
         else:
             require_writable(run.path, "--out_dir")
         return run
@@ -286,18 +286,24 @@ class RunDirectory:
             )
         return record
 
-    def _require_results(self) -> None:
+    def read_results(self) -> dict:
+        """Returns the final numbers of a run that is finished.
+
+        Raises:
+            UsageError: they cannot be read, or lack the entry that every such run writes.
+        """
         try:
             record = json.loads(self.results.read_text(encoding="utf-8"))
             whole = isinstance(record, dict) and isinstance(record.get(self.own_result), dict | list)
             reason = None if whole else f"JSON without an entry {self.own_result!r}"
         except (OSError, ValueError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            reason = getattr(error, "strerror", None) or f"damaged JSON ({error})"
         if reason is not None:
             raise UsageError(
                 f"{self.results} must be the results that the run has written. Received: {reason}. Restore "
-                "it from a copy, or remove it and run the same command again, which writes it anew."
+                "it from a copy, or remove it and continue the run with --resume, which writes it anew."
             )
+        return record
 
     def stored(self, settings: type[SettingsType], entry: str) -> SettingsType:
         """Returns the settings that config.json holds under `entry`.

@@ -13,6 +13,7 @@ import numpy as np
 
 from advtf.attacks import degraded
 from advtf.attacks.pgd import pgd
+from advtf.classifiers.classifier import Classifier
 from advtf.data.batches import steps_per_epoch_of, training_batches
 from advtf.data.sets import Split
 from advtf.errors import UsageError
@@ -21,6 +22,7 @@ from advtf.landscape.inputs import REFERENCE_STEP
 from advtf.studies.context import StudyContext
 from advtf.studies.strength import HEADER, Strength, kept, line
 from advtf.training.optimizers import build_optimizer
+from advtf.training.settings import TrainConfig
 from advtf.training.trainer import AdversarialTrainer
 
 STEPS = 20  # of the PGD whose perturbations are degraded
@@ -37,12 +39,8 @@ def run(context: StudyContext) -> list[Path]:
             derivatives; or a folder with the state of another study.
     """
     classifier, settings = context.classifiers[0], context.settings
-    if classifier.model is None or "optimizer" not in classifier.config:
-        raise UsageError(
-            f"study=degraded trains a classifier that advtf has trained and exported. Received: "
-            f"{classifier.name}, which does not tell its training."
-        )
-    strength, training = Strength(context), _Training(context)
+    training = _Training(context, training_of(classifier))
+    strength = Strength(context)
     cache = context.cache(classifier.parameters.value(), context.x, context.y)
     records = {"before": kept(cache, "before", strength)}
     context.say(f"{HEADER}{'train':>10}")
@@ -58,6 +56,24 @@ def run(context: StudyContext) -> list[Path]:
     about = context.about.only("train", "test").replaced(attack=None).to_json()
     results = context.write_json("degraded", {"about": about, "records": records})
     return [results, degraded_training(results, context.folder / "degraded.png")]
+
+
+def training_of(classifier: Classifier) -> TrainConfig:
+    """Returns the settings that a classifier was trained with, also by an earlier version.
+
+    Raises:
+        UsageError: it does not tell them, or has no model to train.
+    """
+    reason = "."
+    if classifier.model is not None and classifier.config:
+        try:  # the ramp of an objective's strength, which an earlier version made otherwise, plays no part
+            return TrainConfig.from_json({**classifier.config, "strength_ramp": False})
+        except UsageError as error:
+            reason = f" as this version needs it: {error}"
+    raise UsageError(
+        "study=degraded trains a classifier that advtf has trained and exported. Received: "
+        f"{classifier.name}, which does not tell its training{reason}"
+    )
 
 
 def _variant(training, strength, kind, value):
@@ -79,10 +95,10 @@ def _variant(training, strength, kind, value):
 class _Training:
     """Some epochs of the classifier's own training, with another attack each time."""
 
-    def __init__(self, context: StudyContext):
-        self.context, self.config = context, context.classifiers[0].config
+    def __init__(self, context: StudyContext, config: TrainConfig):
+        self.context, self.config = context, config
         self.split = Split(context.x, context.y)
-        self.batch_size = min(self.config["batch_size"], len(self.split))
+        self.batch_size = min(config.batch_size, len(self.split))
         self.steps = steps_per_epoch_of(self.split, self.batch_size)
 
     def run(self, attack):
@@ -102,14 +118,18 @@ class _Training:
                     seed=settings.seed,
                     start_step=start,
                     total_steps=end,
-                    augment=self.config["augment"],
+                    augment=self.config.augment,
                 )
                 trainer.fit(batches, steps_per_epoch=end - start, shuffle=False, verbose=0)
             yield
 
     def _optimizer(self):
-        names = ("momentum", "nesterov", "weight_decay")
-        chosen = {name: self.config[name] for name in names}
-        chosen["decoupled"] = self.config["decoupled_weight_decay"]
-        rate = self.context.settings.degraded_lr or self.config["lr"] / LATE
-        return build_optimizer(self.config["optimizer"], rate, **chosen)
+        config = self.config
+        return build_optimizer(
+            config.optimizer,
+            self.context.settings.degraded_lr or config.lr / LATE,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            decoupled=config.decoupled_weight_decay,
+        )

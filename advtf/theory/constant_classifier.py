@@ -59,21 +59,6 @@ def radius(weights: np.ndarray, x: np.ndarray, y: np.ndarray, norm: str) -> floa
     return float(_ratio(np.abs(np.sum(pulls * x)), get_norm(norm).dual(pulls).sum()))
 
 
-def example_radii(weights: np.ndarray, x: np.ndarray, y: np.ndarray, norm: str) -> np.ndarray:
-    """Returns the smallest ε with W in T_ε of each example's own loss, as the paper defines T_ε, (N,)."""
-    weights, x, y = checked(weights, x, y)
-    pulls = _pulls(weights)[y]
-    return _ratio(np.abs(np.sum(pulls * x, axis=1)), get_norm(norm).dual(pulls))
-
-
-def example_thresholds(x: np.ndarray, norm: str) -> np.ndarray:
-    """Returns ε̄ of each example's own loss, ‖x‖_p, (N,).
-
-    A budget of this size holds x' = 0, whose loss is log K at every W.
-    """
-    return get_norm(norm).size(np.asarray(x, np.float64))
-
-
 def threshold(x: np.ndarray, y: np.ndarray, num_classes: int, norm: str) -> Interval:
     """Returns ε̄ of the mean loss over a data set, min over c of max_k ‖s_k − c‖_p / n_k.
 

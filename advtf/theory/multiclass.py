@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from advtf.errors import UsageError
-from advtf.theory.norms import Norm, checked_budget, full_step_ascent, get_norm
+from advtf.theory.norms import Norm, checked_budget, full_step_ascent
 
 ASCENT_STEPS = 5  # from each start; on digits, further steps change the mean loss by less than 1e-4
 
@@ -168,19 +168,6 @@ def membership(
         bool (E, S, N). A W that is True for all N examples is in the V_ε of the data set.
     """
     return np.array([[margins(w, x, y, epsilon, norm) >= 0 for w in weights] for epsilon in epsilons])
-
-
-def version_space_radii(weights: np.ndarray, x: np.ndarray, y: np.ndarray, norm: str) -> np.ndarray:
-    """Returns the largest ε with W in V_ε of each example, (N,).
-
-    This is min over j ≠ y of (w_y − w_j)ᵀx / ‖w_y − w_j‖_q. It is negative for an example that is wrong
-    without perturbation, and infinite if all columns of W are equal.
-    """
-    weights, x, y = checked(weights, x, y)
-    distances = distances_between_classes(weights, get_norm(norm))[y]
-    logits = x @ weights
-    apart = logits[np.arange(len(y)), y][:, np.newaxis] - logits
-    return np.divide(apart, distances, out=np.full_like(apart, np.inf), where=distances > 0).min(axis=1)
 
 
 def is_nested(members: np.ndarray) -> bool:

@@ -30,7 +30,7 @@ from advtf.processes import (
 )
 from advtf.runtime import available_cores
 from advtf.storage.run_directory import LOCK
-from advtf.training.cluster import VARIABLE, Cluster
+from advtf.training.cluster import Cluster
 from advtf.training.directory import TrainingDirectory
 from launch.cluster.attempts import (
     GRACE_SECONDS,
@@ -154,8 +154,8 @@ class _Board:
         self._news, self._signals = [], []
 
     def begin(self, attempt: str, worker: int) -> tuple[int, list[int]]:
-        """Takes in a worker of an attempt, of which every one has a name; returns the attempt's number,
-        counted from 0, and the signals so far."""
+        """Takes in a worker of an attempt, of which every one has a name of its own; returns the attempt's
+        number, counted from 0, and the signals so far."""
         if attempt not in self._attempts:
             self._attempts.append(attempt)
             self._codes, self._working = {}, set()
@@ -213,7 +213,9 @@ def _work(work: Mapping[str, Any]) -> None:
     """
     import ray
 
-    cluster, name = Cluster.of_process(), os.environ[VARIABLE].partition('"task"')[0]
+    cluster = Cluster.of_process()
+    # Ray Train places the workers of every attempt anew; addresses and ports may come again.
+    name = ray.get_runtime_context().get_placement_group_id()
     board, order = work["board"], work["order"]
     run = TrainingDirectory(work["folder"] / order.out_dir)
     attempt, signals = ray.get(board.begin.remote(name, cluster.index))

@@ -193,7 +193,7 @@ def _figure2_runs(lab):
 
 
 def _figure2(runs, record):
-    record.expect([name for name in runs if not name.endswith(", landscape")], "adv_gap")
+    record.expect([name for name in runs if not name.endswith(", landscape")], "gap", "adv_gap")
     for name, run in runs.items():
         if name.endswith(", landscape"):
             continue
@@ -416,7 +416,7 @@ def _robust(lab):
 
 def _table1(runs, record, title):
     rows = [f"{title}{row}" for row in runs if f"{row}, best" in runs]
-    record.expect(rows, "clean_best", "clean_end", "robust_best", "robust_end", "robust_gap")
+    record.expect(rows, "clean_best", "clean_end", "robust_best", "robust_end", "robust_gap", "gap")
     for row, run in runs.items():
         if f"{row}, best" not in runs:
             continue

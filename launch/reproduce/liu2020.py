@@ -773,7 +773,7 @@ def _small_widths(measured):
 def _dead(measured):
     widths = _widths(measured)
     if not widths:
-        raise Missing("Not measured at this scale: any width.")
+        raise Missing("No width was measured.")
     width = widths[-1]
     constant, cosine = f"{width}, constant:dead_units", f"{width}, cosine:dead_units"
     return more(constant, cosine, "% of the units")(measured)

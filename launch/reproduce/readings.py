@@ -24,7 +24,7 @@ CURVE_POINTS = 50
 def trained(record: Record, row: str, run: Run, export: str = "last") -> None:
     """Adds the clean and the PGD error of a classifier, in percent, and the number of test images."""
     if run.finished():
-        found = _content(run)["results"].get(export)
+        found = run.files.read_results()["results"].get(export)
         if found:
             names = ("clean_error", "pgd_error", "examples")
             record.put(row, **{name: found[name] for name in names})
@@ -33,7 +33,7 @@ def trained(record: Record, row: str, run: Run, export: str = "last") -> None:
 def attacked(record: Record, row: str, run: Run) -> None:
     """Adds the error of every attack of an evaluation in percent, and the number of its images."""
     if run.finished():
-        found = _content(run)
+        found = run.files.read_results()
         record.put(row, **{name: each["error"] for name, each in found["attacks"].items()})
         record.put(row, attacked_images=found["examples"], evaluated_clean_error=found["clean"]["error"])
 
@@ -41,7 +41,7 @@ def attacked(record: Record, row: str, run: Run) -> None:
 def overfitting(record: Record, row: str, run: Run, export: str = "last") -> None:
     """Adds what the epochs after the best one cost of PGD accuracy, in points."""
     if run.finished():
-        found = _content(run)["robust_overfitting"]
+        found = run.files.read_results()["robust_overfitting"]
         if export in found:
             record.put(row, gap=found[export])
 
@@ -50,8 +50,7 @@ def epochs(run: Run) -> list[dict[str, Any]]:
     """Returns the record of every epoch of a finished training; none of another."""
     if not run.finished():
         return []
-    with whole(run, run.files.metrics):
-        return jsonl.read(run.files.metrics)
+    return jsonl.read(run.files.metrics, _remedy(run))
 
 
 def column(rows: list[dict[str, Any]], name: str) -> tuple[list, list]:
@@ -146,26 +145,15 @@ def whole(run: Run, path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # damage shows as almost any exception of zipfile, zlib, json and NumPy
-        reason = str(error) if isinstance(error, UsageError) else first_line(error)
+        reason = first_line(error.__cause__ or error).rstrip(".")
         raise UsageError(
-            f"{path} must be what the run {run.name} has written. Received: {reason.rstrip('.')}. "
-            f"{_remedy(run, path)}"
+            f"{path} must be what the run has written. Received: damage ({reason}). {_remedy(run)}"
         ) from error
 
 
-def _remedy(run, path):
-    if path == run.files.results:
-        return "Remove this file, and the same command writes it anew."
+def _remedy(run):
     folders = [run.path, *(word.partition("=")[2] for word in run.flags if word.startswith("--export_dir="))]
     return f"Remove {' and '.join(folders)}, and the same command repeats the run."
-
-
-def _content(run):
-    found = _json(run, run.files.results)
-    with whole(run, run.files.results):
-        if not isinstance(found.get(run.files.own_result), dict | list):
-            raise ValueError(f"JSON without an entry {run.files.own_result!r}")
-    return found
 
 
 def _json(run, path):

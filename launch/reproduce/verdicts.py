@@ -84,7 +84,7 @@ class Measured:
     def _why_missing(self, name: str) -> str:
         lacking = [seed for seed, values in self.by_seed.items() if values.get(name) is None]
         if name not in self.names():
-            return f"Not measured at this scale: {in_words(name)}."
+            return f"There is no {in_words(name)}: it is not measured at this scale, or its run has failed."
         seeds = "" if len(lacking) == len(self.by_seed) else f" with seed {', '.join(map(str, lacking))}"
         return f"There is no {in_words(name)}{seeds}: its run has failed, or the value is not finite."
 

@@ -116,23 +116,6 @@ def test_equal_ends_give_a_point():
         np.testing.assert_allclose(curve.at(0.4), start, rtol=1e-14)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("t", [0.0, 0.2, 0.61, 1.0])
-def test_control_gradient_by_finite_differences(kind, t):
-    # L(θ) = Σ sin θ, ∇L = cos θ.
-    control, h = points(3), 1e-6
-    gradient = Curve(kind, control).control_gradient(t, np.cos(Curve(kind, control).at(t)))
-    wanted = np.zeros_like(control)
-    for index in np.ndindex(control.shape):
-        values = []
-        for sign in (1, -1):
-            moved = control.copy()
-            moved[index] += sign * h
-            values.append(np.sin(Curve(kind, moved).at(t)).sum())
-        wanted[index] = (values[0] - values[1]) / (2 * h)
-    np.testing.assert_allclose(gradient, wanted, atol=1e-9)
-
-
 def test_length_of_a_parabola_in_closed_form():
     # Control points (0, 0), (1/2, 0), (1, 1): the parabola y = x², whose length from 0 to 1 is known.
     curve = Curve("bezier", np.array([[0, 0], [0.5, 0], [1, 1]], float))
@@ -163,7 +146,7 @@ def test_even_parameters():
         (lambda: Curve("bezier", points(2).astype(int)), "int64"),
         (lambda: Curve("bezier", points(2) * np.nan), "NaN"),
         (lambda: Curve("bezier", points(2)).at(1.01), "t=1.01"),
-        (lambda: Curve("chain", points(2)).control_gradient(-0.1, np.zeros(5)), "t=-0.1"),
+        (lambda: Curve("chain", points(2)).at(-0.1), "t=-0.1"),
         (lambda: straight("bezier", np.zeros(3), np.zeros(4), 2), r"\(3,\) and float64 \(4,\)"),
         (lambda: straight("bezier", np.zeros(3), np.zeros(3), 0), "order=0"),
         (lambda: even_parameters(1), "curve_points=1"),

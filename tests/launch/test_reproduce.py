@@ -351,7 +351,9 @@ def test_threads_are_those_of_the_start_and_of_every_continuation(tmp_path):
     assert [notes.threads(each) for each in (new, begun, old)] == [[2], [1, 2], [2, 4]]
 
 
-OF_MORE_IMAGES = {"Not measured at this scale: hs:largest_deviation_2000."}
+OF_MORE_IMAGES = {
+    "There is no largest deviation 2000 of hs: it is not measured at this scale, or its run has failed."
+}
 
 
 class Pretending:
@@ -450,8 +452,8 @@ def test_a_damaged_file_of_one_run_stops_no_other(tmp_path, monkeypatch, capsys)
     said = capsys.readouterr().out
     (path,) = Path("out/runs").glob(f"{torn}*/evaluation.json")
     assert len(first.started) == 12 and "1 pair of an entry and a seed could not be measured" in said
-    assert f"{path} must be what the run {path.parent.name} has written. Received: " in said
-    assert "Remove this file, and the same command writes it anew." in said
+    assert f"{path} must be the results that the run has written. Received: damaged JSON (" in said
+    assert "remove it and continue the run with --resume, which writes it anew." in said
     assert list(ledger.read(tmp_path / "ledger", "mini", entry).seeds) == [0]
     path.unlink()
     again = Pretending()
@@ -460,10 +462,19 @@ def test_a_damaged_file_of_one_run_stops_no_other(tmp_path, monkeypatch, capsys)
     assert list(ledger.read(tmp_path / "ledger", "mini", entry).seeds) == [0, 1]
 
 
+REPEAT = "Remove a/run and a/exports, and the same command repeats the run."
 DAMAGED = {
-    "evaluation.json": "Remove this file, and the same command writes it anew.",
-    "metrics.jsonl": "Remove a/run and a/exports, and the same command repeats the run.",
-    "dynamics.npz": "Remove a/run and a/exports, and the same command repeats the run.",
+    "evaluation.json": (
+        "a/run/evaluation.json must be the results that the run has written. Received: JSON without an entry "
+        "'results'. ",
+        "Restore it from a copy, or remove it and continue the run with --resume, which writes it anew.",
+    ),
+    "metrics.jsonl": (
+        "every line of a metrics file must be one JSON object whose values are numbers. Received: "
+        "a/run/metrics.jsonl, line 1: 'torn'. ",
+        REPEAT,
+    ),
+    "dynamics.npz": ("a/run/dynamics.npz must be what the run has written. Received: damage (", REPEAT),
 }
 
 
@@ -484,8 +495,8 @@ def test_a_damaged_file_is_named_with_its_run_and_the_remedy(tmp_path, monkeypat
     }
     with pytest.raises(UsageError) as found:
         reading[name]()
-    assert str(found.value).startswith(f"a/run/{name} must be what the run run has written. Received: ")
-    assert str(found.value).endswith(DAMAGED[name])
+    begins, ends = DAMAGED[name]
+    assert str(found.value).startswith(begins) and str(found.value).endswith(ends)
 
 
 def test_a_damaged_ledger_is_refused_before_any_work(tmp_path, monkeypatch):
@@ -534,7 +545,7 @@ def test_the_whole_ledger_runs_at_the_smallest_scale_and_repeats_nothing(tmp_pat
         assert list(found.seeds) == [0] and found.measured.names(), entry.key
         for claim in entry.claims:
             reasons = set(decide(claim.judge, found.measured).reasons) - OF_MORE_IMAGES
-            assert not any("Not measured" in reason for reason in reasons), (entry.key, claim.text, reasons)
+            assert not any("There is no" in reason for reason in reasons), (entry.key, claim.text, reasons)
     before = {path: path.read_bytes() for path in (tmp_path / "ledger").rglob("*.json")}
     code, out, error = run("launch.reproduce", tmp_path, *chosen)
     assert code == 0 and "started" not in out, out + error
@@ -663,6 +674,39 @@ def test_the_cost_of_a_step_is_judged_only_where_the_speed_was_steady(tmp_path):
     _, slow = speeds(tmp_path / "b", **disturbed)
     found = decide(claim.judge, Measured({0: values, 1: slow}))
     assert found.result == OPEN and found.reasons[-1] == "The range contains 1.2."
+
+
+LEVELS_OF = {  # entries with claims about all levels -> a value that each of these needs
+    "liu2020-figure2": "gradient_norm_first",
+    "liu2020-figure3": "lambda_1",
+    "liu2020-figure4": "cosine_random",
+    "liu2020-figure5": "mean_over_rates",
+    "liu2020-figure11-mnist": "loss_range",
+    "liu2020-figure12-cifar10": "loss_rise",
+    "liu2020-figure13": "pgd_error",
+    "liu2020-figure14": "dead_units",
+    "liu2020-figure15-mnist": "curve_barrier",
+    "li2023-figure2": "adv_gap",
+    "li2023-table1-fgsm_n": "robust_best",
+    "li2023-table3": "clean_best",
+    "li2023-cost": "step_ratio",
+}
+
+
+def test_what_was_planned_is_missed_where_no_run_has_ended(tmp_path):
+    """Every entry measures runs of which none is finished: nothing is read, and every claim is open."""
+    plan = Plan(SCALES["mini"], str(tmp_path))
+    for entry in ENTRIES:
+        record, runs = Record(), plan.of(entry, 0)
+        entry.measure({name: plan.run(one) for name, one in runs.items()}, record)
+        assert set(record.values.values()) <= {None}
+        found = [decide(claim.judge, Measured({0: record.values})) for claim in entry.claims]
+        assert {each.result for each in found} == {OPEN}
+        if entry.key in LEVELS_OF:
+            rows = [name for name in record.values if name.endswith(f":{LEVELS_OF[entry.key]}")]
+            assert len(rows) > 1
+            told = [reason for each in found for reason in each.reasons]
+            assert any("its run has failed, or the value" in reason for reason in told), told
 
 
 def test_runs_that_have_all_failed_leave_every_claim_open():

@@ -254,7 +254,9 @@ def test_a_phenomenon_that_some_seeds_lack_is_told():
 
 def test_what_was_not_measured_leaves_the_claim_open():
     found = decide(lower("a", "b"), measured(a=[1.0]))
-    assert found.result == OPEN and found.reasons == ("Not measured at this scale: b.",)
+    assert found.result == OPEN and found.reasons == (
+        "There is no b: it is not measured at this scale, or its run has failed.",
+    )
     assert decide(lower("a", "b"), Measured({})).reasons == ("Nothing has been measured yet.",)
     assert decide(lower("a", "b"), measured(a=[1.0], b=[None])).result == OPEN
 

@@ -255,6 +255,8 @@ def test_what_is_not_finished_is_told_with_the_command_that_continues(tmp_path):
     [
         ("evaluation.json", b"{"),
         ("evaluation.json", b"[]"),
+        ("evaluation.json", b"{}"),
+        ("evaluation.json", b'{"results": 3}'),
         ("metrics.jsonl", b"rubbish\n{}\n"),
         ("metrics.jsonl", b'{"epoch": 1}\n'),
         ("examples.npz", b"PK"),
@@ -266,7 +268,19 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(runs, tmp_path, name, dam
     (tmp_path / "run" / name).write_bytes(damage)
     page, problems = written(tmp_path / "page.html", tmp_path / "run")
     assert len(problems) == 1 and name in problems[0]
+    if name == "evaluation.json":
+        assert "must be the results that the run has written. Received: " in problems[0]
+        assert problems[0].endswith("remove it and continue the run with --resume, which writes it anew.")
+        assert "Errors" in [text for _, text in page.headings]
     assert "How to repeat" in [text for _, text in page.headings]
+
+
+def test_an_evaluation_without_results_is_damaged(tmp_path):
+    """As a training is: an object without them was taken for one with nothing to tell."""
+    run = evaluation(tmp_path / "e", content={})
+    page, problems = written(tmp_path / "page.html", run.path)
+    assert len(problems) == 1 and "Received: JSON without an entry 'attacks'." in problems[0]
+    assert problems[0] in " ".join(page.text.split())
 
 
 @pytest.mark.parametrize(

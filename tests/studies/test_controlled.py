@@ -17,18 +17,10 @@ from advtf.studies import convergence, degraded, noise, sampling
 from advtf.studies.registry import check
 from advtf.studies.settings import AnalyzeSettings
 from advtf.studies.strength import Strength, kept
+from advtf.training.settings import TrainConfig
 
 INPUT = {"hs_examples": 5, "input_eigenvalues": 2, "reference_steps": 12}
-TRAINING = {
-    "batch_size": 16,
-    "augment": False,
-    "optimizer": "adam",
-    "lr": 0.1,
-    "momentum": 0.0,
-    "nesterov": False,
-    "weight_decay": 0.0,
-    "decoupled_weight_decay": False,
-}
+TRAINING = TrainConfig.of({"batch_size": 16, "augment": False, "optimizer": "adam", "lr": 0.1}).to_json()
 
 
 def context_in(folder, study, said=None, **settings):
@@ -86,6 +78,25 @@ def test_noise_measures_variants_and_gives_the_weights_back(tmp_path):
     (context.folder / "noise.json").unlink()
     assert read(noise.run(context)[0])["records"] == records
     assert sum(line.startswith("s = ") for line in said) == 12
+
+
+def test_exports_of_earlier_versions_tell_their_training():
+    """Their manifests lack the settings that came later; of one with a ramp, only the ramp was another."""
+    model = object()
+    later = ("shortcut", "stride_in", "order", "train_examples", "deterministic")
+    earlier = {name: value for name, value in TRAINING.items() if name not in later}
+    for config in (earlier, earlier | {"strength_ramp": True}):
+        made = types.SimpleNamespace(name="m", model=model, config=config)
+        found = degraded.training_of(made)
+        assert (found.batch_size, found.lr, found.order, found.deterministic) == (16, 0.1, "stored", False)
+    for config, reason in (
+        ({}, "its training."),
+        ({"lr": 0.1}, "needs every setting"),
+        (TRAINING, "training."),
+    ):
+        told = types.SimpleNamespace(name="m", model=None if config == TRAINING else model, config=config)
+        with pytest.raises(UsageError, match=f"Received: m, which does not tell.*{reason}"):
+            degraded.training_of(told)
 
 
 @pytest.mark.slow

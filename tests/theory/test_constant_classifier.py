@@ -122,30 +122,19 @@ def test_a_radius_is_where_the_origin_becomes_optimal(seed):
     assert lowest_along(weights, x, y, 1.02 * radius) >= LIMIT
 
 
-def test_radii_of_single_examples():
-    x, y = three_classes(9)
-    weights = np.random.default_rng(10).normal(size=(3, 3))
-    radii = constant_classifier.example_radii(weights, x, y, "linf")
-    for i, radius in enumerate(radii):
-        example = x[i : i + 1], y[i : i + 1]
-        assert radius == pytest.approx(constant_classifier.radius(weights, *example, "linf"))
-        assert lowest_along(weights, *example, 0.98 * radius) < LIMIT
-        assert lowest_along(weights, *example, 1.02 * radius) >= LIMIT
-
-
 @NORMS
 def test_a_single_example_has_its_own_norm_as_threshold(norm):
     x, y = three_classes(11)
-    thresholds = constant_classifier.example_thresholds(x, norm)
-    np.testing.assert_allclose(thresholds, np.linalg.norm(x, ord=np.inf if norm == "linf" else 2, axis=1))
+    thresholds = np.linalg.norm(x, ord=np.inf if norm == "linf" else 2, axis=1)
     rng = np.random.default_rng(12)
-    for weights in rng.normal(size=(200, 3, 3)):
-        assert np.all(constant_classifier.example_radii(weights, x, y, norm) <= thresholds + 1e-12)
-    for i in range(len(x)):  # w_y along x: attained for l2; for l∞ along its largest pixel
+    for i in range(len(x)):
+        example = x[i : i + 1], y[i : i + 1]
+        for weights in rng.normal(size=(20, 3, 3)):
+            assert constant_classifier.radius(weights, *example, norm) <= thresholds[i] + 1e-12
+        # w_y along x: attained for l2; for l∞ along its largest pixel
         along = x[i] if norm == "l2" else x[i] * (np.abs(x[i]) == np.abs(x[i]).max())
         weights = np.outer(along, np.eye(3)[y[i]])
-        reached = constant_classifier.example_radii(weights, x[i : i + 1], y[i : i + 1], norm)
-        assert reached[0] == pytest.approx(thresholds[i])
+        assert constant_classifier.radius(weights, *example, norm) == pytest.approx(thresholds[i])
 
 
 @NORMS
@@ -153,7 +142,6 @@ def test_equal_columns_are_in_every_t(norm):
     x, y = three_classes(13)
     equal = np.ones((3, 3))
     assert constant_classifier.radius(equal, x, y, norm) == 0
-    np.testing.assert_array_equal(constant_classifier.example_radii(equal, x, y, norm), np.zeros(len(y)))
 
 
 @pytest.mark.parametrize(
