@@ -46,8 +46,8 @@ Over several seeds the interval is Student's t of the differences of runs with t
 there is none; where an error of one run is compared, its interval over the test images is used and named,
 which does not know how far another seed would stray. A trend over levels such as ε is tested exactly, by all
 orders of the levels: it holds where p < 0.05, one-sided, and it does not hold where the opposite trend has
-such a p. One seed needs four levels in perfect order for that (p = 1/24). A claim about all levels, methods
-or widths is not judged where the run of one of them has failed.
+such a p. One seed needs four levels in perfect order for that (p = 1/24). Where a run has failed, a claim
+about all levels, methods or widths cannot be judged, unless the others refute it.
 """
 
 

@@ -308,9 +308,14 @@ def _pairs_in_words(agreeing, chance, against, shape):
     return f"{told} (exact one-sided p = {chance:.2g}{opposite})."
 
 
+def least_chance(levels: int, seeds: int) -> float:
+    """Returns the p of perfectly ordered levels in the test of `rises`, one over the number of all orders."""
+    return math.factorial(levels) ** -seeds
+
+
 def _too_few(shape):
     levels, seeds = shape
-    least = math.factorial(levels) ** -seeds
+    least = least_chance(levels, seeds)
     if least < ONE_SIDED:
         return ()
     counted = quantity(levels, "level")

@@ -618,6 +618,26 @@ def test_ends_are_compared_only_where_every_level_and_seed_has_trained(second, r
         assert found.reasons[0].endswith(" ε = 0.2 (1 of 2 seeds).")
 
 
+def test_three_levels_of_one_seed_are_judged_step_by_step():
+    """Six orders are too few for a test of the trend; two seeds have 36, and need no standard errors."""
+    (entry,) = choose("li2023", ("figure2",))
+    claim = next(each for each in entry.claims if "ST + β·IGR" in each.text)
+    rows = ("ST + 0·IGR", "ST + 0.01·IGR", "ST + 0.1·IGR")
+
+    def judged(*gaps, error=0.1):
+        values = {f"{row}:adv_gap": gap for row, gap in zip(rows, gaps, strict=True)}
+        return values | {f"{row}:adv_gap_se": error for row in rows}
+
+    steep = decide(claim.judge, Measured({0: judged(3.0, 2.0, 1.0)}))
+    low, high = stats.norm.interval(0.95, loc=1.0, scale=0.1 * np.sqrt(2))
+    assert steep.result == HOLDS and "shown is ST + 0·IGR to ST + 0.01·IGR." in steep.reasons[-1]
+    assert (steep.interval.low, steep.interval.high) == pytest.approx((low, high))
+    assert decide(claim.judge, Measured({0: judged(3.0, 2.0, 1.9)})).result == OPEN
+    assert decide(claim.judge, Measured({0: judged(3.0, 2.0, 2.9)})).result == FAILS
+    both = decide(claim.judge, Measured({0: judged(3.0, 2.0, 1.9), 1: judged(3.0, 2.1, 2.0)}))
+    assert both.result == HOLDS and "6 of 6 pairs" in both.reasons[0]
+
+
 def test_the_smallest_widths_are_those_of_the_plan_not_of_the_runs_that_ended():
     (entry,) = choose("liu2020", ("figure14",))
     claim = next(each for each in entry.claims if "two smallest widths" in each.text)
