@@ -2,7 +2,7 @@
 
 python -m launch.reproduce --list                         what there is, and what it will cost
 python -m launch.reproduce --scale=smoke                  everything in minutes: does it run?
-python -m launch.reproduce --only=table1 --seeds=3        two tables, three seeds, on 2 CPU cores
+python -m launch.reproduce --only=table1 --seeds=3        tables 1 of both papers, three seeds, on 2 CPU cores
 python -m launch.reproduce --scale=full --cluster=HOST:6379 --gpus=1
 python -m launch.reproduce --report                       the page of all results, from the stored ones
 
@@ -43,7 +43,10 @@ class ReproduceOptions(Settings):
     list: bool = setting("what", switch(), "print the entries with their cost, and end", False)
     paper: str | None = setting("what", choice(PAPERS), "entries of one paper only", None)
     only: tuple[str, ...] = setting(
-        "what", texts("entries"), "entries with commas between; table1 stands for table1-mnist and so on", ()
+        "what",
+        texts("entries"),
+        "entries with commas between; table1 means all tables 1 of both papers, liu2020-table1 of one",
+        (),
     )
     scale: str | None = setting("what", choice(SCALES), "size of the runs", None, "mini")
     seeds: int = setting("what", whole(1), "number of seeds, from 0 on", 1)
