@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
-from advtf.classifiers.pytorch import CONVERTIBLE
 from advtf.errors import UsageError, one_of
 from advtf.models import describe_network, features_of, model_settings, preact_resnet, resnet, vgg
 from advtf.models.layers import Layers
@@ -93,23 +92,23 @@ def recognise(
 
     Args:
         state: parameter name -> array, without prefixes such as ``module.``.
-        model: the expected one of `advtf.classifiers.pytorch.CONVERTIBLE`; None accepts every layout.
+        model: the expected key of `advtf.models.MODELS`; None accepts every layout.
         variant: "shortcut" and "stride_in" as the user chose them, None or absent where nobody did. They
             stand in the place of the published ones.
 
     Raises:
         UsageError: no layout, or one of another model, or sizes that no such network has.
     """
+    names = sorted({name for name, _, _ in SIGNATURES})
     if model is not None:
-        one_of("model", model, CONVERTIBLE)
+        one_of("model", model, names)
     found = [(name, read) for name, parameter, read in SIGNATURES if parameter in state]
     for name, read in found:
         if model in (None, name):
             return _chosen(read(state), variant or {})
-    wanted = model or f"one of {', '.join(CONVERTIBLE)}"
     received = f"those of {found[0][0]}" if found else f"{', '.join(list(state)[:4])}, ..."
     raise UsageError(
-        f"checkpoint must have the parameter names of {wanted} as published. "
+        f"checkpoint must have the parameter names of {model or 'one of ' + ', '.join(names)} as published. "
         f"Received: {received}{f'; use model={found[0][0]}' if found else ''}."
     )
 
