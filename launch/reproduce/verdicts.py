@@ -373,8 +373,11 @@ def within_bound(name: str, bound: float, unit: str) -> Judge:
     """The value is below a bound that the paper states; without an interval, as each value is one fact."""
 
     def judge(measured):
-        worst = float(measured[name].max())
-        told = f"The largest of {len(measured[name])} is {worst:.3g}, the bound {bound:g}."
+        values = measured[name]
+        worst = float(values.max())
+        told = f"The bound is {bound:g}."
+        if len(values) > 1:
+            told = f"Shown is the largest of {len(values)} seeds; the bound is {bound:g}."
         return Verdict(HOLDS if worst <= bound else FAILS, worst, unit, None, (told,))
 
     return judge

@@ -638,6 +638,14 @@ def test_three_levels_of_one_seed_are_judged_step_by_step():
     assert both.result == HOLDS and "6 of 6 pairs" in both.reasons[0]
 
 
+def test_a_curve_between_constant_classifiers_is_not_called_flat():
+    (entry,) = choose("liu2020", ("figure15-mnist",))
+    flat = next(claim for claim in entry.claims if "flat" in claim.text)
+    for error, result in ((5.0, HOLDS), (90.0, OPEN)):
+        values = {"ε = 0:pgd_error": error, "ε = 0:curve_barrier": 0.01}
+        assert decide(flat.judge, Measured({0: values})).result == result
+
+
 def test_the_smallest_widths_are_those_of_the_plan_not_of_the_runs_that_ended():
     (entry,) = choose("liu2020", ("figure14",))
     claim = next(each for each in entry.claims if "two smallest widths" in each.text)

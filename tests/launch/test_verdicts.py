@@ -183,7 +183,9 @@ def test_bounds_and_exact_claims():
     assert decide(exact("a", "b"), measured(a=[1.0], b=[1.0])).result == HOLDS
     false = decide(exact("a", "b"), measured(a=[1.0], b=[0.0]))
     assert false.result == FAILS and false.reasons == ("Not true: b.",)
-    assert decide(within_bound("v", 0.005, ""), measured(v=[0.004, 0.001])).result == HOLDS
+    low = decide(within_bound("v", 0.005, ""), measured(v=[0.004, 0.001]))
+    assert low.result == HOLDS and low.effect == 0.004
+    assert low.reasons == ("Shown is the largest of 2 seeds; the bound is 0.005.",)
     assert decide(within_bound("v", 0.005, ""), measured(v=[0.004, 0.006])).result == FAILS
 
 
