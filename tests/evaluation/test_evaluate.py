@@ -23,16 +23,18 @@ def folder(tmp_path_factory):
     return export_digits(tmp_path_factory.mktemp("evaluate"))
 
 
-def test_the_library_call():
+@pytest.mark.parametrize(
+    ("suite", "label"),
+    [("screen", "Screen"), pytest.param("autoattack", "AutoAttack", marks=pytest.mark.slow)],
+)
+def test_the_library_call(suite, label):
     model, x, y = digits()
-    found = evaluate(
-        model, x, y, attacks=["pgd", "autoattack"], epsilon=EPSILON, epsilon_grid=(0.04, 0.12), **FEW
-    )
+    found = evaluate(model, x, y, attacks=["pgd", suite], epsilon=EPSILON, epsilon_grid=(0.04, 0.12), **FEW)
     clean = model.predict_on_batch(x).argmax(axis=1) != y
     assert found.clean_error == 100 * clean.mean()
     assert found.clean_error < found.attacks["pgd"].error <= found.robust_error < 100
     np.testing.assert_array_equal(
-        found.worst_case.wrong, found.attacks["pgd"].wrong | found.attacks["autoattack"].wrong
+        found.worst_case.wrong, found.attacks["pgd"].wrong | found.attacks[suite].wrong
     )
     predicted = model.predict_on_batch(found.adversarial).argmax(axis=1)
     np.testing.assert_array_equal(predicted != y, found.worst_case.wrong)
@@ -42,14 +44,14 @@ def test_the_library_call():
     assert found.curve[0.0] == 100 - found.clean_error and found.curve[EPSILON] == 100 - found.robust_error
     title, head, row = str(found).splitlines()
     assert title == "Error in % of 64 images (linf, ε 0.08)"
-    assert head.split() == ["model", "clean", "PGD", "AutoAttack", "worst", "case"]
+    assert head.split() == ["model", "clean", "PGD", label, "worst", "case"]
     assert [float(v) for v in row.split()[-4:]] == [
         round(v, 2)
         for v in (found.clean_error, *(a.error for a in found.attacks.values()), found.robust_error)
     ]
     record = json.loads(json.dumps(found.to_json()))
-    parts = record["attacks"]["autoattack"]["components"]
-    assert sum(part["broken"] for part in parts.values()) == len(record["attacks"]["autoattack"]["broken"])
+    parts = record["attacks"][suite]["components"]
+    assert sum(part["broken"] for part in parts.values()) == len(record["attacks"][suite]["broken"])
     assert record["worst_case"]["broken"] == np.flatnonzero(found.worst_case.broken).tolist()
 
 
@@ -77,13 +79,14 @@ def normalised_network():
     return model
 
 
-def test_folded_batch_norm_breaks_the_same_examples():
+@pytest.mark.parametrize("attacks", ["apgd_ce,square", pytest.param("screen,square", marks=pytest.mark.slow)])
+def test_folded_batch_norm_breaks_the_same_examples(attacks):
     model, x = normalised_network(), np.random.default_rng(1).uniform(size=(24, 8, 8, 1)).astype(np.float32)
     y = model.predict_on_batch(x).argmax(axis=1).astype(np.int32)
     assert as_classifier(model, x).attack_view() and not as_classifier(lambda x: model(x), x).attack_view()
     # Nothing is folded in a function.
     found = [
-        evaluate(kind, x, y, ["screen", "square"], 0.06, checks=False, **FEW)
+        evaluate(kind, x, y, attacks, 0.06, checks=False, **FEW)
         for kind in (model, lambda x: model(x, training=False))
     ]
     np.testing.assert_array_equal(*(one.worst_case.broken for one in found))

@@ -232,7 +232,7 @@ def test_killed_shards_and_a_killed_leader_change_no_bit(folder, one_thread):
 def test_two_processes_have_the_bits_of_one(folder, monkeypatch):
     for name, value in thread_settings(len(os.sched_getaffinity(0))).items():  # as this process has them
         monkeypatch.setenv(name, value)
-    flags = (*(flag for flag in FLAGS if "grid" not in flag), "--attacks=apgd_ce", "--steps=3")
+    flags = (*(flag for flag in FLAGS if "grid" not in flag), "--attacks=pgd", "--pgd_steps=3")
     done(evaluate(folder, "two", "--shards=2", flags=flags))
     run, one = EvaluationDirectory(folder / "two"), EvaluationDirectory(folder / "one")
     settings, options = run.stored(AttackSettings, "config"), run.stored(EvaluateOptions, "options")

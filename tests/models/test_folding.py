@@ -75,9 +75,16 @@ def assert_same(model, count=5, largest_error=None):
             assert np.abs(one - wanted).max() <= limit * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(("name", "settings"), NETWORKS)
-def test_our_networks(policy, dtype, name, settings):
+def slow_in_float32(name, settings):
+    """Its graphs take as long as those of all others together."""
+    return pytest.param(name, settings, "float32", marks=[pytest.mark.slow] * (name == "resnet50"))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "dtype"),
+    [(*network, "float64") for network in NETWORKS] + [slow_in_float32(*network) for network in NETWORKS],
+)
+def test_our_networks(policy, name, settings, dtype):
     policy(dtype)
     shape = {"lenet": (12, 12, 1), "linear": (4, 4, 1), "mlp": (4, 4, 1)}.get(name, (32, 32, 3))
     assert_same(with_random_weights(models.build(name, shape, 10, **settings)))
