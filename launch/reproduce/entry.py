@@ -36,12 +36,14 @@ class Chart:
         title: what is shown.
         x, y: labels of the axes, with units.
         log: whether the y axis is logarithmic.
+        log_x: whether the x axis is.
     """
 
     title: str
     x: str
     y: str
     log: bool = False
+    log_x: bool = False
 
 
 class Record:

@@ -789,7 +789,9 @@ A2 = Entry(
             positive("softplus twins:rho", "rank correlation", over="the classifiers of several methods"),
         ),
     ),
-    charts={"twins": Chart("HS with ReLU and with softplus", "HS, ReLU (nats)", "HS, softplus (nats)", True)},
+    charts={
+        "twins": Chart("HS with ReLU and with softplus", "HS, ReLU (nats)", "HS, softplus (nats)", True, True)
+    },
     note="Epochs that follow each other are alike, so that the interval of the first claim is too narrow.",
 )
 
@@ -835,7 +837,7 @@ A3 = Entry(
             ),
         ),
     ),
-    charts={"strays": Chart("Means of subsets", "images averaged", "largest deviation (%)", log=True)},
+    charts={"strays": Chart("Means of subsets", "images averaged", "largest deviation (%)", True, True)},
 )
 
 

@@ -663,7 +663,9 @@ FIGURE5 = Entry(
         )
         for schedule in WARM
     ),
-    charts={"rates": Chart("Robust error by learning rate", "learning rate of Adam", "PGD error (%)")},
+    charts={
+        "rates": Chart("Robust error by learning rate", "learning rate of Adam", "PGD error (%)", log_x=True)
+    },
 )
 
 

@@ -336,8 +336,9 @@ def draw(chart: Chart, seeds: list[Mapping], scale: Scale, output: Path) -> Path
         if chart.x in WHOLE:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(chart.y)
-        if chart.log:
-            log_axis(axes.yaxis)
+        for wanted, axis in ((chart.log, axes.yaxis), (chart.log_x, axes.xaxis)):
+            if wanted:
+                log_axis(axis)
         legend_above(axes, line_handles(looks))
     return output
 
