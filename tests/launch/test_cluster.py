@@ -188,6 +188,7 @@ sys.exit(75)
 @pytest.mark.parametrize("max_failures", [0, 1])
 def test_a_killed_worker_brings_all_back(tmp_path, monkeypatch, capfd, max_failures):
     (tmp_path / "advtf").mkdir()
+    (tmp_path / "advtf" / "__init__.py").touch()  # or else an installed advtf would come first
     (tmp_path / "advtf" / "main.py").write_text(WORKER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
