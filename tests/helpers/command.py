@@ -28,10 +28,10 @@ def start(module, folder, *arguments, first=()):
     )
 
 
-def finish(process):
+def finish(process, minutes=MINUTES):
     """Waits for a process; returns (exit code, stdout, stderr)."""
     with process:
-        out, error = process.communicate(timeout=60 * MINUTES)
+        out, error = process.communicate(timeout=60 * minutes)
     return process.returncode, out, error
 
 

@@ -68,7 +68,7 @@ def folder(tmp_path_factory):
     two = [start("two", "multi_worker", thread_settings(1) | _task(addresses, index)) for index in (0, 1)]
     threads = thread_settings(1)
     for process in (*two, start("one", "none", threads)):
-        code, _, error = command.finish(process)
+        code, _, error = command.finish(process, minutes=20)  # six trainings on a busy machine
         assert code == 0, error[-3000:]
     return folder
 
