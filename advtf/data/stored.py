@@ -18,10 +18,8 @@ import tensorflow as tf
 from advtf.data import augmentation
 
 CHUNK = 256  # records read at a time where many are wanted
-TFDS_CYCLE, TFDS_BLOCK = (
-    16,
-    16,
-)  # TFDS takes 16 examples in turn from each of 16 files unless their order is fixed
+# Unless the order of the examples is fixed, TFDS takes this many in turn from each of this many files.
+TFDS_BLOCK, TFDS_CYCLE = 16, 16
 
 
 class UnreadImages:
@@ -79,6 +77,8 @@ class UnreadImages:
             for part in images.as_numpy_iterator():
                 found[filled : filled + len(part)] = part
                 filled += len(part)
+            if filled != len(rows):
+                raise ValueError(f"{filled} of {len(rows)} examples")
         except Exception as error:  # files that are missing, truncated or foreign: the remedy is the same
             raise self._failed(error) from error
         return found if np.array_equal(places, np.arange(len(rows))) else found[places]

@@ -107,52 +107,38 @@ def _table1_claims(periods):
         for schedule in WARM
     ]
     few = {"images": "constant:attacked_images"}
+    stronger = {
+        f"{shown} with a {schedule} ε": lower(f"{schedule}:{attack}", f"constant:{attack}", **few)
+        for schedule in WARM
+        for attack, shown in ATTACKS.items()
+    }
     claims.append(
         Claim(
             "Both schedules also give lower errors than a constant ε against stronger attacks: APGD-CE, "
             "APGD-DLR and Square.",
-            constant_trains(
-                together(
-                    *(
-                        lower(f"{schedule}:{attack}", f"constant:{attack}", **few)
-                        for schedule, attack in itertools.product(WARM, ATTACKS)
-                    ),
-                    names=[
-                        f"{ATTACKS[attack]} with a {schedule} ε"
-                        for schedule, attack in itertools.product(WARM, ATTACKS)
-                    ],
-                )
-            ),
+            constant_trains(together(*stronger.values(), names=[*stronger])),
         )
     )
-    if periods:
-        claims += [
-            Claim(
-                f"Three periods with a {schedule} ε and the ensemble of their ends have a lower robust error "
-                "than one period.",
-                constant_trains(lower(f"{schedule}, 3 periods:pgd_error", f"{schedule}:pgd_error", **images)),
-            )
-            for schedule in SCHEDULES
-        ]
-        claims.append(
-            Claim(
-                "The ensemble has a lower robust error than the classifier of the last period alone.",
-                constant_trains(
-                    together(
-                        *(
-                            lower(
-                                f"{schedule}, 3 periods:pgd_error",
-                                f"{schedule}, 3 periods, last alone:pgd_error",
-                                **images,
-                            )
-                            for schedule in SCHEDULES
-                        ),
-                        names=[f"a {schedule} ε" for schedule in SCHEDULES],
-                    )
-                ),
-            )
+    return (*claims, *(_period_claims(constant_trains, images) if periods else ()))
+
+
+def _period_claims(constant_trains, images):
+    for schedule in SCHEDULES:
+        yield Claim(
+            f"Three periods with a {schedule} ε and the ensemble of their ends have a lower robust error "
+            "than one period.",
+            constant_trains(lower(f"{schedule}, 3 periods:pgd_error", f"{schedule}:pgd_error", **images)),
         )
-    return tuple(claims)
+    alone = {
+        f"a {schedule} ε": lower(
+            f"{schedule}, 3 periods:pgd_error", f"{schedule}, 3 periods, last alone:pgd_error", **images
+        )
+        for schedule in SCHEDULES
+    }
+    yield Claim(
+        "The ensemble has a lower robust error than the classifier of the last period alone.",
+        constant_trains(together(*alone.values(), names=[*alone])),
+    )
 
 
 _COLUMNS = ("clean_error", "pgd_error", "pgd100", *ATTACKS)
