@@ -45,7 +45,8 @@ class ReproduceOptions(Settings):
     only: tuple[str, ...] = setting(
         "what",
         texts("entries"),
-        "entries with commas between; table1 means all tables 1 of both papers, liu2020-table1 of one",
+        "entries with commas between, carried out in this order; table1 means all tables 1 of both papers, "
+        "liu2020-table1 of one",
         (),
     )
     scale: str | None = setting("what", choice(SCALES), "size of the runs", None, "mini")
@@ -131,10 +132,9 @@ def _planned(plan: Plan, entries: list[Entry], seeds: int) -> dict[tuple[Entry, 
         if entry.key in plan.scale.without:
             continue
         for seed in range(seeds if entry.seeded else 1):
-            runs = plan.of(entry, seed)
-            if entry in entries:
-                found[entry, seed] = runs
-    return found
+            found[entry, seed] = plan.of(entry, seed)
+    chosen = sorted((pair for pair in found if pair[0] in entries), key=lambda pair: entries.index(pair[0]))
+    return {pair: found[pair] for pair in chosen}
 
 
 def _listed(plan: Plan, entries: list[Entry], seeds: int, folder: Path):

@@ -14,7 +14,7 @@ ENTRIES: tuple[Entry, ...] = (*liu2020.ENTRIES, *li2023.ENTRIES)
 
 
 def choose(paper: str | None = None, only: Sequence[str] = ()) -> list[Entry]:
-    """Returns entries in the order of the registry.
+    """Returns entries in the order in which they are asked for, or in that of the registry.
 
     Args:
         paper: a key of `PAPERS`; None for both.
@@ -32,7 +32,9 @@ def choose(paper: str | None = None, only: Sequence[str] = ()) -> list[Entry]:
                 f"only must be names of entries, of {', '.join(names)}, or what they begin with. "
                 f"Received: only={name}.{nearest(name, names)}"
             )
-    return [entry for entry in known if not only or any(_means(name, entry) for name in only)]
+    if not only:
+        return known
+    return list(dict.fromkeys(entry for name in only for entry in known if _means(name, entry)))
 
 
 def _means(name: str, entry: Entry) -> bool:

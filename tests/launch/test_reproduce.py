@@ -134,6 +134,8 @@ def test_entries_are_chosen_by_name_and_by_what_they_begin_with():
     assert {"liu2020-table1-mnist", "li2023-table1-pgd10"} <= set(names)
     assert [entry.key for entry in choose("li2023", ("figure1",))] == ["li2023-figure1"]
     assert {entry.paper for entry in choose("liu2020")} == {"liu2020"} and choose() == list(ENTRIES)
+    in_order = [entry.key for entry in choose(None, ("li2023-a3", "figure9", "a3", "table2"))]
+    assert in_order == ["li2023-a3", "liu2020-figure9", "li2023-table2"]
     with pytest.raises(UsageError, match=r"table1-mnist.*Received: only=table1-mnst\. Did you mean"):
         choose(None, ("table1-mnst",))
     with pytest.raises(UsageError, match="only=liu2020-table1"):
@@ -149,6 +151,9 @@ def test_the_list_and_a_bad_name_are_answered_without_tensorflow(tmp_path):
     assert "V100" in lines[1] and "not measured" in lines[-1]
     code, out, error = run("launch.reproduce", tmp_path, "--only=table9", first=first)
     assert (code, out) == (2, "") and error.startswith("error: only must be") and error.count("\n") == 1
+    code, out, error = run("launch.reproduce", tmp_path, "--dry_run", "--only=figure5,figure1", first=first)
+    steps = [line.index(word) for word in ("--lr=", "analyze --", "=li2023") for line in [out]]
+    assert code == 0 and not error and steps == sorted(steps)  # figure 5 before figures 1
     assert [path.name for path in tmp_path.iterdir()] == ["poison"]
 
 
