@@ -70,16 +70,19 @@ COLUMNS = {
     "fgsm": "effectiveness of FGSM",
     "pgd10": "effectiveness of PGD-10",
 }
+DEVIATION = "largest_deviation_"  # followed by the number of images of the subsets
 YES_OR_NO = ("all_true", "effectiveness_is_steadier")  # values that are 1 or 0
 
 
-def heading(column: str) -> str:
-    """Returns the heading of a column of a table."""
-    return COLUMNS.get(column, column.replace("_", " "))
+def heading(name: str) -> str:
+    """Returns what a reader calls a column, and a row or a curve that is named after a measure."""
+    if name.startswith(DEVIATION):
+        return f"largest deviation, {int(name.removeprefix(DEVIATION)):,} images (%)"
+    return COLUMNS.get(name, name.replace("_", " "))
 
 
 def in_words(name: str) -> str:
     """Returns the name of a value as a reader says it, such as ``PGD error of constant, ε = 0.3``."""
     row, _, column = name.rpartition(":")
     called = heading(column).partition(" (")[0]
-    return f"{called} of {row}" if row else called
+    return f"{called} of {heading(row)}" if row else called

@@ -37,6 +37,7 @@ class Chart:
         x, y: labels of the axes, with units.
         log: whether the y axis is logarithmic.
         log_x: whether the x axis is.
+        points: whether single points are shown, and neither lines nor a mean over seeds.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Chart:
     y: str
     log: bool = False
     log_x: bool = False
+    points: bool = False
 
 
 class Record:

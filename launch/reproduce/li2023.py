@@ -13,6 +13,7 @@ import numpy as np
 from advtf.errors import quantity
 from advtf.landscape.statistics import rank_correlation
 from launch.reproduce import readings
+from launch.reproduce.columns import DEVIATION
 from launch.reproduce.entry import Chart, Claim, Entry, Record, published_row
 from launch.reproduce.scales import PREACT, TINY, WIDE
 from launch.reproduce.verdicts import (
@@ -384,7 +385,9 @@ FIGURE4 = Entry(
             _degraded_levels("flipped", "hs"),
         ),
     ),
-    charts={"noise": Chart("Effectiveness over noisy variants", "HS (nats)", "AV relative to PGD-50")},
+    charts={
+        "noise": Chart("Effectiveness over noisy variants", "HS (nats)", "AV relative to PGD-50", points=True)
+    },
     note=(
         "s of the noise is in units of the root mean square of each weight's own tensor, as an s of 1 is "
         "more than any weight of a usual network."
@@ -790,7 +793,14 @@ A2 = Entry(
         ),
     ),
     charts={
-        "twins": Chart("HS with ReLU and with softplus", "HS, ReLU (nats)", "HS, softplus (nats)", True, True)
+        "twins": Chart(
+            "HS with ReLU and with softplus",
+            "HS, ReLU (nats)",
+            "HS, softplus (nats)",
+            True,
+            True,
+            points=True,
+        )
     },
     note="Epochs that follow each other are alike, so that the interval of the first claim is too narrow.",
 )
@@ -804,7 +814,7 @@ def _a3(runs, record):
     found = readings.study(runs["PGD10 AT"], "sampling")
     for name, each in found["measures"].items() if found else ():
         strays = dict(zip(each["sizes"], each["largest"], strict=True))
-        record.put(name, **{f"largest_deviation_{size}": 100 * stray for size, stray in strays.items()})
+        record.put(name, **{f"{DEVIATION}{size}": 100 * stray for size, stray in strays.items()})
         record.curve("strays", name, each["sizes"], [100 * stray for stray in each["largest"]])
     if found:
         measures = found["measures"]
@@ -827,7 +837,7 @@ A3 = Entry(
     (
         Claim(
             "The mean of HS over 2,000 images is within 10 % of that over all, in every trial.",
-            within_bound("hs:largest_deviation_2000", 10.0, "%"),
+            within_bound(f"hs:{DEVIATION}2000", 10.0, "%"),
         ),
         Claim(
             "The effectiveness of FGSM and PGD10 is steadier than HS over few images.",

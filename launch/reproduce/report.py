@@ -223,7 +223,7 @@ def _table(entry: Entry, measured: Measured) -> Iterator[str]:
         yield "|---" + "|---:" * len(columns) + "|"
         for row in group:
             cells = (_cell(entry, measured, f"{row}:{column}" if row else column) for column in columns)
-            yield f"| {row} | {' | '.join(cells)} |"
+            yield f"| {heading(row)} | {' | '.join(cells)} |"
         yield ""
 
 
@@ -310,21 +310,20 @@ def draw(chart: Chart, seeds: list[Mapping], scale: Scale, output: Path) -> Path
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 
-    from advtf.figures.style import RUN_COLORS, Heading, legend_above, line_handles, log_axis, sheet
+    from advtf.figures.style import Heading, legend_above, log_axis, sheet
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    labels = list(dict.fromkeys(label for seed in seeds for label in seed))
-    lines = ("-", "--", ":")
-    looks = {
-        label: (RUN_COLORS[place % len(RUN_COLORS)], lines[place // len(RUN_COLORS) % len(lines)])
-        for place, label in enumerate(labels)
-    }
+    looks, legends = _looks(list(dict.fromkeys(label for seed in seeds for label in seed)))
     count = f", mean of {len(seeds)} seeds" if len(seeds) > 1 else ", one seed"
     with sheet(output, Heading(chart.title, f"Scale {scale.name}{count}"), rows=1, height=2.4,
                shared=False) as (axes,):  # fmt: skip
         for label, (color, line) in looks.items():
             found = [seed[label] for seed in seeds if label in seed]
             arrays = [(_array(np, each["x"]), _array(np, each["y"])) for each in found]
+            if chart.points:
+                for x, y in arrays:
+                    axes.plot(x, y, color=color, linestyle="", marker="o")
+                continue
             shown = "o" if len(arrays[0][0]) < 12 else None
             if len(arrays) > 1:
                 for x, y in arrays:
@@ -339,8 +338,40 @@ def draw(chart: Chart, seeds: list[Mapping], scale: Scale, output: Path) -> Path
         for wanted, axis in ((chart.log, axes.yaxis), (chart.log_x, axes.xaxis)):
             if wanted:
                 log_axis(axis)
-        legend_above(axes, line_handles(looks))
+        legend_above(axes, *legends)
     return output
+
+
+def _looks(labels: list[str]) -> tuple[dict[str, tuple[str, str]], list[list]]:
+    """Returns the colour and line of each label, and the groups of a legend.
+
+    Labels of two parts, such as ``constant, ε = 0.1``, have the colour of the part that has more values and
+    the line of the other.
+    """
+    from advtf.figures.style import BLACK, RUN_COLORS, color_handles, line_handles
+
+    lines = ("-", "--", ":")
+    pairs = [tuple(label.split(", ")) for label in labels]
+    if all(len(pair) == 2 for pair in pairs):
+        parts = [list(dict.fromkeys(each)) for each in zip(*pairs, strict=True)]
+        first_colors = len(parts[0]) >= len(parts[1])
+        colored, lined = parts if first_colors else reversed(parts)
+        if 1 < len(lined) <= len(lines) and len(colored) <= len(RUN_COLORS):
+            color, line = dict(zip(colored, RUN_COLORS, strict=False)), dict(zip(lined, lines, strict=False))
+            ordered = pairs if first_colors else [pair[::-1] for pair in pairs]
+            looks = {
+                label: (color[one], line[other]) for label, (one, other) in zip(labels, ordered, strict=True)
+            }
+            shapes = {heading(part): (BLACK, look) for part, look in line.items()}
+            return looks, [
+                color_handles({heading(part): look for part, look in color.items()}),
+                line_handles(shapes),
+            ]
+    looks = {
+        label: (RUN_COLORS[place % len(RUN_COLORS)], lines[place // len(RUN_COLORS) % len(lines)])
+        for place, label in enumerate(labels)
+    }
+    return looks, [line_handles({heading(label): look for label, look in looks.items()})]
 
 
 def _array(np, values):

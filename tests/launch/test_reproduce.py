@@ -259,6 +259,21 @@ def test_the_page_tells_the_threads_of_the_runs():
     assert report._threads([unknown, {}]) == "number of threads not recorded"
 
 
+def test_curves_of_two_parts_have_a_colour_for_one_and_a_line_for_the_other():
+    looks, (colors, lines) = report._looks(
+        [f"{kind}, ε = {eps}" for kind in ("constant", "cosine") for eps in (0, 1, 2)]
+    )
+    assert looks["constant, ε = 1"][0] == looks["cosine, ε = 1"][0] != looks["cosine, ε = 2"][0]
+    assert looks["constant, ε = 1"][1] == looks["constant, ε = 2"][1] != looks["cosine, ε = 2"][1]
+    assert len(set(looks.values())) == 6
+    assert [each.get_label() for each in colors] == ["ε = 0", "ε = 1", "ε = 2"]
+    assert [each.get_label() for each in lines] == ["constant", "cosine"]
+    looks, (legend,) = report._looks(["a, train", "b, train", *"cdefgh"])
+    assert len(set(looks.values())) == 8 and len(legend) == 8
+    looks, (legend,) = report._looks(["hs", "fgsm"])
+    assert [each.get_label() for each in legend] == ["HS", "effectiveness of FGSM"]
+
+
 def test_means_have_the_decimals_of_their_deviations():
     spreads = {
         (2000, 2000): "2,000",
