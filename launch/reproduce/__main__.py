@@ -139,30 +139,31 @@ def _planned(plan: Plan, entries: list[Entry], seeds: int) -> dict[tuple[Entry, 
 
 def _listed(plan: Plan, entries: list[Entry], seeds: int, folder: Path):
     several = quantity(seeds, "seed")
-    yield f"{'entry':<26}{'runs':>5}  {'measured':<18}{'cost of ' + several:<36}what"
+    yield f"{'entry':<26}{'runs':>5}  {'measured, time':<22}{'cost of ' + several:<36}what"
     counted: dict[str, Planned] = {}
     for entry in entries:
         reason = plan.scale.without.get(entry.key)
         if reason:
-            yield f"{entry.key:<26}{'–':>5}  {'–':<18}{'not at this scale':<36}{entry.title}"
+            yield f"{entry.key:<26}{'–':>5}  {'–':<22}{'not at this scale':<36}{entry.title}"
             continue
         count = seeds if entry.seeded else 1
         own = plan.needed(one for seed in range(count) for one in plan.of(entry, seed).values())
         counted |= {one.name: one for one in own}
         told = cost.told(cost.of(plan, own), plan.scale.name)
-        yield f"{entry.key:<26}{len(own):>5}  {_known(plan, entry, folder):<18}{told:<36}{entry.title}"
+        yield f"{entry.key:<26}{len(own):>5}  {_known(plan, entry, folder):<22}{told:<36}{entry.title}"
     whole = cost.told(cost.of(plan, counted.values()), plan.scale.name)
-    yield f"{'all, shared runs once':<26}{len(counted):>5}  {'':<18}{whole}"
+    yield f"{'all, shared runs once':<26}{len(counted):>5}  {'':<22}{whole}"
     yield cost.source(plan.scale.name)
 
 
 def _known(plan, entry, folder):
-    """Returns of how many seeds there are results, and whether their settings are those of the scale now."""
+    """Returns of how many seeds there are results, in what time, and whether with the settings of now."""
     found = ledger.read(folder, plan.scale.name, entry).seeds
     current = [ledger.is_current(plan, entry, seed, record) for seed, record in found.items()]
     if not found:
         return "–"
-    return quantity(len(found), "seed") + ("" if all(current) else ", outdated")
+    seconds = sum(run["seconds"] or 0.0 for record in found.values() for run in record["runs"])
+    return f"{quantity(len(found), 'seed')}, {duration(seconds)}" + ("" if all(current) else ", outdated")
 
 
 def _carry_out(plan: Plan, wanted: dict, folder: Path, work: WorkOptions):

@@ -35,7 +35,7 @@ READING_SECONDS = {"cifar10": 3, "mnist": 1}  # of a process likewise: labels, a
 SURVIVORS = 0.4  # of the images of a robust classifier, which every later attack of a suite works on
 HESSIAN_PRODUCTS, PRODUCT = 60, 6  # of 20 eigenvalues; passes worth of operations of each
 INPUT_PRODUCTS = 40
-THEORY_SECONDS = 120  # of the study of linear models, which trains no network
+THEORY_SECONDS = 30  # of the study of linear models, which trains no network
 # A training step relative to plain adversarial training, with PGD-10 and FGSM-N, from docs/results/cost.md
 OBJECTIVES_COST = {
     "igr": (1.08, 1.87),
@@ -243,8 +243,10 @@ def source(scale: str) -> str:
     """Returns where the estimates come from."""
     if scale != "full":
         return (
-            "Estimated by counting operations, at the rate of the training steps that were measured on 2 "
-            "cores (docs/results/cost.md); other work on the machine is not in it."
+            "Costs are estimated by counting operations, at the rate of the training steps that were "
+            "measured on 2 cores (docs/results/cost.md); narrower networks take up to twice as long. The "
+            "time beside the seeds that were measured is that of their runs one after another, with those "
+            "that other entries share."
         )
     return (
         "Hours of one GPU, estimated and not measured: operations are counted, at the rate of the steps that "
