@@ -36,8 +36,7 @@ class Split:
 
     def read(self) -> "Split":
         """Returns the examples with their images in memory, unless these are to stay on the disk."""
-        unread = isinstance(self.images, UnreadImages)
-        return Split(self.images.read(), self.labels) if unread else self
+        return self if isinstance(self.images, np.ndarray) else Split(self.images.read(), self.labels)
 
     def record(self) -> dict[str, Any]:
         """Returns which images these are, as result files tell it: their number and their SHA-256."""

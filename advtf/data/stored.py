@@ -4,8 +4,8 @@
 larger than memory is trained on through them; they take the place of the array of images in
 `advtf.data.sets.Split`, and what reads batches asks them for theirs. `UnreadImages` are read into memory, in
 one pass through the files, once it is known which of them are used: to decode all images of CIFAR-10 takes
-longer than a short training on a few of them. Both decode and resize by the same operations, so the images
-have the same bits.
+longer than a short training on a few of them. Those of ArrayRecord files that fit into memory are read then,
+too. Both decode and resize by the same operations, so the images have the same bits.
 """
 
 import os
@@ -96,6 +96,7 @@ class StoredImages:
         shape: (H, W, C) of every image.
         dtype: of the images.
         rows: int64 (N,), which records these are; None for all.
+        failed: what went wrong while reading -> the error to raise; None for images that stay on the disk.
 
     Attributes:
         shape: (N, H, W, C).
@@ -109,8 +110,9 @@ class StoredImages:
         shape: tuple[int, int, int],
         dtype: Any,
         rows: np.ndarray | None = None,
+        failed: Callable[[Exception], Exception] | None = None,
     ):
-        self._records, self._decode = records, decode
+        self._records, self._decode, self._failed = records, decode, failed
         self._rows = np.arange(len(records), dtype=np.int64) if rows is None else rows
         self.shape, self.dtype = (len(self._rows), *shape), np.dtype(dtype)
         self._read: Callable | None = None
@@ -120,7 +122,21 @@ class StoredImages:
 
     def take(self, which: np.ndarray | slice) -> "StoredImages":
         """Returns the images at these positions, as indices, a mask or a slice, without reading them."""
-        return StoredImages(self._records, self._decode, self.shape[1:], self.dtype, self._rows[which])
+        rows = self._rows[which]
+        return StoredImages(self._records, self._decode, self.shape[1:], self.dtype, rows, self._failed)
+
+    def read(self) -> "np.ndarray | StoredImages":
+        """Returns the images (N, H, W, C) in memory, or these where they stay on the disk.
+
+        Raises:
+            the error that `failed` makes of damaged files.
+        """
+        if self._failed is None:
+            return self
+        try:
+            return self[:]
+        except Exception as error:  # as in `UnreadImages.read`
+            raise self._failed(error) from error
 
     def batch(self, positions: tf.Tensor) -> tf.Tensor:
         """Returns the images (B, H, W, C) at positions int64 (B,), in a graph or outside of one."""
@@ -156,6 +172,7 @@ def open_split(
     keys: tuple[str, str],
     shape: tuple[int, int, int],
     crop: float | None = None,
+    failed: Callable[[Exception], Exception] | None = None,
 ) -> tuple[StoredImages, np.ndarray]:
     """Opens a split that TFDS has prepared as ArrayRecord files.
 
@@ -165,6 +182,7 @@ def open_split(
         keys: the names of the image and of the label feature.
         shape: (H, W, C) that the images are to have; they are resized where their own is another one.
         crop: the part of each image that is resized, as in `advtf.data.augmentation.resize`.
+        failed: as for `StoredImages`.
 
     Returns:
         The images, in the order of the records, and the labels int32 (N,), for which every record is read
@@ -175,7 +193,7 @@ def open_split(
     image_key, label_key = keys
     records = ArrayRecordDataSource(builder.info.splits[split].file_instructions)
     dtype = builder.info.features[image_key].np_dtype
-    images = StoredImages(records, _decoder(builder, image_key, shape, crop), shape, dtype)
+    images = StoredImages(records, _decoder(builder, image_key, shape, crop), shape, dtype, failed=failed)
     labels = np.empty(len(records), np.int32)
     for start in range(0, len(records), CHUNK):
         rows = list(range(start, min(start + CHUNK, len(records))))

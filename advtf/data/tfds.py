@@ -73,8 +73,8 @@ def read(
     for part in parts:
         keys = (image_key, label_key)
         if recorded:
-            x, labels = _open(builder, splits[part], keys, shape, entry.crop, order)
-            found |= {f"x_{part}": x if on_disk else x[:], f"y_{part}": labels}
+            x, labels = _open(builder, splits[part], keys, shape, entry.crop, order, on_disk)
+            found |= {f"x_{part}": x, f"y_{part}": labels}
             continue
         if order == "published":
             x, labels, checked = _read_published(builder, name, splits[part], keys, shape)
@@ -163,16 +163,21 @@ def _open(
     shape: tuple[int, int, int],
     crop: float | None,
     order: str,
+    on_disk: bool,
 ) -> tuple[StoredImages, np.ndarray]:
     if order == "published":
         raise UsageError(
             f"order=published needs data prepared as TFRecord files. Received: {builder.data_path}, "
             "ArrayRecord files. Use --order=stored."
         )
+
+    def failed(error):
+        return _damaged(builder, split, prepared.reason_of(error))
+
     try:
-        return open_split(builder, split, keys, shape, crop)
+        return open_split(builder, split, keys, shape, crop, None if on_disk else failed)
     except Exception as error:  # missing, truncated or foreign files
-        raise _damaged(builder, split, prepared.reason_of(error)) from error
+        raise failed(error) from error
 
 
 def _bytes(builder: Any, shape: tuple[int, int, int], splits: tuple[str, ...]) -> int:

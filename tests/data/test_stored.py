@@ -167,6 +167,23 @@ def test_a_stratified_subset_has_the_bits_of_one_in_memory(folder, pair):
     assert disk.validation.sha256() == pair[1].validation.sha256()
 
 
+def test_only_the_images_in_use_are_decoded_and_damage_is_told(folder, monkeypatch):
+    whole, seen, serialized = load(folder, "memory"), [], stored.StoredImages._serialized
+
+    def watched(images, positions):
+        seen.extend(images._rows[positions].tolist())
+        return serialized(images, positions)
+
+    monkeypatch.setattr(stored.StoredImages, "_serialized", watched)
+    few = load(folder, "memory", train_examples=5)
+    assert len(seen) == 5 + 14 + 30 and isinstance(few.train.images, np.ndarray)
+    assert few.validation.sha256() == whole.validation.sha256() and few.test.sha256() == whole.test.sha256()
+    nothing = np.array([b""] * 8, object)
+    monkeypatch.setattr(stored.StoredImages, "_serialized", lambda images, rows: nothing[: len(rows)])
+    with pytest.raises(UsageError, match=r"prepared data must be complete\. Received: .*recorded_images"):
+        load(folder, "memory", train_examples=5)
+
+
 def test_what_fits_is_read_and_what_does_not_stays_on_the_disk(folder, monkeypatch):
     needed = 100 * SIZE * SIZE * 3
     for memory, kept in ((2 * needed, True), (2 * needed - 1, False)):
