@@ -683,10 +683,12 @@ def test_the_smallest_widths_are_those_of_the_plan_not_of_the_runs_that_ended():
 
 def test_the_best_of_several_rates_needs_all_of_them(tmp_path):
     (entry,) = choose("liu2020", ("figure13",))
-    rows = {f"learning rate warmed up to {rate}": 50.0 for rate in ("2e-4", "5e-4")}
-    for missing, result in (({}, HOLDS), ({"learning rate warmed up to 2e-3": None}, OPEN)):
+    rows = {f"warmed-up learning rate, {rate}": 50.0 for rate in ("2e-4", "5e-4")}
+    for missing, result in (({}, HOLDS), ({"warmed-up learning rate, 2e-3": None}, OPEN)):
         record = Record()
-        runs = level_runs(tmp_path / result, entry, rows | missing | {"cosine": 10.0, "linear": 11.0})
+        runs = level_runs(
+            tmp_path / result, entry, rows | missing | {"cosine ε, 2e-4": 10.0, "linear ε, 5e-4": 11.0}
+        )
         entry.measure(runs, record)
         assert decide(entry.claims[0].judge, Measured({0: record.values})).result == result
 
