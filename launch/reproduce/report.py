@@ -253,7 +253,7 @@ def _spread(values: list) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{int(value):,}" if float(value).is_integer() else number(value)
+    return f"{int(value):,}".replace("-", "−") if float(value).is_integer() else number(value)
 
 
 def _details(stored: Stored) -> Iterator[str]:

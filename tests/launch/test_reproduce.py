@@ -281,6 +281,7 @@ def test_means_have_the_decimals_of_their_deviations():
         (4.85, 4.95): "4.90 ± 0.07",
         (1.0, 1.0001): "1.00 ± 7.07e-05",
         (0.5,): "0.500",
+        (-1.0,): "−1",
     }
     assert {values: report._spread(list(values)) for values in spreads} == spreads
     assert report._spread([None, 3.0]) == "3" and report._spread([None]) == ""
