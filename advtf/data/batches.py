@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from advtf.data import augmentation
 from advtf.data.arrays import to_unit_float
+from advtf.data.pipelines import untuned
 from advtf.data.registry import require_batch_size
 from advtf.data.sets import Split
 from advtf.data.stored import StoredImages
@@ -175,7 +176,7 @@ def _ready(batches: tf.data.Dataset, split: Split) -> tf.data.Dataset:
     options.deterministic = True
     # There are no files to share out among workers, and batches are split by the strategy.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return batches.prefetch(_parallel(split)).with_options(options)
+    return untuned(batches.prefetch(_parallel(split)).with_options(options))
 
 
 def _batch_function(split, batch_size, seed, steps_per_epoch, augment, views, share):

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from advtf.data import augmentation
+from advtf.data.pipelines import untuned
 
 CHUNK = 256  # records read at a time where many are wanted
 # Unless the order of the examples is fixed, TFDS takes this many in turn from each of this many files.
@@ -74,7 +75,7 @@ class UnreadImages:
         found = np.empty((len(rows), *self.shape[1:]), self.dtype)
         filled = 0
         try:
-            for part in images.as_numpy_iterator():
+            for part in untuned(images).as_numpy_iterator():
                 found[filled : filled + len(part)] = part
                 filled += len(part)
             if filled != len(rows):
@@ -229,7 +230,7 @@ def scan_split(
     labels, numbers = np.empty(count, np.int32), None if number is None else np.empty(count, object)
     filled = 0
     try:
-        for part in records.batch(CHUNK).prefetch(1):
+        for part in untuned(records.batch(CHUNK).prefetch(1)):
             rows = slice(filled, filled + len(part))
             labels[rows] = _feature_of(part, label_key, tf.int64)
             if numbers is not None:

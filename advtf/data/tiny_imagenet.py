@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from advtf.data import augmentation
+from advtf.data.pipelines import untuned
 from advtf.errors import UsageError
 from advtf.runtime import progress
 
@@ -123,7 +124,7 @@ def decode(
         batches = batches.batch(BATCH).prefetch(1)
         with progress(total=len(paths), desc=label, unit="image", shown=label is not None) as shown:
             try:
-                for batch in batches.as_numpy_iterator():
+                for batch in untuned(batches).as_numpy_iterator():
                     images[filled : filled + len(batch)] = batch
                     filled += len(batch)
                     shown.update(len(batch))

@@ -51,6 +51,12 @@ def test_seeds_differ_and_repeat():
     assert first == again != other
 
 
+def test_no_thread_that_tunes_a_pipeline_holds_up_its_end():
+    split = numbered_split(24)
+    for made in (training_batches(split, 6, seed=0, total_steps=2), evaluation_batches(split, 6)):
+        assert made.options().autotune.enabled is False and made.options().deterministic is True
+
+
 def test_a_shortened_epoch_changes_order_after_its_steps():
     steps = labels_of(training_batches(numbered_split(24), 6, seed=0, steps_per_epoch=2, total_steps=4))
     full = labels_of(training_batches(numbered_split(24), 6, seed=0, total_steps=6))
