@@ -133,8 +133,7 @@ def _planned(plan: Plan, entries: list[Entry], seeds: int) -> dict[tuple[Entry, 
             continue
         for seed in range(seeds if entry.seeded else 1):
             found[entry, seed] = plan.of(entry, seed)
-    chosen = sorted((pair for pair in found if pair[0] in entries), key=lambda pair: entries.index(pair[0]))
-    return {pair: found[pair] for pair in chosen}
+    return {pair: found[pair] for entry in entries for pair in found if pair[0] is entry}
 
 
 def _listed(plan: Plan, entries: list[Entry], seeds: int, folder: Path):
