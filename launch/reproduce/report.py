@@ -223,8 +223,17 @@ def _table(entry: Entry, measured: Measured) -> Iterator[str]:
         yield "|---" + "|---:" * len(columns) + "|"
         for row in group:
             cells = (_cell(entry, measured, f"{row}:{column}" if row else column) for column in columns)
-            yield f"| {heading(row)} | {' | '.join(cells)} |"
+            yield f"| {heading(row)}{_of_seeds(measured, row)} | {' | '.join(cells)} |"
         yield ""
+
+
+def _of_seeds(measured: Measured, row: str) -> str:
+    """Returns in brackets with how many of the seeds a row was to be measured, if not with all."""
+    begin = f"{row}:" if row else ""
+    count = sum(any(name.startswith(begin) for name in values) for values in measured.by_seed.values())
+    return (
+        "" if count == len(measured.by_seed) else f" ({count} of {quantity(len(measured.by_seed), 'seed')})"
+    )
 
 
 def _cell(entry: Entry, measured: Measured, name: str) -> str:
@@ -314,7 +323,8 @@ def draw(chart: Chart, seeds: list[Mapping], scale: Scale, output: Path) -> Path
 
     output.parent.mkdir(parents=True, exist_ok=True)
     looks, legends = _looks(list(dict.fromkeys(label for seed in seeds for label in seed)))
-    count = f", mean of {len(seeds)} seeds" if len(seeds) > 1 else ", one seed"
+    uneven = any(seed.keys() != seeds[0].keys() for seed in seeds)
+    count = f", mean of {'up to ' * uneven}{len(seeds)} seeds" if len(seeds) > 1 else ", one seed"
     with sheet(output, Heading(chart.title, f"Scale {scale.name}{count}"), rows=1, height=2.4,
                shared=False) as (axes,):  # fmt: skip
         for label, (color, line) in looks.items():

@@ -21,6 +21,7 @@ TASKS = (MNIST, VGG, RESNET18, PREACT, WIDE, TINY)
 # The methods of Li & Spratling's table 1 by the suffix of their recipes, and some that are trained alike.
 METHODS = ("", "_igr", "_cure", "_gradalign", "_logitalign", "_consistency", "_kdsa", "_kdsa_swa", "_advlc",
            "_advlc_swa")  # fmt: skip
+FEW_METHODS = ("", "_gradalign", "_consistency", "_advlc", "_advlc_swa")  # where all take too long
 PLAIN = ("", "_igr", "_cure", "_gradalign", "_logitalign", "_advlc", "_advlc_l1", "_advlc_l2")
 DISTANCES = ("l1", "KL", "JS", "nuclear", "squared l2", "top N")  # of its table 3
 
@@ -37,7 +38,8 @@ class Scale:
         training: task -> settings that replace those of the base of its recipes; None takes one away.
         evaluation: settings of every evaluation.
         studies: study -> its settings.
-        levels: name -> what an entry goes through, such as the ε of figure 8.
+        levels: name -> what an entry goes through, such as the ε of figure 8. The methods of a table are
+            those of the first seed, of the second and so on, the last ones of all further seeds.
         recipes: name of a recipe -> settings that replace what the recipe itself says.
         without: key of an entry -> why it has no runs at this scale, in a whole sentence.
     """
@@ -83,7 +85,8 @@ FULL = Scale(
         "rates": ("1e-4", "3e-4", "1e-3"),
         "input every": (5,),
         "input examples": (2000,),
-        "methods": METHODS,
+        "methods, fgsm_n": (METHODS,),
+        "methods, pgd10": (METHODS,),
         "a2 methods": PLAIN,
         "distances": DISTANCES,
         "table2 attack": ({"steps": 50, "restarts": 5},),
@@ -156,7 +159,8 @@ SMOKE = Scale(
         "rates": ("1e-4", "1e-3"),
         "input every": (1,),
         "input examples": (10,),
-        "methods": ("", "_igr", "_kdsa", "_advlc", "_advlc_swa"),
+        "methods, fgsm_n": (("", "_igr", "_kdsa", "_advlc", "_advlc_swa"), ("", "_advlc")),
+        "methods, pgd10": (("", "_igr", "_kdsa", "_advlc", "_advlc_swa"),),
         "a2 methods": ("", "_igr", "_advlc", "_advlc_l1"),
         "distances": ("l1", "top N"),
         "table2 attack": ({},),
@@ -232,7 +236,9 @@ MINI = Scale(
         "2 CPU cores in an evening: 1,000 images of MNIST, ε = 0.3, LeNet w = 8; CIFAR-10 at 16×16 pixels, "
         "3,840 images for the first and 2,000 for the second paper, networks of w = 4. PGD on CIFAR-10 has 5 "
         "steps of ε/2 there, also in rows called PGD10. Evaluations have 20 iterations and 500 queries on "
-        "500 images."
+        "500 images. Table 1 of Li & Spratling has all ten methods with FGSM-N AT and the first seed; with "
+        "further seeds, and with PGD10 AT, it has five: AT alone, GradAlign, Consistency, and AdvLC with and "
+        "without averaged weights."
     ),
     training={
         MNIST: _MINI_MNIST,
@@ -297,7 +303,8 @@ MINI = Scale(
         "rates": ("2e-4", "5e-4", "2e-3"),
         "input every": (3,),
         "input examples": (100,),
-        "methods": METHODS,
+        "methods, fgsm_n": (METHODS, FEW_METHODS),
+        "methods, pgd10": (FEW_METHODS,),
         "a2 methods": PLAIN,
         "distances": DISTANCES,
         "table2 attack": ({},),

@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -454,6 +455,26 @@ def _seen(name, bound, unit, sign):
             told = f"the {in_words(name)} is {side} {bound:g} {unit}."
             reasons = (f"With {strays} of {len(values)} seeds {told}",)
         return Verdict(result, mean, unit, seeds_interval(values), reasons)
+
+    return judge
+
+
+def with_both(compare: Callable[..., Judge], first: str, second: str, **options: Any) -> Judge:
+    """Compares two values over the seeds with which both were to be measured.
+
+    At a small scale not every method is trained with every seed.
+
+    Args:
+        compare: such as `lower`.
+        first, second: names of values, which an entry expects (`Record.expect`) where it asks for their runs.
+        **options: of `compare`.
+    """
+
+    def judge(measured):
+        asked = {
+            seed: values for seed, values in measured.by_seed.items() if first in values and second in values
+        }
+        return compare(first, second, **options)(Measured(asked))
 
     return judge
 

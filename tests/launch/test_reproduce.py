@@ -112,6 +112,18 @@ def test_what_a_scale_says_of_a_recipe_counts_more_than_the_recipe():
     assert mini.train(recipe, swa_every=7).settings.swa_every == 7
 
 
+def test_further_seeds_have_the_methods_that_the_scale_names_last():
+    few = dataclasses.replace(
+        SCALES["smoke"], levels=SCALES["smoke"].levels | {"methods, fgsm_n": (("", "_igr", "_advlc"), ("",))}
+    )
+    (entry,), plan = choose("li2023", ("table1-fgsm_n",)), Plan(few, "out")
+    rows = [
+        [name for name in plan.of(entry, seed) if f"{name}, best" in plan.of(entry, seed)]
+        for seed in range(3)
+    ]
+    assert rows == [["", " + IGR", " + AdvLC"], [""], [""]]
+
+
 def test_recipes_of_a_task_have_a_base():
     assert {f"{task}_base" for task in TASKS} <= set(recipes())
     for scale in SCALES.values():
@@ -249,6 +261,15 @@ def test_the_page_has_every_claim_with_its_verdict_and_both_numbers(stored):
     assert figure.exists() and f"]({figure.relative_to(page.parent)})" in text
     again = report.write(folder / "ledger", folder / "again" / "results.md")
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in (page, *figures)]
+
+
+def test_the_page_tells_of_rows_that_only_some_seeds_have(stored):
+    _, entry, _ = stored
+    values = {seed: {"constant:clean_error": 1.5 + seed} for seed in range(3)}
+    values[1] |= {"linear:clean_error": 2.0}
+    values[2] |= {"linear:clean_error": None}  # its run has failed
+    page = "\n".join(report._table(entry, Measured(values)))
+    assert "| linear (2 of 3 seeds) |" in page and "| constant |" in page
 
 
 def test_the_page_tells_the_threads_of_the_runs():

@@ -34,6 +34,7 @@ from launch.reproduce.verdicts import (
     seen_at_most,
     smaller,
     together,
+    with_both,
     within_bound,
 )
 
@@ -252,6 +253,19 @@ def test_a_phenomenon_that_some_seeds_lack_is_told():
     assert decide(seen_at_least("row:error", 80.0), values).reasons == (
         "With 2 of 3 seeds the error of row is below 80 points.",
     )
+
+
+def test_methods_are_compared_over_the_seeds_that_both_were_trained_with():
+    """A value that is None was asked for and has failed; one that is absent was not asked for."""
+    both = [{"a": 10.0, "b": 12.0 + 0.1 * seed} for seed in range(3)]
+    better, values = with_both(lower, "a", "b"), dict(enumerate([*both, {"a": 10.0}]))
+    found = decide(better, Measured(values))
+    assert found.result == HOLDS and found.interval.over == "3 seeds"
+    assert decide(lower("a", "b"), Measured(values)).result == OPEN
+    assert decide(better, Measured(values | {3: {"a": 10.0, "b": None}})).reasons == (
+        "There is no b with seed 3: its run has failed, or the value is not finite.",
+    )
+    assert decide(better, Measured({0: {"a": 10.0}})).result == OPEN
 
 
 def test_what_was_not_measured_leaves_the_claim_open():
