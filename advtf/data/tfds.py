@@ -1,5 +1,6 @@
 """Image-classification sets of TensorFlow Datasets: prepared data first, else a download."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -170,10 +171,7 @@ def _open(
             f"order=published needs data prepared as TFRecord files. Received: {builder.data_path}, "
             "ArrayRecord files. Use --order=stored."
         )
-
-    def failed(error):
-        return _damaged(builder, split, prepared.reason_of(error))
-
+    failed = functools.partial(_damaged, builder, split)
     try:
         return open_split(builder, split, keys, shape, crop, None if on_disk else failed)
     except Exception as error:  # missing, truncated or foreign files
@@ -220,15 +218,12 @@ def _scan(
     number: str | None = None,
 ) -> tuple[UnreadImages, np.ndarray, np.ndarray | None]:
     """Returns images, labels, and the feature that numbers the examples if one is named."""
-
-    def failed(error):
-        return _damaged(builder, split, prepared.reason_of(error))
-
+    failed = functools.partial(_damaged, builder, split)
     return scan_split(builder, split, keys, shape, crop, failed, number)
 
 
-def _damaged(builder: Any, split: str, what: str) -> UsageError:
+def _damaged(builder: Any, split: str, error: Exception) -> UsageError:
     return UsageError(
-        f"the prepared data must be complete. Received: {builder.data_path}, split {split}: {what}. "
-        "Remove that folder and prepare the data again."
+        f"the prepared data must be complete. Received: {builder.data_path}, split {split}: "
+        f"{prepared.reason_of(error)}. Remove that folder and prepare the data again."
     )
