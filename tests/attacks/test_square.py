@@ -56,7 +56,8 @@ def test_negligible_epsilon_returns_the_images(norm, epsilon):
     np.testing.assert_array_equal(square(norm, 5)(model, x, y, epsilon, seed()), x)
 
 
-@pytest.mark.parametrize("norm", [pytest.param("linf", marks=pytest.mark.slow), "l2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_eager_graph_and_xla_agree(norm):
     model = Linear(SHAPE)
     x, y = model.batch(6, low=0.3, high=0.7)

@@ -101,7 +101,7 @@ def test_when_no_checkpoint_can_be_read_nothing_is_lost(tmp_path, reference):
     [
         pytest.param(WeightStatistics, 7, "saved at step 7", marks=pytest.mark.slow),
         (WeightStatistics, 10, "saved at step 10"),  # the last step of an epoch: its validation comes first
-        (Snapshots, 4, "saved at step 20"),  # a signal while the last epoch ends
+        pytest.param(Snapshots, 4, "saved at step 20", marks=pytest.mark.slow),  # while the last epoch ends
     ],
 )
 def test_a_signal_stops_after_saving(tmp_path, reference, owner, call, saved):

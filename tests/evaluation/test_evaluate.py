@@ -79,7 +79,7 @@ def normalised_network():
     return model
 
 
-@pytest.mark.parametrize("attacks", ["apgd_ce,square", pytest.param("screen,square", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("attacks", ["apgd_ce", pytest.param("screen,square", marks=pytest.mark.slow)])
 def test_folded_batch_norm_breaks_the_same_examples(attacks):
     model, x = normalised_network(), np.random.default_rng(1).uniform(size=(24, 8, 8, 1)).astype(np.float32)
     y = model.predict_on_batch(x).argmax(axis=1).astype(np.int32)
@@ -238,7 +238,7 @@ def reach_of(model, x, y, epsilon, dual):
     ("classes", "norm", "dual", "epsilon"),
     [
         (4, "linf", 1, 0.05),
-        (3, "l2", 2, 0.12),
+        pytest.param(3, "l2", 2, 0.12, marks=pytest.mark.slow),
         pytest.param(3, "linf", 1, 0.05, marks=pytest.mark.slow),
         pytest.param(4, "l2", 2, 0.12, marks=pytest.mark.slow),
     ],

@@ -229,6 +229,7 @@ def test_killed_shards_and_a_killed_leader_change_no_bit(folder, one_thread):
     assert not list(run.path.glob(".shards*")) and not run.attacked.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_bits_of_one(folder, monkeypatch):
     for name, value in thread_settings(len(os.sched_getaffinity(0))).items():  # as this process has them
         monkeypatch.setenv(name, value)

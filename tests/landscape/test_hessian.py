@@ -99,7 +99,16 @@ def directional_error(classifier, x, y):
     return distance(operator(direction), expected)
 
 
-@pytest.mark.parametrize("activation", sorted(set(models.ACTIVATIONS) - {"softplus"}))
+QUICK = ("relu", "gelu")  # softplus is in the other tests
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK))
+        for name in sorted(set(models.ACTIVATIONS) - {"softplus"})
+    ],
+)
 def test_every_activation(float64, activation):
     assert directional_error(as_classifier(every_layer(activation), movable=True), *data()) < 1e-6
 

@@ -75,14 +75,14 @@ def assert_same(model, count=5, largest_error=None):
             assert np.abs(one - wanted).max() <= limit * np.abs(wanted).max()
 
 
-def slow_in_float32(name, settings):
-    """Its graphs take as long as those of all others together."""
-    return pytest.param(name, settings, "float32", marks=[pytest.mark.slow] * (name == "resnet50"))
+def network_in(dtype, name, settings):
+    """The graphs of ResNet50 take as long as those of all others together."""
+    return pytest.param(name, settings, dtype, marks=[pytest.mark.slow] * (name == "resnet50"))
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "dtype"),
-    [(*network, "float64") for network in NETWORKS] + [slow_in_float32(*network) for network in NETWORKS],
+    [network_in(dtype, *network) for dtype in ("float64", "float32") for network in NETWORKS],
 )
 def test_our_networks(policy, name, settings, dtype):
     policy(dtype)

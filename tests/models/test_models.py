@@ -96,7 +96,10 @@ def test_tables_need_no_tensorflow():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", MODELS)
+EACH_MODEL = [pytest.param(name, marks=[pytest.mark.slow] * (name == "resnet50")) for name in MODELS]
+
+
+@pytest.mark.parametrize("name", EACH_MODEL)
 @pytest.mark.parametrize("shape", [(8, 8, 1), (13, 17, 2)])
 def test_any_shape_gives_logits_and_gradients(name, shape):
     model = tiny(name, shape)
@@ -328,7 +331,7 @@ def test_overlapping_maxima_and_their_gradients_are_those_of_torch(shape):
 # --- saving, and bad settings
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EACH_MODEL)
 def test_configuration_round_trip(name):
     model = tiny(name, activation="leaky_relu", seed=5)
     copy = keras.models.model_from_json(model.to_json())

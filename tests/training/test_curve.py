@@ -169,7 +169,8 @@ def test_same_seed_same_bits():
     assert other.curve.points.tobytes() != undisturbed().curve.points.tobytes()
 
 
-@pytest.mark.parametrize("finished", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow  # the study with a curve is killed in tests/studies/test_connectivity.py
+@pytest.mark.parametrize("finished", [1, 2])
 def test_a_killed_training_continues_with_the_same_bits(tmp_path, finished):
     lines = []
 

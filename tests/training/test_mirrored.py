@@ -75,11 +75,19 @@ def train(strategy, attack, size, count, steps=None, objective=adversarial, eval
     }
 
 
+"""
+
+AN_ATTACK_AND_TWO_VIEWS = """
 for name, strategy in {"single": single, "mirrored": mirrored.strategy}.items():
     attack = flipped(pgd("l2", 3, 0.5, restarts=2), 0.25)
     report[name] = train(strategy, attack, 4, 23, steps=3, evaluated=(5, 8))  # objectives have no part in it
-    report[name]["second_order"] = train(strategy, noisy_start, 4, 23, steps=3, objective=gradalign(1.0))
     report[name]["two_views"] = train(strategy, noisy_start, 4, 23, steps=3, objective=logitalign(1.0))
+print(json.dumps(report))
+"""
+
+SECOND_ORDER = """
+for name, strategy in {"single": single, "mirrored": mirrored.strategy}.items():
+    report[name] = train(strategy, noisy_start, 4, 23, steps=3, objective=gradalign(1.0))
 print(json.dumps(report))
 """
 
@@ -127,7 +135,7 @@ def run(script):
 
 @pytest.fixture(scope="module")
 def report():
-    return run(STEPS)
+    return run(STEPS + AN_ATTACK_AND_TWO_VIEWS)
 
 
 def test_two_replicas(report):
@@ -135,17 +143,27 @@ def test_two_replicas(report):
     assert report["device"].startswith("CPU")
 
 
-@pytest.mark.parametrize("case", ["random_attack", "second_order", "two_views"])
+@pytest.mark.parametrize("case", ["random_attack", "two_views"])
 def test_equals_the_single_device_run(report, case):
+    single, mirrored = (report[name].get(case, report[name]) for name in ("single", "mirrored"))
+    assert_equal(single, mirrored)
+    assert len(single["measured"]) == (2 if case == "random_attack" else 0)
+
+
+@pytest.mark.slow
+def test_a_second_order_objective_equals_the_single_device_run():
+    report = run(STEPS + SECOND_ORDER)
+    assert_equal(report["single"], report["mirrored"])
+
+
+def assert_equal(single, mirrored):
     # One pass over six batches in two epochs of three. The last batch of 3 splits into 2 + 1, and every
     # example must weigh the same, and draw the same random numbers as in the whole batch. Evaluated: 5 as
     # 3 + 2, then 8 as 3 + 3 and 2 + 0.
-    single, mirrored = (report[name].get(case, report[name]) for name in ("single", "mirrored"))
     for one, two in zip(single["weights"], mirrored["weights"], strict=True):
         np.testing.assert_allclose(two, one, atol=3e-6)
     assert mirrored["norm"] == pytest.approx(single["norm"], rel=1e-4)
     np.testing.assert_allclose(mirrored["dynamics"], single["dynamics"], rtol=1e-4)
-    assert len(single["measured"]) == (2 if case == "random_attack" else 0)
     for one, two in zip(single["measured"], mirrored["measured"], strict=True):
         assert two == pytest.approx(one, rel=1e-5)
     for name, values in single["history"].items():

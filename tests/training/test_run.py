@@ -81,7 +81,13 @@ def test_loss_on_a_held_batch_falls(name, awp, teachers):
     assert np.isfinite(after) and after < before - 0.02 * abs(before)
 
 
-@pytest.mark.parametrize(("unit", "reached"), [("epoch", [1 / 3, 2 / 3, 1]), ("step", [2 / 6, 4 / 6, 1])])
+@pytest.mark.parametrize(
+    ("unit", "reached"),
+    [
+        pytest.param("epoch", [1 / 3, 2 / 3, 1], marks=pytest.mark.slow),
+        ("step", [2 / 6, 4 / 6, 1]),
+    ],
+)
 def test_a_ramped_strength_rises_to_the_whole(tmp_path, unit, reached):
     settings = SMALL | dict(objective="advlc", strength_ramp=True, epochs=3, steps_per_epoch=2)
     run = attempt(tmp_path / "run", settings | {"schedule_unit": unit}, minutes=10).run
