@@ -319,7 +319,7 @@ def draw(chart: Chart, seeds: list[Mapping], scale: Scale, output: Path) -> Path
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 
-    from advtf.figures.style import Heading, legend_above, log_axis, sheet
+    from advtf.figures.style import Heading, color_handles, legend_above, log_axis, sheet
 
     output.parent.mkdir(parents=True, exist_ok=True)
     looks, legends = _looks(list(dict.fromkeys(label for seed in seeds for label in seed)))
@@ -348,7 +348,10 @@ def draw(chart: Chart, seeds: list[Mapping], scale: Scale, output: Path) -> Path
         for wanted, axis in ((chart.log, axes.yaxis), (chart.log_x, axes.xaxis)):
             if wanted:
                 log_axis(axis)
-        legend_above(axes, *legends)
+        if chart.points:
+            legends = [color_handles({heading(label): color for label, (color, _) in looks.items()})]
+        if len(looks) > 1:
+            legend_above(axes, *legends)
     return output
 
 
