@@ -228,12 +228,10 @@ def _table(entry: Entry, measured: Measured) -> Iterator[str]:
 
 
 def _of_seeds(measured: Measured, row: str) -> str:
-    """Returns in brackets with how many of the seeds a row was to be measured, if not with all."""
-    begin = f"{row}:" if row else ""
+    """Returns in brackets how many of the seeds have a row, if it is neither all of them nor none."""
+    begin, seeds = f"{row}:" if row else "", len(measured.by_seed)
     count = sum(any(name.startswith(begin) for name in values) for values in measured.by_seed.values())
-    return (
-        "" if count == len(measured.by_seed) else f" ({count} of {quantity(len(measured.by_seed), 'seed')})"
-    )
+    return f" ({count} of {quantity(seeds, 'seed')})" if 0 < count < seeds else ""
 
 
 def _cell(entry: Entry, measured: Measured, name: str) -> str:
