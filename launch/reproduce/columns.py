@@ -8,6 +8,7 @@ COLUMNS = {
     "worst": "highest PGD error (%)",
     "dead_units": "dead units (%)",
     "curve_barrier": "barrier on the curve (nats)",
+    "curve_dip": "fall of the curve below its ends (nats)",
     "line_barrier": "barrier on the line (nats)",
     "curve_largest": "largest loss on the curve (nats)",
     "error_largest": "largest test error on the curve (%)",

@@ -685,8 +685,22 @@ def test_a_curve_between_constant_classifiers_is_not_called_flat():
     (entry,) = choose("liu2020", ("figure15-mnist",))
     flat = next(claim for claim in entry.claims if "flat" in claim.text)
     for error, result in ((5.0, HOLDS), (90.0, OPEN)):
-        values = {"ε = 0:pgd_error": error, "ε = 0:curve_barrier": 0.01}
+        values = {"ε = 0:pgd_error": error, "ε = 0:curve_barrier": 0.01, "ε = 0:curve_dip": 0.02}
         assert decide(flat.judge, Measured({0: values})).result == result
+
+
+def test_a_curve_that_was_trained_further_than_its_ends_shows_no_barrier():
+    (entry,) = choose("liu2020", ("figure15-mnist",))
+    flat, grows = entry.claims
+    values = {}
+    for number, eps in enumerate(LEVELS):
+        row = f"ε = {eps}"
+        values |= {f"{row}:pgd_error": 20.0, f"{row}:curve_dip": 0.01, f"{row}:curve_barrier": 0.02 * number}
+    assert [decide(claim.judge, Measured({0: values})).result for claim in (flat, grows)] == [HOLDS, HOLDS]
+    further = Measured({0: values | {"ε = 0.2:curve_dip": 0.3}})
+    assert decide(flat.judge, further).result == HOLDS
+    (reason,) = decide(grows.judge, further).reasons
+    assert "no minima" in reason and reason.endswith("0.05 nats for ε = 0.2.")
 
 
 def test_the_smallest_widths_are_those_of_the_plan_not_of_the_runs_that_ended():
