@@ -1,8 +1,8 @@
 """The sizes of the ledger: what each scale changes of the papers' settings, all in this file.
 
 smoke  everything runs: digits and tiny networks, minutes for the whole ledger; its numbers say nothing
-mini   2 CPU cores, about three hours for one seed of everything; subsets and small networks on which the
-       phenomena can occur
+mini   2 CPU cores, three hours for one seed of everything, and half as much again beside other work; subsets
+       and small networks on which the phenomena can occur
 full   the papers' settings, which are the recipes in flags/
 """
 
