@@ -36,7 +36,7 @@ from launch.reproduce.verdicts import (
     seen_at_least,
     smaller,
     together,
-    with_both,
+    where_asked,
     within_bound,
 )
 
@@ -470,15 +470,18 @@ def _table1_claims(title):
     ours, averaged = f"{title} + AdvLC", f"{title} + AdvLC + SWA"
     others = [f"{title}{row}" for row in SMOOTHERS if row != " + AdvLC"]
 
+    def compared(how, *pair):
+        return where_asked(pair, how(*pair, **images))
+
     def against_others(measured):
         asked = [row for row in others if f"{row}:robust_best" in measured.names()]
-        parts = (with_both(higher, f"{ours}:robust_best", f"{row}:robust_best", **images) for row in asked)
+        parts = (compared(higher, f"{ours}:robust_best", f"{row}:robust_best") for row in asked)
         return together(*parts, names=asked)(measured)
 
     def all_cost(measured):
         smooth = [row for row in (ours, *others) if "KDSA" not in row]
         asked = [row for row in smooth if f"{row}:clean_best" in measured.names()]
-        parts = (with_both(lower, f"{row}:clean_best", f"{title}:clean_best", **images) for row in asked)
+        parts = (compared(lower, f"{row}:clean_best", f"{title}:clean_best") for row in asked)
         return together(*parts, names=asked)(measured)
 
     return (
@@ -504,7 +507,7 @@ def _table1_claims(title):
         ),
         Claim(
             "Averaged weights (SWA) make AdvLC more robust at the end.",
-            overfits(with_both(higher, f"{averaged}:robust_end", f"{ours}:robust_end", **images)),
+            overfits(compared(higher, f"{averaged}:robust_end", f"{ours}:robust_end")),
         ),
         Claim(
             "AdvLC lowers IG.",
@@ -923,7 +926,8 @@ def _cheapest(title):
     def judge(measured):
         others = [f"{title}{METHODS[suffix]}" for suffix in _COSTED[1:-1]]
         asked = [row for row in others if f"{row}:step_ratio" in measured.names()]
-        return together(*(_at_most(f"{row}:step_of_advlc", 1.0) for row in asked), names=asked)(measured)
+        parts = (where_asked([f"{row}:step_ratio"], _at_most(f"{row}:step_of_advlc", 1.0)) for row in asked)
+        return together(*parts, names=asked)(measured)
 
     return judge
 

@@ -15,7 +15,6 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -459,24 +458,21 @@ def _seen(name, bound, unit, sign):
     return judge
 
 
-def with_both(compare: Callable[..., Judge], first: str, second: str, **options: Any) -> Judge:
-    """Compares two values over the seeds with which both were to be measured.
+def where_asked(names: Sequence[str], judge: Judge) -> Judge:
+    """Judges over the seeds with which these values were to be measured.
 
     At a small scale not every method is trained with every seed.
 
     Args:
-        compare: such as `lower`.
-        first, second: names of values, which an entry expects (`Record.expect`) where it asks for their runs.
-        **options: of `compare`.
+        names: of values, which an entry expects (`Record.expect`) where it asks for their runs.
+        judge: of the claim.
     """
 
-    def judge(measured):
-        asked = {
-            seed: values for seed, values in measured.by_seed.items() if first in values and second in values
-        }
-        return compare(first, second, **options)(Measured(asked))
+    def whole(measured):
+        asked = {seed: own for seed, own in measured.by_seed.items() if all(name in own for name in names)}
+        return judge(Measured(asked))
 
-    return judge
+    return whole
 
 
 def decide(judge: Judge, measured: Measured) -> Verdict:

@@ -763,6 +763,16 @@ def test_the_cost_of_a_step_is_judged_only_where_the_speed_was_steady(tmp_path):
     assert found.result == OPEN and found.reasons[-1] == "The range contains 1.2."
 
 
+def test_steps_of_methods_are_compared_where_both_were_trained(tmp_path):
+    every = {"FGSM-N AT": [100.0] * 3, "FGSM-N AT + AdvLC": [90.0] * 3}
+    entry, one = speeds(tmp_path / "a", **every, **{"FGSM-N AT + IGR": [50.0] * 3})
+    _, other = speeds(tmp_path / "b", **every)
+    claim = next(each for each in entry.claims if "With FGSM-N AT AdvLC is the cheapest" in each.text)
+    found = decide(claim.judge, Measured({0: one, 1: other}))
+    assert found.result == OPEN and "One run of each is too few." in found.reasons
+    assert decide(claim.judge, Measured({0: one, 1: one})).result == HOLDS
+
+
 LEVELS_OF = {  # entries with claims about all levels -> a value that each of these needs
     "liu2020-figure2": "gradient_norm_first",
     "liu2020-figure3": "lambda_1",

@@ -34,7 +34,7 @@ from launch.reproduce.verdicts import (
     seen_at_most,
     smaller,
     together,
-    with_both,
+    where_asked,
     within_bound,
 )
 
@@ -258,7 +258,7 @@ def test_a_phenomenon_that_some_seeds_lack_is_told():
 def test_methods_are_compared_over_the_seeds_that_both_were_trained_with():
     """A value that is None was asked for and has failed; one that is absent was not asked for."""
     both = [{"a": 10.0, "b": 12.0 + 0.1 * seed} for seed in range(3)]
-    better, values = with_both(lower, "a", "b"), dict(enumerate([*both, {"a": 10.0}]))
+    better, values = where_asked(("a", "b"), lower("a", "b")), dict(enumerate([*both, {"a": 10.0}]))
     found = decide(better, Measured(values))
     assert found.result == HOLDS and found.interval.over == "3 seeds"
     assert decide(lower("a", "b"), Measured(values)).result == OPEN
