@@ -395,7 +395,8 @@ def test_threads_are_those_of_the_start_and_of_every_continuation(tmp_path):
 
 
 OF_MORE_IMAGES = {
-    "There is no largest deviation 2000 of hs: it is not measured at this scale, or its run has failed."
+    "There is no largest deviation, 2,000 images of HS: it is not measured at this scale, or its run has "
+    "failed."
 }
 
 
