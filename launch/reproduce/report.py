@@ -113,8 +113,8 @@ def _summary(results: Results) -> Iterator[str]:
         rest = total - len(judged)
         yield (
             f"At {scale}, of {total} claims {held} {'holds' if held == 1 else 'hold'}, {failed} "
-            f"{'does' if failed == 1 else 'do'} not hold, {opened} cannot be judged, and {rest} "
-            f"{'has' if rest == 1 else 'have'} not been measured.\n"
+            f"{'does' if failed == 1 else 'do'} not hold, {opened} cannot be judged, and {rest or 'none'} "
+            f"{'have' if rest > 1 else 'has'} not been measured.\n"
         )
     heads = "".join(f" {scale} | effect | seeds |" for scale in results)
     yield f"| where | claim |{heads}"
