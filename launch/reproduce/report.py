@@ -111,11 +111,13 @@ def _summary(results: Results) -> Iterator[str]:
         total = sum(len(entry.claims) for entry in ENTRIES)
         held, failed, opened = (sum(v.result == result for v in judged) for result in (HOLDS, FAILS, OPEN))
         rest = total - len(judged)
-        yield (
-            f"At {scale}, of {total} claims {held} {'holds' if held == 1 else 'hold'}, {failed} "
-            f"{'does' if failed == 1 else 'do'} not hold, {opened} cannot be judged, and {rest or 'none'} "
-            f"{'have' if rest > 1 else 'has'} not been measured.\n"
-        )
+        told = [
+            f"{held} {'holds' if held == 1 else 'hold'}",
+            f"{failed} {'does' if failed == 1 else 'do'} not hold",
+            f"{opened} cannot be judged",
+            *([f"{rest} {'has' if rest == 1 else 'have'} not been measured"] if rest else ()),
+        ]
+        yield f"At {scale}, of {total} claims {', '.join(told[:-1])}, and {told[-1]}.\n"
     heads = "".join(f" {scale} | effect | seeds |" for scale in results)
     yield f"| where | claim |{heads}"
     yield "|---|---|" + "---|---|---|" * len(results)
