@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.command import run
+from helpers import command
 
 from advtf.attacks import norms
 from advtf.errors import UsageError
@@ -203,7 +203,9 @@ def test_the_whole_command_on_a_cpu(tmp_path):
         "--networks=lenet,resnet18,wide_resnet",
         "--modes=graph-float32,graph-bfloat16,xla-float32,xla-tf32",
     ]
-    code, printed, error = run("launch.benchmarks.gpu", tmp_path, *given)
+    code, printed, error = command.finish(
+        command.start("launch.benchmarks.gpu", tmp_path, *given), minutes=30
+    )
     assert code == 0, printed + error
     units = json.loads((tmp_path / "gpu.json").read_text())["facts"]["units"]
     assert units["step lenet xla-tf32"]["status"] == "unavailable"
